@@ -1,0 +1,62 @@
+/*
+ * algo.h - what an all-to-all algorithm owes
+ *
+ * An algorithm moves rows of one call from every rank to every rank. It is written over xp_comm_send/recv and the coder; it is
+ * a state machine: start() posts, progress() moves on and never blocks, finish() cleans up in every state.
+ *
+ * Rules
+ *  - Whatever all ranks must agree on is computed from values all ranks share (plan, counts header), never from local timing.
+ *  - Everything is allocated in create() from the plan's maxima; start() and progress() allocate nothing.
+ *  - Receives are posted before the own header is sent: a peer's header is the permission to send to it.
+ *  - After an error progress() returns it again; finish() cancels what is posted, so that buffers are free on return.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef XP_ALGO_H
+#define XP_ALGO_H
+
+#include "hash/codec.h"
+#include "lib/comm.h"
+
+/* What an algorithm may read of a plan. lib/plan.h embeds it. */
+struct xp_shape {
+    struct xp_comm *comm;
+    uint32_t id;           /* plan id, equal on all ranks */
+    xp_dtype dtype;
+    size_t dim, row_bytes, max_send_rows, max_recv_rows;
+    size_t chunk_rows;     /* rows in one message; equal on all ranks */
+    xp_mode mode;
+    struct xp_coder *coder; /* NULL in raw mode */
+    uint64_t config_hash;  /* of everything that must be equal */
+};
+
+struct xp_call {
+    const void *send;
+    const size_t *send_rows; /* [size], kept by the request */
+    void *recv;
+    const size_t *recv_rows;
+    uint32_t seq;            /* number of the call within the plan */
+};
+
+struct xp_algo_ops {
+    size_t size;
+    const char *name, *about;
+    /* Predicted seconds of a call of average size, from rank-uniform values only; < 0: cannot serve this comm. */
+    double (*score)(const struct xp_shape *s);
+    xp_status (*create)(void **state, const struct xp_shape *s);
+    xp_status (*start)(void *state, const struct xp_call *c, xp_stats *stats);
+    xp_status (*progress)(void *state); /* XP_OK, XP_IN_PROGRESS, error */
+    /* Fills text with what is being waited for ("counts of rank 2, rows of rank 3"). */
+    void (*waiting_for)(void *state, char *text, size_t size);
+    void (*finish)(void *state);
+    void (*destroy)(void *state);
+};
+
+extern const struct xp_algo_ops xp_algo_flat, xp_algo_hier;
+
+/* NULL-terminated (algo.c). */
+const struct xp_algo_ops *const *xp_algo_list(void);
+/* The entry of that name, or for "auto" the one with the best score. NULL: unknown or cannot serve. */
+const struct xp_algo_ops *xp_algo_choose(const struct xp_shape *s, const char *name);
+
+#endif

@@ -1,0 +1,132 @@
+/*
+ * kernels.h - every kernel of the codecs: one typedef with its contract, and the table that holds them
+ *
+ * The C entries (hash/<kernel>.c) are the specification. Variants (hash/x86/<kernel>_avx2.c, _avx512.c, cuda/) must
+ * give the same bits where the contract says *exact*; tests/checkkernels compares them. Kernels do not allocate, log
+ * or wait. Floating-point contracts assume round-to-nearest, no contraction (-ffp-contract=off), no flush to zero.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef XP_HASH_KERNELS_H
+#define XP_HASH_KERNELS_H
+
+#include "hash/rows.h"
+
+/* ---- sums in a fixed order ------------------------------------------------------------------------------
+ * "lane sum" of f(0) .. f(n-1): 16 partial sums in f32; element i is added to partial (i / 2) % 16, in increasing i;
+ * then partials p and p + 8, p + 4, p + 2, p + 1 are added pairwise. (bf16 pairs load as even/odd halves of a 32-bit lane.)
+ */
+
+/* energy: lane sum of x[i] * x[i]. NaN or Inf in, or overflow, gives NaN or Inf. Exact. */
+typedef float (*xp_energy_fn)(const float *x, size_t n);
+
+/* distance: lane sum of (a[i] - b[i])^2 over two typed rows. Exact. */
+typedef float (*xp_distance_fn)(const void *a, const void *b, xp_dtype t, size_t dim);
+
+/* ---- typed rows to f32 and back --------------------------------------------------------------------------- */
+
+/* residual: out[i] = (float)row[i] - base[i] (base NULL: no subtraction). Any alignment of row. Exact. */
+typedef void (*xp_residual_fn)(const void *row, xp_dtype t, const float *base, size_t dim, float *out);
+
+/* restore: row[i] = round_to_type(in[i] + base[i]) (base NULL: no addition); nearest-even; NaN stays NaN. Exact. */
+typedef void (*xp_restore_fn)(const float *in, const float *base, size_t dim, xp_dtype t, void *row);
+
+/* centroid: out[k * dim + i] = mean in f32 of rows order[start[k]] .. order[start[k+1] - 1], summed in that order in
+ * runs of at most 4096 rows, run sums added in order, divided once by the count. K clusters; empty ones give 0. Exact. */
+typedef void (*xp_centroid_fn)(const struct xp_rows *in, const uint32_t *order, const uint32_t *start, size_t K, float *out);
+
+/* ---- Hadamard ----------------------------------------------------------------------------------------------- */
+
+/* fht_i16 / fht_i32: in place x <- H x, H the 2^log2n Hadamard matrix in natural order, unnormalised, wrapping
+ * arithmetic (so the order of the butterflies does not matter). nrows vectors one after another. log2n <= 14. Exact. */
+typedef void (*xp_fht_i16_fn)(int16_t *x, unsigned log2n, size_t nrows);
+typedef void (*xp_fht_i32_fn)(int32_t *x, unsigned log2n, size_t nrows);
+
+/* ---- cross-polytope hash -------------------------------------------------------------------------------------
+ * Source: Andoni, Indyk, Laarhoven, Razenshteyn, Schmidt, NIPS 2015; fold = signed feature hashing.
+ */
+#define XP_HASH_MAX_WIDTH 512 /* widest rotation; longer rows are folded to it */
+#define XP_HASH_MAX_ROUNDS 3
+#define XP_HASH_MAX_K 8
+
+struct xp_hasher {
+    size_t dim;
+    unsigned n;      /* rotation width: power of two, 32 .. 512; min(512, next power of two >= dim) */
+    unsigned k;      /* concatenated hashes, each an argmax over its own block of width w: k * w <= n */
+    unsigned w;      /* argmax width, power of two >= 4 */
+    unsigned rounds; /* rotations, 1 .. 3 */
+    uint32_t *fold_signs;        /* bit i: sign of value i (1 = minus); (dim + 31) / 32 words, padded to 64 bytes of zeros */
+    int16_t *round_scale;        /* [rounds - 1][n]: +-c of the rescale-and-flip between rotations (Q15) */
+    float *fold_mean;            /* [n] folded mean row, subtracted after folding; zeros when not centred */
+    unsigned sketch;             /* values of the sketch: the first `sketch` rotated coordinates; 0 .. n, multiple of 32 */
+};
+
+/*
+ * hash: bucket id and sketch of every row. Steps, each exact:
+ *   1 fold     f[j] = sum over q of +-x[j + q n], in increasing q, in f32, minus fold_mean[j]
+ *   2 scale    s = target / sqrt(lane sum f[j]^2 / n); r[j] = int16(round-to-nearest-even(f[j] * s)), saturated
+ *   3 rotate   r <- H r; for further rounds r <- H ((r * scale + 2^14) >> 15)
+ *   4 argmax   per block b of w coordinates: index of the largest |r|, lowest index wins; code = 2 * index + (r < 0);
+ *              id = concatenation of k codes, block 0 in the highest bits
+ * A row whose energy is 0 or not finite gets id 0 and an all-zero sketch.
+ *   ids [rows]; sketch NULL or [rows][h->sketch]. Exact.
+ */
+typedef void (*xp_hash_fn)(const struct xp_hasher *h, const struct xp_rows *in, uint32_t *ids, int16_t *sketch);
+
+/* assign: nearest of K centroids for n sketches of s values (multiple of 32): smallest sum of (a - c)^2 taken modulo
+ * nothing: all in int64-safe integers; lowest index wins. Exact. */
+typedef void (*xp_assign_fn)(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, size_t K, uint32_t *assign);
+
+/* ---- block-rotated quantisers ----------------------------------------------------------------------------------
+ * A row is cut into blocks of 128 values; the last block has next_power_of_two(rest) values, at least 8, zero-padded.
+ * Each block: random signs, Hadamard, one bf16 step, integer codes. Details and bytes: hash/FORMAT.md.
+ */
+#define XP_QBLOCK 128
+
+enum xp_qformat { XP_Q_RAW = 0, XP_Q_INT2 = 2, XP_Q_INT3 = 3, XP_Q_INT4 = 4, XP_Q_INT5 = 5, XP_Q_INT6 = 6, XP_Q_INT8 = 8, XP_Q_FP8 = 9, XP_Q_ZERO = 10 };
+
+struct xp_quantiser {
+    size_t dim;
+    uint32_t *signs; /* bit i: sign of value i; padded like fold_signs */
+};
+
+/* Bytes of one quantised row (a function of dim and format alone); for XP_Q_RAW use the row's own size. */
+size_t xp_qrow_bytes(enum xp_qformat f, size_t dim);
+
+/* quantise: res (f32, finite) to the bytes of format f. Exact (equal bytes on every variant). */
+typedef void (*xp_quantise_fn)(const struct xp_quantiser *q, enum xp_qformat f, const float *res, uint8_t *out);
+
+/* dequantise: bytes of format f to row[i] = round_to_type(value[i] + base[i]) (base NULL: none). Any bytes are
+ * accepted. Exact. */
+typedef void (*xp_dequantise_fn)(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t, void *row);
+
+/* ---- the table ---------------------------------------------------------------------------------------------------- */
+struct xp_kernels {
+    size_t size;
+    const char *isa; /* "c", "avx2", "avx512": the highest variant in it */
+    xp_energy_fn energy;
+    xp_distance_fn distance;
+    xp_residual_fn residual;
+    xp_restore_fn restore;
+    xp_centroid_fn centroid;
+    xp_fht_i16_fn fht_i16;
+    xp_fht_i32_fn fht_i32;
+    xp_hash_fn hash;
+    xp_assign_fn assign;
+    xp_quantise_fn quantise;
+    xp_dequantise_fn dequantise;
+};
+
+enum xp_isa { XP_ISA_C = 0, XP_ISA_AVX2 = 1, XP_ISA_AVX512 = 2 };
+
+/* Highest isa of this CPU (cpu.c). */
+enum xp_isa xp_cpu_isa(void);
+
+/* Fills k: C entries, then those of every isa up to min(max, this CPU's). */
+void xp_kernels_init(struct xp_kernels *k, enum xp_isa max);
+
+/* Parses "c", "avx2", "avx512" (NULL or "auto": the CPU's best). Returns -1 when unknown, -2 when this CPU lacks it. */
+int xp_isa_parse(const char *text);
+const char *xp_isa_name(enum xp_isa isa);
+
+#endif

@@ -1,0 +1,318 @@
+/*
+ * crosspress - cheap all-to-all for Mixture-of-Experts on ordinary networks
+ *
+ * This header is the manual. Contents:
+ *   1 introduction and a complete example   2 version   3 status   4 rows
+ *   5 settings and log   6 communicator   7 plan   8 exchange   9 requests   10 statistics
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef CROSSPRESS_H
+#define CROSSPRESS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define XP_API __attribute__((visibility("default")))
+
+/* ---------------------------------------------------------------------------------------------------------
+ * 1 Introduction
+ *
+ * A **comm** is a group of ranks (processes, or threads of one process). A **plan** fixes the shape of the
+ * rows, the mode and the maxima, and owns every buffer; the exchanges of a plan allocate nothing. A
+ * **request** is an exchange under way. Objects are destroyed in the opposite order.
+ *
+ *     xp_comm *comm; xp_plan *plan;
+ *     xp_comm_create(&comm, NULL, NULL);                 // ranks found through the launcher's environment
+ *     xp_plan_desc d; xp_plan_desc_init(&d);
+ *     d.dtype = XP_BF16; d.dim = 4096; d.max_send_rows = d.max_recv_rows = 8192;
+ *     d.mode = XP_MODE_BOUNDED; d.eps = 0.03;            // every row within 3 % of its norm
+ *     xp_plan_create(&plan, comm, &d);
+ *     xp_alltoallv(plan, send, send_rows, recv, recv_rows, NULL);
+ *     xp_plan_destroy(plan); xp_comm_destroy(comm);
+ *
+ * Conventions. Functions return an xp_status; outputs are set on success only. A struct parameter begins
+ * with its size, is filled by its _init function and then changed; zero in a field means the default.
+ * Destroy functions return nothing and accept NULL. Nothing here prints (unless a log level was asked for),
+ * traps, exits, or waits for ever: every wait has a deadline (CROSSPRESS_TIMEOUT, 300 s).
+ * Threads: different comms may be used from different threads at once; one comm, with its plans and
+ * requests, belongs to one thread at a time (a violation is detected: XP_ERR_STATE).
+ */
+
+/* ---------------------------------------------------------------------------------------------------------
+ * 2 Version
+ */
+#define XP_VERSION_MAJOR 0
+#define XP_VERSION_MINOR 1
+#define XP_VERSION_PATCH 0
+
+/* Returns the version of the library that was loaded, such as "0.1.0". Static text. */
+XP_API const char *xp_version(void);
+
+/* ---------------------------------------------------------------------------------------------------------
+ * 3 Status: 0 done, positive in progress, negative an error, grouped by whom to ask
+ */
+typedef enum xp_status {
+    XP_OK = 0,
+    XP_IN_PROGRESS = 1,
+    /* the caller */
+    XP_ERR_INVALID_ARG = -1, /* an argument is out of its documented range */
+    XP_ERR_STATE = -2,       /* not now: a request is under way, the comm has failed, another thread is inside */
+    XP_ERR_UNSUPPORTED = -3, /* this build, machine or type cannot do it */
+    /* the machine */
+    XP_ERR_NO_MEMORY = -10,
+    XP_ERR_SYSTEM = -11, /* a system call or a library below failed; the text names it */
+    /* the group */
+    XP_ERR_TIMEOUT = -20,  /* the deadline passed; the text lists who had not arrived */
+    XP_ERR_REMOTE = -21,   /* a peer died, left, or reported an error; the text names it */
+    XP_ERR_MISMATCH = -22, /* ranks disagree about a call or a setting; the text gives both sides */
+    /* the data, us */
+    XP_ERR_CORRUPT = -30, /* bytes from outside (a frame, a message) are not what they claim */
+    XP_ERR_INTERNAL = -40 /* a defect of this library */
+} xp_status;
+
+/* Returns a short static text for a status ("deadline passed"). Never NULL. */
+XP_API const char *xp_status_string(xp_status s);
+
+/* ---------------------------------------------------------------------------------------------------------
+ * 4 Rows: `dim` values of one type, contiguous
+ */
+typedef enum xp_dtype {
+    XP_BF16 = 1,
+    XP_F16 = 2,
+    XP_F32 = 3,
+    XP_BYTE = 4 /* opaque bytes: raw and exact mode only, never lossy */
+} xp_dtype;
+
+/* Returns the bytes of one value (2, 2, 4, 1), or 0 for an unknown type. */
+XP_API size_t xp_dtype_size(xp_dtype t);
+
+typedef enum xp_mode {
+    XP_MODE_DEFAULT = 0, /* what CROSSPRESS_MODE says; else exact */
+    XP_MODE_RAW = 1,     /* the bytes, plain all-to-all */
+    XP_MODE_EXACT = 2,   /* the bytes; bit-identical rows bound for one place cross the slow link once */
+    XP_MODE_BOUNDED = 3, /* every row rebuilt at the receiver within eps, checked at the sender; opt-in */
+    XP_MODE_FOLDED = 4   /* LSH-MoE: centroids travel; dispatch/combine only (not in this version) */
+} xp_mode;
+
+/* What eps is relative to. */
+typedef enum xp_eps_ref {
+    XP_EPS_REF_DEFAULT = 0, /* what CROSSPRESS_EPS_REF says; else XP_EPS_REF_MIN */
+    XP_EPS_REF_MIN = 1,     /* min(|x|, |x - mean row|), not below 2^-8 |x|: a constant outlier channel hides nothing */
+    XP_EPS_REF_ROW = 2      /* |x| */
+} xp_eps_ref;
+
+/* ---------------------------------------------------------------------------------------------------------
+ * 5 Settings and log
+ *
+ * Every setting has an environment variable CROSSPRESS_<NAME>, read once at comm creation; xp_info prints
+ * the table with values and sources. Fields set here win over the environment.
+ */
+typedef enum xp_log_level { XP_LOG_NONE = 0, XP_LOG_ERROR = 1, XP_LOG_WARN = 2, XP_LOG_INFO = 3, XP_LOG_DEBUG = 4 } xp_log_level;
+
+typedef void (*xp_log_fn)(void *user, xp_log_level level, const char *text);
+
+typedef struct xp_config {
+    size_t size;            /* sizeof(xp_config), set by xp_config_init */
+    double timeout_s;       /* deadline of every wait; 0 = CROSSPRESS_TIMEOUT, else 300 */
+    const char *node;       /* ranks with equal text share a node; NULL = CROSSPRESS_NODE, else boot id + network namespace */
+    const char *transport;  /* "auto", "shm", "tcp", "ucx"; NULL = CROSSPRESS_TRANSPORT, else auto */
+    const char *interface_; /* network interface for bootstrap and tcp; NULL = CROSSPRESS_INTERFACE, else the route to the root */
+    xp_log_fn log;          /* NULL: stderr, when CROSSPRESS_LOG asks for a level */
+    void *log_user;
+} xp_config;
+
+/* Fills *cfg with defaults. */
+XP_API void xp_config_init(xp_config *cfg);
+
+/* ---------------------------------------------------------------------------------------------------------
+ * 6 Communicator
+ */
+typedef struct xp_comm xp_comm;
+
+/*
+ * A user's allgather: every rank contributes `len` bytes at `in` and receives nranks * len bytes at `out`, in rank
+ * order. Returns 0 on success. Called a few times inside xp_comm_create only, by the creating thread.
+ */
+typedef int (*xp_allgather_fn)(void *user, const void *in, void *out, size_t len);
+
+/* A group of threads of one process that will each create one rank of a comm. */
+typedef struct xp_thread_group xp_thread_group;
+
+/*
+ * Creates a group for nranks threads. Each thread passes it in xp_bootstrap with its own rank.
+ * Returns XP_OK; XP_ERR_INVALID_ARG (out NULL, nranks < 1); XP_ERR_NO_MEMORY.
+ * Owns: the caller owns *out and destroys it after every xp_comm_create that uses it has returned.
+ */
+XP_API xp_status xp_thread_group_create(xp_thread_group **out, int nranks);
+XP_API void xp_thread_group_destroy(xp_thread_group *g);
+
+/*
+ * Where the ranks come from. Exactly one of: `threads` set; `allgather` set; neither (the environment of
+ * torchrun, Open MPI, MPICH/PMI or Slurm, or of the --spawn option of our tools).
+ */
+typedef struct xp_bootstrap {
+    size_t size;               /* sizeof(xp_bootstrap), set by xp_bootstrap_init */
+    int rank, nranks;          /* used with threads and allgather; ignored for the environment */
+    xp_thread_group *threads;  /* (c) threads of one process */
+    xp_allgather_fn allgather; /* (b) MPI, NCCL, a torch store ... */
+    void *allgather_user;
+} xp_bootstrap;
+
+/* Fills *boot so that the environment is used. */
+XP_API void xp_bootstrap_init(xp_bootstrap *boot);
+
+/*
+ * Creates one rank of a communicator. Collective over all ranks.
+ *   out   the new comm.   boot  NULL = the environment.   cfg  NULL = defaults.
+ * Returns XP_OK; XP_ERR_INVALID_ARG (no launcher found, rank outside its range, a setting that does not
+ *   parse); XP_ERR_TIMEOUT (ranks missing: listed in xp_last_error); XP_ERR_MISMATCH (ranks run different
+ *   versions or settings); XP_ERR_REMOTE; XP_ERR_SYSTEM; XP_ERR_NO_MEMORY.
+ * Owns: the caller owns *out. boot and cfg are not kept.
+ */
+XP_API xp_status xp_comm_create(xp_comm **out, const xp_bootstrap *boot, const xp_config *cfg);
+
+/*
+ * Leaves the group and frees the comm. Not collective: peers that still wait for this rank get XP_ERR_REMOTE.
+ * Plans and requests of the comm must be gone. At most 2 s, also after a failure. NULL is accepted.
+ */
+XP_API void xp_comm_destroy(xp_comm *comm);
+
+XP_API int xp_comm_rank(const xp_comm *comm);   /* this rank, 0 .. size - 1 */
+XP_API int xp_comm_size(const xp_comm *comm);   /* number of ranks */
+XP_API int xp_comm_nodes(const xp_comm *comm);  /* number of nodes */
+XP_API int xp_comm_node_of(const xp_comm *comm, int rank); /* node of a rank, numbered by its lowest rank; -1 if out of range */
+
+/*
+ * Waits until every rank of the comm has arrived. Collective.
+ * Returns XP_OK, XP_ERR_TIMEOUT, XP_ERR_REMOTE, XP_ERR_STATE.
+ */
+XP_API xp_status xp_comm_barrier(xp_comm *comm);
+
+/*
+ * Gathers `len` bytes (at most 1 MiB) of every rank at every rank, in rank order. For set-up and reports, not for
+ * bulk data. Collective. Returns as xp_comm_barrier, and XP_ERR_MISMATCH when lengths differ.
+ */
+XP_API xp_status xp_comm_allgather(xp_comm *comm, const void *in, void *out, size_t len);
+
+/*
+ * Returns the text of the last error on this comm ("alltoallv: rank 3 sends 17 rows, rank 0 expects 16"), naming
+ * rank, peer and operation; "" when there was none. Valid until the next call on the comm.
+ */
+XP_API const char *xp_comm_last_error(const xp_comm *comm);
+
+/* The same for calls that have no comm (a failed xp_comm_create, codec calls): the calling thread's last error. */
+XP_API const char *xp_last_error(void);
+
+/* ---------------------------------------------------------------------------------------------------------
+ * 7 Plan
+ */
+typedef struct xp_plan xp_plan;
+
+typedef struct xp_plan_desc {
+    size_t size;          /* sizeof(xp_plan_desc), set by xp_plan_desc_init */
+    xp_dtype dtype;       /* required */
+    size_t dim;           /* values in a row, 1 .. 2^20; required */
+    size_t max_send_rows; /* most rows one call sends, all peers together */
+    size_t max_recv_rows; /* most rows one call receives, all peers together */
+    xp_mode mode;         /* default: CROSSPRESS_MODE */
+    double eps;           /* bounded: 0 < eps < 1; 0 = CROSSPRESS_EPS */
+    xp_eps_ref eps_ref;   /* bounded: what eps is relative to */
+    const char *codec;    /* NULL or "auto": chosen by measurement; else a name of xp_info's list */
+    const char *algo;     /* NULL or "auto"; "flat", "hier" */
+    uint64_t seed;        /* of the random signs; equal on all ranks; 0 = built-in */
+} xp_plan_desc;
+
+/* Fills *d with defaults. */
+XP_API void xp_plan_desc_init(xp_plan_desc *d);
+
+/*
+ * Creates a plan: checks that all ranks ask for the same, chooses the algorithm, allocates every buffer. Collective.
+ * max_send_rows and max_recv_rows may differ between ranks; everything else must be equal.
+ * Returns XP_OK; XP_ERR_INVALID_ARG; XP_ERR_MISMATCH (names two ranks and the field); XP_ERR_UNSUPPORTED (unknown
+ *   codec or algorithm, folded mode, a lossy mode for XP_BYTE); XP_ERR_NO_MEMORY; XP_ERR_TIMEOUT; XP_ERR_REMOTE.
+ * Owns: the caller owns *out, which keeps a reference to comm. d is not kept.
+ */
+XP_API xp_status xp_plan_create(xp_plan **out, xp_comm *comm, const xp_plan_desc *d);
+
+/* Frees a plan; a request still under way is abandoned (its buffers may be written until this returns). NULL is accepted. */
+XP_API void xp_plan_destroy(xp_plan *plan);
+
+/* ---------------------------------------------------------------------------------------------------------
+ * 8 Exchange
+ */
+typedef struct xp_request xp_request;
+
+/*
+ * Sends rows to every rank and receives rows from every rank (MPI_Alltoallv, counted in rows).
+ *   send       rows for rank 0, then for rank 1, ...: sum(send_rows) rows. May be NULL when that is 0.
+ *   send_rows  [size] rows for each rank; zero is fine.
+ *   recv       room for sum(recv_rows) rows; rank 0's rows first, each rank's in the order sent.
+ *   recv_rows  [size] rows expected of each rank; must equal what that rank sends.
+ *   req        NULL: the call returns when all is done. Else: *req is a request to test or wait for.
+ * Returns XP_OK (done, or with req: started); XP_ERR_INVALID_ARG (counts above the plan's maxima, overlapping
+ *   buffers); XP_ERR_STATE (a request of this plan is under way); XP_ERR_MISMATCH (on both ranks, with both counts);
+ *   XP_ERR_TIMEOUT; XP_ERR_REMOTE; XP_ERR_CORRUPT.
+ * Owns: both buffers belong to the exchange until it is complete; any alignment of the type's size is accepted.
+ *   Counts are copied.
+ * Order: collective; every rank issues the calls of one plan in the same order. Source: MPI-4, section 6.8.
+ * In bounded mode a row that holds NaN or Inf, or cannot be rebuilt within eps, arrives bit for bit.
+ */
+XP_API xp_status xp_alltoallv(xp_plan *plan, const void *send, const size_t *send_rows, void *recv,
+                              const size_t *recv_rows, xp_request **req);
+
+/* xp_alltoallv with rows_per_rank rows to and from every rank. */
+XP_API xp_status xp_alltoall(xp_plan *plan, const void *send, void *recv, size_t rows_per_rank, xp_request **req);
+
+/* ---------------------------------------------------------------------------------------------------------
+ * 9 Requests
+ */
+
+/*
+ * Moves the exchange on and says how it stands. Returns XP_OK (done), XP_IN_PROGRESS, or the error that ended it.
+ * The request stays valid until xp_request_free.
+ */
+XP_API xp_status xp_request_test(xp_request *req);
+
+/* Waits until the exchange is done or its deadline has passed. Returns XP_OK or the error that ended it. */
+XP_API xp_status xp_request_wait(xp_request *req);
+
+/* Frees a request that has ended; one under way is first waited for. NULL is accepted. */
+XP_API void xp_request_free(xp_request *req);
+
+/* ---------------------------------------------------------------------------------------------------------
+ * 10 Statistics
+ */
+typedef struct xp_stats {
+    size_t size;             /* sizeof(xp_stats), set by the caller before the call */
+    uint64_t calls;          /* exchanges completed */
+    uint64_t bypassed;       /* of these, how many sent plain rows although a codec or deduplication was allowed */
+    uint64_t rows_sent;      /* rows handed in, rows for this rank itself left out */
+    uint64_t rows_unique;    /* of these, rows that crossed a slow link after deduplication */
+    uint64_t rows_raw;       /* coded exchanges: rows that travelled raw (missed eps, NaN, Inf) */
+    uint64_t raw_bytes;      /* bytes of rows_sent in their own type */
+    uint64_t wire_bytes_slow;/* bytes sent to other nodes, headers and maps included */
+    uint64_t wire_bytes_fast;/* bytes sent inside the node */
+    double err_mean, err_max;/* relative L2 error of the coded rows, |x' - x| / |x|: mean and worst */
+    double err_ref_max;      /* worst |x' - x| / (the reference of eps) */
+    double seconds_total, seconds_encode, seconds_decode, seconds_wait;
+    char algo[16], codec[16];/* what the last exchange used */
+} xp_stats;
+
+/*
+ * Copies the figures of this rank since the plan's creation or the last reset.
+ * Returns XP_OK; XP_ERR_INVALID_ARG (NULL, size not set).
+ */
+XP_API xp_status xp_plan_stats(const xp_plan *plan, xp_stats *out);
+
+/* Sets the figures to zero. */
+XP_API void xp_plan_stats_reset(xp_plan *plan);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

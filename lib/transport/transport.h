@@ -1,0 +1,84 @@
+/*
+ * transport.h - what moves bytes between two ranks: one table, one contract
+ *
+ * A transport carries tagged messages between this rank and peers. It knows nothing of rows, plans or algorithms.
+ *
+ * Contract
+ *  - Two lanes to every peer: CTRL (small messages, at most XP_CTRL_MAX bytes) and BULK. A lane never waits behind the other.
+ *  - A message goes to the receive with the same (peer, lane, tag). Tags of messages under way on one lane are distinct.
+ *  - BULK receives are posted before the peer sends (the algorithms see to it); a BULK message that comes before its receive
+ *    must still arrive, if more slowly. CTRL messages may always come early.
+ *  - A receive posted with room for cap bytes accepts shorter messages; op->len is what came. A longer one ends it with
+ *    XP_ERR_MISMATCH and never writes past cap.
+ *  - Buffers belong to the transport until op->status leaves XP_IN_PROGRESS. It does so in progress() only, or in
+ *    send()/recv() at once.
+ *  - An operation whose peer is gone ends with XP_ERR_REMOTE or stays in progress until cancel() or fail().
+ *  - Nothing blocks. Nothing is thread-safe: one thread at a time.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef XP_TRANSPORT_H
+#define XP_TRANSPORT_H
+
+#include "crosspress/crosspress.h"
+
+#define XP_CTRL_MAX 4096
+#define XP_ADDRESS_MAX 2048
+#define XP_TAG_BITS 48
+
+enum xp_lane { XP_LANE_CTRL = 0, XP_LANE_BULK = 1 };
+
+struct xp_op {
+    xp_status status; /* XP_IN_PROGRESS, then final */
+    size_t len;       /* receives: bytes that came */
+    void *impl;       /* the transport's own */
+    void *impl2;
+};
+
+struct xp_transport;
+
+/* What a transport needs of the comm, so that it need not include it. */
+struct xp_transport_env {
+    int rank, size;
+    const int *node_of;      /* [size] */
+    int node_local_size;     /* ranks of this rank's node */
+    uint64_t job;            /* random, equal on all ranks: for names of shared things */
+    const char *interface_;  /* NULL = all */
+    int tcp_only;            /* ucx: nothing but tcp and self */
+    void (*log)(void *comm, xp_log_level level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+    void *comm;
+};
+
+struct xp_transport_ops {
+    size_t size;
+    const char *name, *about;
+    /* Whether this build and machine can have it; the text says why not. */
+    int (*available)(char *why, size_t why_size);
+    /* Local resources. *address (at most XP_ADDRESS_MAX bytes) is what peers need. */
+    xp_status (*open)(struct xp_transport **out, const struct xp_transport_env *env, void *address, size_t *address_len, char *err, size_t err_size);
+    /* Collective among the peers it will serve: addresses are exchanged; after connect(), and a barrier of the comm, messages may flow. */
+    xp_status (*connect)(struct xp_transport *t, int peer, const void *address, size_t address_len, char *err, size_t err_size);
+    /* After the barrier that follows connect: drop names that are no longer needed. */
+    void (*settled)(struct xp_transport *t);
+    xp_status (*send)(struct xp_transport *t, int peer, enum xp_lane lane, uint64_t tag, const void *buf, size_t len, struct xp_op *op);
+    xp_status (*recv)(struct xp_transport *t, int peer, enum xp_lane lane, uint64_t tag, void *buf, size_t cap, struct xp_op *op);
+    /* Moves everything on; returns the number of operations or bytes moved (0: idle). */
+    int (*progress)(struct xp_transport *t);
+    /* Ends an operation: afterwards its buffer is not touched and its status is final (XP_ERR_STATE unless it was done). */
+    void (*cancel)(struct xp_transport *t, struct xp_op *op);
+    /* The peer is known to be dead: end all its operations with XP_ERR_REMOTE, soon. */
+    void (*fail)(struct xp_transport *t, int peer);
+    /* At most 2 s, also with dead peers. */
+    void (*close)(struct xp_transport *t);
+};
+
+struct xp_transport { /* every transport's struct begins with this */
+    const struct xp_transport_ops *ops;
+};
+
+extern const struct xp_transport_ops xp_transport_shm, xp_transport_ucx;
+
+/* NULL-terminated (transport.c). */
+const struct xp_transport_ops *const *xp_transport_list(void);
+
+#endif
