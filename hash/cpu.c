@@ -1,0 +1,71 @@
+/*
+ * cpu.c - what this CPU and its operating system can run, and the names of the instruction sets
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "config.h"
+#include "hash/kernels.h"
+
+#include <string.h>
+
+static const char *const isa_names[] = {"c", "avx2", "avx512"};
+
+#if XP_ARCH_X86_64
+#include <cpuid.h>
+
+/* State components the operating system saves (XCR0): SSE and AVX halves; AVX-512 masks and both zmm parts. */
+#define XCR0_YMM 0x06u
+#define XCR0_ZMM 0xe6u
+
+static unsigned xgetbv0(void)
+{
+    unsigned lo, hi;
+    __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+    return lo;
+}
+
+static int has_all(unsigned reg, unsigned mask)
+{
+    return (reg & mask) == mask;
+}
+
+enum xp_isa xp_cpu_isa(void)
+{
+    /* The flags our static libraries are compiled with (hash/meson.build). */
+    const unsigned leaf1 = bit_FMA | bit_SSE4_1 | bit_SSSE3 | bit_AVX | bit_F16C | bit_OSXSAVE | bit_POPCNT;
+    const unsigned leaf7_avx2 = bit_AVX2 | bit_BMI | bit_BMI2;
+    const unsigned leaf7_avx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ;
+    unsigned a, b, c, d;
+
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !has_all(c, leaf1))
+        return XP_ISA_C;
+    const unsigned xcr0 = xgetbv0();
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !has_all(b, leaf7_avx2) || !has_all(xcr0, XCR0_YMM))
+        return XP_ISA_C;
+    if (!has_all(b, leaf7_avx512) || !has_all(xcr0, XCR0_ZMM))
+        return XP_ISA_AVX2;
+    return XP_ISA_AVX512;
+}
+#else
+enum xp_isa xp_cpu_isa(void)
+{
+    return XP_ISA_C;
+}
+#endif
+
+const char *xp_isa_name(enum xp_isa isa)
+{
+    return (unsigned)isa < sizeof(isa_names) / sizeof(isa_names[0]) ? isa_names[isa] : "unknown";
+}
+
+int xp_isa_parse(const char *text)
+{
+    const enum xp_isa best = xp_cpu_isa();
+
+    if (!text || !strcmp(text, "auto"))
+        return best;
+    for (int i = XP_ISA_C; i <= XP_ISA_AVX512; i++)
+        if (!strcmp(text, isa_names[i]))
+            return i <= (int)best ? i : -2;
+    return -1;
+}

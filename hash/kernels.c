@@ -1,0 +1,44 @@
+/*
+ * kernels.c - fills the kernel table: C first, then what the CPU can do better
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "config.h"
+#include "hash/variants.h"
+
+static void fill_c(struct xp_kernels *k)
+{
+    k->fht_i16 = xp_fht_i16_c;
+    k->fht_i32 = xp_fht_i32_c;
+}
+
+#if XP_ARCH_X86_64
+static void fill_avx2(struct xp_kernels *k)
+{
+}
+
+static void fill_avx512(struct xp_kernels *k)
+{
+}
+#else
+static void fill_avx2(struct xp_kernels *k)
+{
+}
+
+static void fill_avx512(struct xp_kernels *k)
+{
+}
+#endif
+
+void xp_kernels_init(struct xp_kernels *k, enum xp_isa max)
+{
+    const enum xp_isa best = xp_cpu_isa();
+    const enum xp_isa isa = max < best ? max : best;
+
+    *k = (struct xp_kernels){.size = sizeof(*k), .isa = xp_isa_name(isa)};
+    fill_c(k);
+    if (isa >= XP_ISA_AVX2)
+        fill_avx2(k);
+    if (isa >= XP_ISA_AVX512)
+        fill_avx512(k);
+}

@@ -1,0 +1,17 @@
+/*
+ * variants.h - every variant of every kernel, by name; only kernels.c and tests/checkkernels need it
+ *
+ * Contracts: kernels.h. A variant may be called only on a CPU that xp_cpu_isa says is able.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef XP_HASH_VARIANTS_H
+#define XP_HASH_VARIANTS_H
+
+#include "hash/kernels.h"
+
+/* fht.c, x86/fht_*.c */
+void xp_fht_i16_c(int16_t *x, unsigned log2n, size_t nrows);
+void xp_fht_i32_c(int32_t *x, unsigned log2n, size_t nrows);
+
+#endif
