@@ -9,6 +9,8 @@
 #include "crosspress/crosspress.h"
 
 #define XP_FRAME_HEADER 64
+#define XP_FRAME_VERSION 1
+#define XP_FRAME_MAX_DIM (1u << 20)
 
 struct xp_frame_header {
     uint8_t version, dtype;
@@ -24,5 +26,8 @@ void xp_frame_write(uint8_t *frame, const struct xp_frame_header *h);
 /* Reads and checks the header (magic, version, own checksum, length equals len); with payload != 0 also the payload's
  * checksum. XP_ERR_CORRUPT; *why gets a static text. */
 xp_status xp_frame_read(const uint8_t *frame, size_t len, int payload, struct xp_frame_header *h, const char **why);
+
+/* XXH3-64 (checksum.c). */
+uint64_t xp_checksum(const void *data, size_t len);
 
 #endif
