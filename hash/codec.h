@@ -76,6 +76,9 @@ xp_status xp_coder_encode(struct xp_coder *c, const struct xp_rows *in, void *fr
 /* Decodes a frame of exactly `rows` rows into contiguous rows at out. XP_ERR_CORRUPT on any disagreement. */
 xp_status xp_coder_decode(struct xp_coder *c, const void *frame, size_t len, void *out, size_t rows);
 
+/* Why the last call on this coder failed: static text, "" when it did not. */
+const char *xp_coder_why(const struct xp_coder *c);
+
 /* What select.c knows of the way the bytes will go. */
 struct xp_select_env {
     double link_bytes_per_s; /* of the slow hop, per rank; 0 = unknown (treated as slow) */

@@ -1,0 +1,279 @@
+/*
+ * coder.c - one shape of rows: its memory, and frames made and read through the codec table
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "hash/coder_impl.h"
+#include "hash/frame.h"
+#include "hash/signs.h"
+
+/* ---- memory -------------------------------------------------------------------------------------------------- */
+
+/* Replaces *p by a zeroed, 64-byte aligned block. */
+static int renew(void *p, size_t count, size_t size)
+{
+    void **where = p;
+    size_t bytes;
+
+    free(*where);
+    *where = NULL;
+    if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX - 128)
+        return -1;
+    bytes = (bytes + 127) / 64 * 64;
+    *where = aligned_alloc(64, bytes);
+    if (!*where)
+        return -1;
+    memset(*where, 0, bytes);
+    return 0;
+}
+
+static size_t next_power_of_two(size_t n)
+{
+    size_t p = 1;
+
+    while (p < n)
+        p *= 2;
+    return p;
+}
+
+static int may_use(const struct xp_coder *c, unsigned id)
+{
+    return c->desc.choice.automatic ? c->desc.mode == XP_MODE_BOUNDED || id == XP_CODEC_EXACT : c->desc.choice.id == id;
+}
+
+xp_status xp_coder_reserve(struct xp_coder *c, size_t rows)
+{
+    size_t words;
+
+    if (rows <= c->cap_rows)
+        return XP_OK;
+    c->why = "more rows than the coder was made for";
+    if (rows > UINT32_MAX / 4 || (c->desc.max_rows && rows > c->desc.max_rows))
+        return XP_ERR_INVALID_ARG;
+    c->why = "out of memory";
+    c->cap_rows = 0;
+    if (may_use(c, XP_CODEC_EXACT) || may_use(c, XP_CODEC_LSH)) {
+        words = 2 * next_power_of_two(2 * rows);
+        if (renew(&c->first, rows, 4) || renew(&c->map, rows, 4) || renew(&c->work, words, 4))
+            return XP_ERR_NO_MEMORY;
+    }
+    c->cap_rows = rows;
+    c->why = "";
+    return XP_OK;
+}
+
+static xp_status allocate(struct xp_coder *c)
+{
+    size_t pad = XP_ROW_PAD(c->desc.dim);
+
+    /* No format is longer than 8 bits a value and a 2-byte step per block of 128, blocks padded. */
+    if (renew(&c->mean, pad, 4) || renew(&c->residual, pad, 4) || renew(&c->base, pad, 4) ||
+        renew(&c->decoded, c->row_bytes + 64, 1) || renew(&c->code, 2 * pad + 64, 1) ||
+        renew(&c->quantiser.signs, xp_sign_words(pad), 4))
+        return XP_ERR_NO_MEMORY;
+    c->quantiser.dim = c->desc.dim;
+    c->quantiser_seed = c->desc.seed;
+    xp_signs_fill(c->desc.seed, XP_SIGNS_QUANTISE, c->desc.dim, c->quantiser.signs);
+    return xp_coder_reserve(c, c->desc.max_rows);
+}
+
+void xp_coder_seed(struct xp_coder *c, uint64_t seed)
+{
+    if (seed == c->quantiser_seed)
+        return;
+    xp_signs_fill(seed, XP_SIGNS_QUANTISE, c->desc.dim, c->quantiser.signs);
+    c->quantiser_seed = seed;
+}
+
+/* ---- life ---------------------------------------------------------------------------------------------------- */
+
+#define DEFAULT_SEED 0x63726f7373707265u /* "crosspre" */
+
+static xp_status check(const struct xp_coder_desc *d)
+{
+    const struct xp_codec_ops *ops = xp_codec_by_id(d->choice.id);
+
+    if (!xp_dtype_size(d->dtype) || !d->dim || d->dim > XP_FRAME_MAX_DIM)
+        return XP_ERR_INVALID_ARG;
+    if (d->mode != XP_MODE_RAW && d->mode != XP_MODE_EXACT && d->mode != XP_MODE_BOUNDED)
+        return XP_ERR_UNSUPPORTED;
+    if (!ops)
+        return XP_ERR_UNSUPPORTED;
+    if (d->mode != XP_MODE_BOUNDED)
+        return ops->caps & XP_CAP_LOSSLESS ? XP_OK : XP_ERR_UNSUPPORTED;
+    if (d->dtype == XP_BYTE)
+        return XP_ERR_UNSUPPORTED;
+    return isfinite(d->eps) && d->eps > 0 && d->eps < 1 ? XP_OK : XP_ERR_INVALID_ARG;
+}
+
+/* What "auto" is until select.c has seen rows. */
+static unsigned first_codec(const struct xp_coder_desc *d)
+{
+    if (d->mode == XP_MODE_RAW)
+        return XP_CODEC_RAW;
+    if (!d->choice.automatic)
+        return d->choice.id;
+    return d->mode == XP_MODE_BOUNDED ? XP_CODEC_QUANT : XP_CODEC_EXACT;
+}
+
+xp_status xp_coder_create(struct xp_coder **out, const struct xp_coder_desc *d)
+{
+    struct xp_coder *c;
+    xp_status s = check(d);
+
+    if (s)
+        return s;
+    c = calloc(1, sizeof(*c));
+    if (!c)
+        return XP_ERR_NO_MEMORY;
+    c->desc = *d;
+    if (!c->desc.seed)
+        c->desc.seed = DEFAULT_SEED;
+    if (!c->desc.eps_ref)
+        c->desc.eps_ref = XP_EPS_REF_MIN;
+    c->row_bytes = d->dim * xp_dtype_size(d->dtype);
+    c->why = "";
+    c->ops = xp_codec_by_id(first_codec(d));
+    c->formats = d->choice.formats;
+    xp_kernels_init(&c->kernels, d->isa);
+    s = allocate(c);
+    if (s) {
+        xp_coder_destroy(c);
+        return s;
+    }
+    *out = c;
+    return XP_OK;
+}
+
+void xp_coder_destroy(struct xp_coder *c)
+{
+    if (!c)
+        return;
+    free(c->first);
+    free(c->map);
+    free(c->work);
+    free(c->mean);
+    free(c->residual);
+    free(c->base);
+    free(c->decoded);
+    free(c->code);
+    free(c->quantiser.signs);
+    free(c);
+}
+
+const char *xp_coder_why(const struct xp_coder *c)
+{
+    return c->why;
+}
+
+/* ---- frames -------------------------------------------------------------------------------------------------- */
+
+size_t xp_frame_bound(xp_dtype t, size_t dim, size_t rows)
+{
+    return XP_FRAME_HEADER + rows * (dim * xp_dtype_size(t) + 4);
+}
+
+static void begin_stats(struct xp_codec_stats *st, const struct xp_coder *c, const struct xp_codec_ops *ops, size_t rows)
+{
+    memset(st, 0, sizeof(*st));
+    st->size = sizeof(*st);
+    st->rows = st->rows_unique = rows;
+    st->raw_bytes = rows * c->row_bytes;
+    strncpy(st->codec, ops->name, sizeof(st->codec) - 1);
+    /* A fixed row format is known by its own name. */
+    if (ops->id == c->desc.choice.id && !c->desc.choice.automatic)
+        memcpy(st->codec, c->desc.choice.name, sizeof(st->codec));
+}
+
+static void add_stats(xp_codec_stats *sum, const xp_codec_stats *st)
+{
+    double before = (double)sum->rows, now = (double)st->rows, all = before + now;
+
+    if (all > 0) {
+        sum->err_mean = (sum->err_mean * before + st->err_mean * now) / all;
+        sum->rho = (sum->rho * before + st->rho * now) / all;
+    }
+    sum->err_max = fmax(sum->err_max, st->err_max);
+    sum->err_ref_max = fmax(sum->err_ref_max, st->err_ref_max);
+    sum->rows += st->rows;
+    sum->rows_raw += st->rows_raw;
+    sum->rows_unique += st->rows_unique;
+    sum->raw_bytes += st->raw_bytes;
+    sum->frame_bytes += st->frame_bytes;
+    sum->clusters += st->clusters;
+    memcpy(sum->codec, st->codec, sizeof(sum->codec));
+}
+
+/* Tries `ops`; a payload as long as the rows themselves does not pay. */
+static xp_status try_codec(struct xp_coder *c, const struct xp_codec_ops *ops, const struct xp_rows *in, uint8_t *frame,
+                           size_t cap, size_t *payload)
+{
+    size_t room = ops == &xp_codec_raw ? cap : in->rows * c->row_bytes;
+
+    begin_stats(&c->stats, c, ops, in->rows);
+    return ops->encode(c, in, frame + XP_FRAME_HEADER, room < cap ? room : cap, payload, &c->stats);
+}
+
+xp_status xp_coder_encode(struct xp_coder *c, const struct xp_rows *in, void *frame, size_t cap, size_t *len,
+                          xp_codec_stats *stats)
+{
+    const struct xp_codec_ops *ops = in->rows ? c->ops : &xp_codec_raw;
+    struct xp_frame_header h = { .version = XP_FRAME_VERSION, .dtype = (uint8_t)c->desc.dtype, .dim = (uint32_t)c->desc.dim,
+                                 .rows = in->rows, .seed = c->desc.seed };
+    size_t payload = 0;
+    xp_status s;
+
+    c->why = "the rows are not of the coder's type and length";
+    if (in->dtype != c->desc.dtype || in->dim != c->desc.dim)
+        return XP_ERR_INVALID_ARG;
+    c->why = "less room than xp_frame_bound";
+    if (cap < xp_frame_bound(in->dtype, in->dim, in->rows))
+        return XP_ERR_INVALID_ARG;
+    s = xp_coder_reserve(c, in->rows);
+    if (s)
+        return s;
+    c->why = "";
+    xp_coder_seed(c, c->desc.seed);
+    s = try_codec(c, ops, in, frame, cap - XP_FRAME_HEADER, &payload);
+    if (s == XP_ERR_UNSUPPORTED && ops != &xp_codec_raw) {
+        ops = &xp_codec_raw;
+        s = try_codec(c, ops, in, frame, cap - XP_FRAME_HEADER, &payload);
+    }
+    if (s)
+        return s;
+    h.codec = ops->id;
+    h.payload_bytes = payload;
+    h.checksum = xp_checksum((uint8_t *)frame + XP_FRAME_HEADER, payload);
+    xp_frame_write(frame, &h);
+    *len = XP_FRAME_HEADER + payload;
+    c->stats.frame_bytes = *len;
+    if (stats)
+        add_stats(stats, &c->stats);
+    return XP_OK;
+}
+
+xp_status xp_coder_decode(struct xp_coder *c, const void *frame, size_t len, void *out, size_t rows)
+{
+    const struct xp_codec_ops *ops;
+    struct xp_frame_header h;
+    xp_status s = xp_frame_read(frame, len, 1, &h, &c->why);
+
+    if (s)
+        return s;
+    if (h.dtype != c->desc.dtype || h.dim != c->desc.dim)
+        return xp_corrupt(c, "the frame holds rows of another type or length");
+    if (h.rows != rows)
+        return xp_corrupt(c, "the frame holds another number of rows");
+    ops = xp_codec_by_id(h.codec);
+    if (!ops)
+        return xp_corrupt(c, "a codec that this library does not know");
+    if (c->desc.dtype == XP_BYTE && !(ops->caps & XP_CAP_LOSSLESS))
+        return xp_corrupt(c, "a lossy codec for opaque bytes");
+    c->why = "";
+    xp_coder_seed(c, h.seed);
+    return ops->decode(c, (const uint8_t *)frame + XP_FRAME_HEADER, h.payload_bytes, rows, out);
+}

@@ -1,0 +1,58 @@
+/*
+ * coder_impl.h - the inside of a coder, for the codecs
+ *
+ * A coder holds what one shape of rows needs: the kernels of this machine, the signs of the quantiser, and scratch memory. All
+ * scratch is allocated by xp_coder_reserve: at creation when desc.max_rows is given, else when a batch needs more.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef XP_CODER_IMPL_H
+#define XP_CODER_IMPL_H
+
+#include "hash/codec.h"
+
+/* f32 scratch rows are whole blocks with room for one vector more, so that kernels may read and write full vectors. */
+#define XP_ROW_PAD(dim) (((dim) + XP_QBLOCK - 1) / XP_QBLOCK * XP_QBLOCK + 16)
+
+struct xp_coder {
+    struct xp_coder_desc desc; /* isa, seed and the lsh knobs have no zeros left */
+    struct xp_kernels kernels;
+    const struct xp_codec_ops *ops; /* the codec in use; select.c changes it */
+    uint16_t formats;               /* row formats in use: bit f of enum xp_qformat */
+    int selected;                   /* select.c has chosen */
+    size_t row_bytes;
+    const char *why;                /* static text: why the last call failed */
+
+    struct xp_quantiser quantiser;  /* its signs belong to quantiser_seed */
+    uint64_t quantiser_seed;
+
+    /* One row each, 64-byte aligned, XP_ROW_PAD(dim) values (f32) or row_bytes + 64 (typed). */
+    float *mean;     /* the frame's mean row, of the finite rows (what eps may be relative to) */
+    float *residual; /* row - base */
+    float *base;     /* the decoded centroid of a row */
+    void *decoded;   /* what the receiver will have */
+    uint8_t *code;   /* a row in any format: xp_qrow_bytes of the longest + 64 */
+
+    /* For cap_rows rows. */
+    size_t cap_rows;
+    uint32_t *first, *map, *work;  /* exact: xp_dedup. lsh: rows sorted by cluster, cluster of each row, bucket ids */
+
+    xp_codec_stats stats;         /* of the frame being encoded */
+};
+
+/* Makes room for `rows` rows. XP_ERR_NO_MEMORY; XP_ERR_INVALID_ARG beyond desc.max_rows when that is fixed. */
+xp_status xp_coder_reserve(struct xp_coder *c, size_t rows);
+
+/* Makes the quantiser's signs those of `seed`. */
+void xp_coder_seed(struct xp_coder *c, uint64_t seed);
+
+/* Remembers why and returns XP_ERR_CORRUPT. */
+static inline xp_status xp_corrupt(struct xp_coder *c, const char *why)
+{
+    c->why = why;
+    return XP_ERR_CORRUPT;
+}
+
+extern const struct xp_codec_ops xp_codec_raw, xp_codec_exact, xp_codec_quant, xp_codec_lsh;
+
+#endif
