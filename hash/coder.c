@@ -75,6 +75,9 @@ static xp_status allocate(struct xp_coder *c)
         renew(&c->decoded, c->row_bytes + 64, 1) || renew(&c->code, 2 * pad + 64, 1) ||
         renew(&c->quantiser.signs, xp_sign_words(pad), 4))
         return XP_ERR_NO_MEMORY;
+    if (c->desc.choice.automatic &&
+        (renew(&c->sample_index, XP_SAMPLE_MAX, 4) || renew(&c->sample, 2 * XP_SAMPLE_MAX, c->row_bytes)))
+        return XP_ERR_NO_MEMORY;
     c->quantiser.dim = c->desc.dim;
     c->quantiser_seed = c->desc.seed;
     xp_signs_fill(c->desc.seed, XP_SIGNS_QUANTISE, c->desc.dim, c->quantiser.signs);
@@ -161,6 +164,8 @@ void xp_coder_destroy(struct xp_coder *c)
     free(c->base);
     free(c->decoded);
     free(c->code);
+    free(c->sample_index);
+    free(c->sample);
     free(c->quantiser.signs);
     free(c);
 }

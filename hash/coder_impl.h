@@ -14,12 +14,15 @@
 /* f32 scratch rows are whole blocks with room for one vector more, so that kernels may read and write full vectors. */
 #define XP_ROW_PAD(dim) (((dim) + XP_QBLOCK - 1) / XP_QBLOCK * XP_QBLOCK + 16)
 
+/* Rows that select.c tries the codecs on. */
+#define XP_SAMPLE_MIN 16
+#define XP_SAMPLE_MAX 128
+
 struct xp_coder {
     struct xp_coder_desc desc; /* isa, seed and the lsh knobs have no zeros left */
     struct xp_kernels kernels;
     const struct xp_codec_ops *ops; /* the codec in use; select.c changes it */
     uint16_t formats;               /* row formats in use: bit f of enum xp_qformat */
-    int selected;                   /* select.c has chosen */
     size_t row_bytes;
     const char *why;                /* static text: why the last call failed */
 
@@ -36,6 +39,9 @@ struct xp_coder {
     /* For cap_rows rows. */
     size_t cap_rows;
     uint32_t *first, *map, *work;  /* exact: xp_dedup. lsh: rows sorted by cluster, cluster of each row, bucket ids */
+
+    uint32_t *sample_index;        /* select.c: XP_SAMPLE_MAX rows, */
+    uint8_t *sample;               /* coded, and decoded again behind that */
 
     xp_codec_stats stats;         /* of the frame being encoded */
 };
