@@ -10,6 +10,8 @@ static void fill_c(struct xp_kernels *k)
 {
     k->fht_i16 = xp_fht_i16_c;
     k->fht_i32 = xp_fht_i32_c;
+    k->hash = xp_hash_c;
+    k->assign = xp_assign_c;
 }
 
 #if XP_ARCH_X86_64

@@ -46,35 +46,44 @@ typedef void (*xp_fht_i32_fn)(int32_t *x, unsigned log2n, size_t nrows);
  * Source: Andoni, Indyk, Laarhoven, Razenshteyn, Schmidt, NIPS 2015; fold = signed feature hashing.
  */
 #define XP_HASH_MAX_WIDTH 512 /* widest rotation; longer rows are folded to it */
+#define XP_HASH_MIN_WIDTH 32
 #define XP_HASH_MAX_ROUNDS 3
 #define XP_HASH_MAX_K 8
+#define XP_HASH_NONE UINT32_MAX /* id of a row that has no direction: zero, infinite or NaN */
 
+/* Made by xp_hasher_init (hasher.h). All tables lie on 64-byte boundaries. */
 struct xp_hasher {
     size_t dim;
-    unsigned n;      /* rotation width: power of two, 32 .. 512; min(512, next power of two >= dim) */
+    unsigned n;      /* rotation width: min(512, next power of two >= dim), at least 32 */
     unsigned k;      /* concatenated hashes, each an argmax over its own block of width w: k * w <= n */
     unsigned w;      /* argmax width, power of two >= 4 */
     unsigned rounds; /* rotations, 1 .. 3 */
-    uint32_t *fold_signs;        /* bit i: sign of value i (1 = minus); (dim + 31) / 32 words, padded to 64 bytes of zeros */
-    int16_t *round_scale;        /* [rounds - 1][n]: +-c of the rescale-and-flip between rotations (Q15) */
-    float *fold_mean;            /* [n] folded mean row, subtracted after folding; zeros when not centred */
-    unsigned sketch;             /* values of the sketch: the first `sketch` rotated coordinates; 0 .. n, multiple of 32 */
+    unsigned sketch; /* values of the sketch: the first `sketch` rotated coordinates; 0 .. n, multiple of 32 */
+    uint32_t combine;     /* id = id * combine + code, over the blocks: 2 w where k codes fit 32 bits, else a mixing odd constant */
+    float target;         /* rms that a row is scaled to: 31744 / n, so that no sum below can leave int16 */
+    uint32_t *fold_signs; /* bit i: sign of value i (1 = minus); xp_sign_words(dim) words */
+    uint16_t *fold_flips; /* the same as 0x8000 or 0, one for each value, zeros up to a multiple of 512 */
+    int16_t *round_scale; /* [rounds - 1][n]: +-c, c = round(2^15 / sqrt(n)): rescale and flip between rotations */
+    float *fold_mean;     /* [n] folded mean row, subtracted after folding; zeros when not centred */
+    void *memory;         /* the one block that all tables lie in */
 };
 
 /*
- * hash: bucket id and sketch of every row. Steps, each exact:
+ * hash: bucket id and sketch of every row. in->dim equals h->dim; the type is any but XP_BYTE. Steps, each exact:
  *   1 fold     f[j] = sum over q of +-x[j + q n], in increasing q, in f32, minus fold_mean[j]
- *   2 scale    s = target / sqrt(lane sum f[j]^2 / n); r[j] = int16(round-to-nearest-even(f[j] * s)), saturated
+ *   2 scale    e = (lane sum of f[j]^2) / n; s = target / sqrt(e); r[j] = round-to-nearest-even(f[j] * s) as int16
  *   3 rotate   r <- H r; for further rounds r <- H ((r * scale + 2^14) >> 15)
- *   4 argmax   per block b of w coordinates: index of the largest |r|, lowest index wins; code = 2 * index + (r < 0);
- *              id = concatenation of k codes, block 0 in the highest bits
- * A row whose energy is 0 or not finite gets id 0 and an all-zero sketch.
- *   ids [rows]; sketch NULL or [rows][h->sketch]. Exact.
+ *   4 argmax   per block b of w coordinates, r[b w] .. : index of the largest |r|, lowest index wins;
+ *              code = 2 * index + (r < 0); id = id * combine + code, block 0 first
+ * With e normal and finite, |r| stays below 32767 in every step (sqrt(n) * |r| bounds a rotation), so nothing wraps.
+ * A row whose e is not finite or below FLT_MIN (2^-126) gets id XP_HASH_NONE and an all-zero sketch.
+ *   ids [rows]; sketch NULL or [rows][h->sketch], any alignment. Exact.
  */
 typedef void (*xp_hash_fn)(const struct xp_hasher *h, const struct xp_rows *in, uint32_t *ids, int16_t *sketch);
 
-/* assign: nearest of K centroids for n sketches of s values (multiple of 32): smallest sum of (a - c)^2 taken modulo
- * nothing: all in int64-safe integers; lowest index wins. Exact. */
+/* assign: nearest of K >= 1 centroids for n sketches of s values (multiple of 32, at most 512): smallest sum of
+ * (a - c)^2 modulo 2^32; lowest index wins. (|a| < 2^15 for what hash makes and for means of it, so that there the
+ * modulo never bites.) Exact. */
 typedef void (*xp_assign_fn)(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, size_t K, uint32_t *assign);
 
 /* ---- block-rotated quantisers ----------------------------------------------------------------------------------
