@@ -1,0 +1,297 @@
+/*
+ * npy.c - numpy's .npy format, strictly: what is not exactly a 2-D array of a known type is refused with a reason
+ *
+ * Layout: "\x93NUMPY", version, length of the header text, the header text (a Python dict), the values.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "lib/tools/npy.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char magic[] = "\x93NUMPY";
+#define MAGIC_LEN 6
+
+/* What the header text says. */
+struct dict {
+    char descr[16];
+    int have_descr, have_order, have_shape, fortran;
+    size_t shape[3];
+    unsigned dims; /* 3: three or more */
+};
+
+static int fail(char *err, size_t err_size, const char *path, const char *fmt, ...)
+{
+    int n = snprintf(err, err_size, "%s: ", path);
+    va_list args;
+
+    if (n >= 0 && (size_t)n < err_size) {
+        va_start(args, fmt);
+        vsnprintf(err + n, err_size - (size_t)n, fmt, args);
+        va_end(args);
+    }
+    return -1;
+}
+
+/* ---- the header text: {'descr': '<u2', 'fortran_order': False, 'shape': (3, 7), } -------------------------------- */
+
+struct text {
+    const char *at, *end;
+};
+
+static void skip_blanks(struct text *t)
+{
+    while (t->at < t->end && (*t->at == ' ' || *t->at == '\n'))
+        t->at++;
+}
+
+static int accept(struct text *t, char c)
+{
+    skip_blanks(t);
+    if (t->at == t->end || *t->at != c)
+        return 0;
+    t->at++;
+    return 1;
+}
+
+static int accept_word(struct text *t, const char *word)
+{
+    size_t n = strlen(word);
+
+    skip_blanks(t);
+    if ((size_t)(t->end - t->at) < n || memcmp(t->at, word, n))
+        return 0;
+    t->at += n;
+    return 1;
+}
+
+static int read_string(struct text *t, char *out, size_t size)
+{
+    size_t n = 0;
+    char quote;
+
+    skip_blanks(t);
+    if (t->at == t->end || (*t->at != '\'' && *t->at != '"'))
+        return 0;
+    for (quote = *t->at++; t->at < t->end && *t->at != quote; t->at++)
+        if (n + 1 < size)
+            out[n++] = *t->at;
+    out[n] = '\0';
+    return accept(t, quote);
+}
+
+static int read_number(struct text *t, size_t *out)
+{
+    size_t v = 0;
+
+    skip_blanks(t);
+    if (t->at == t->end || *t->at < '0' || *t->at > '9')
+        return 0;
+    for (; t->at < t->end && *t->at >= '0' && *t->at <= '9'; t->at++)
+        if (__builtin_mul_overflow(v, (size_t)10, &v) || __builtin_add_overflow(v, (size_t)(*t->at - '0'), &v))
+            return 0;
+    *out = v;
+    return 1;
+}
+
+static int read_shape(struct text *t, struct dict *d)
+{
+    size_t n;
+
+    if (!accept(t, '('))
+        return 0;
+    d->dims = 0;
+    while (!accept(t, ')')) {
+        if (!read_number(t, &n))
+            return 0;
+        if (d->dims < 2)
+            d->shape[d->dims] = n;
+        d->dims += d->dims < 3;
+        if (!accept(t, ',')) {
+            if (!accept(t, ')'))
+                return 0;
+            break;
+        }
+    }
+    d->have_shape = 1;
+    return 1;
+}
+
+static int read_entry(struct text *t, struct dict *d)
+{
+    char key[32];
+
+    if (!read_string(t, key, sizeof(key)) || !accept(t, ':'))
+        return 0;
+    if (!strcmp(key, "descr")) {
+        d->have_descr = 1;
+        skip_blanks(t);
+        if (t->at < t->end && *t->at == '[') { /* a structured type: named as such by the caller */
+            memcpy(d->descr, "structured", 11);
+            while (t->at < t->end && *t->at != ']')
+                t->at++;
+            return accept(t, ']');
+        }
+        return read_string(t, d->descr, sizeof(d->descr));
+    }
+    if (!strcmp(key, "fortran_order")) {
+        d->have_order = 1;
+        d->fortran = accept_word(t, "True");
+        return d->fortran || accept_word(t, "False");
+    }
+    return !strcmp(key, "shape") && read_shape(t, d);
+}
+
+static int read_dict(struct text t, struct dict *d)
+{
+    memset(d, 0, sizeof(*d));
+    if (!accept(&t, '{'))
+        return 0;
+    while (!accept(&t, '}')) {
+        if (!read_entry(&t, d))
+            return 0;
+        if (!accept(&t, ',')) {
+            if (!accept(&t, '}'))
+                return 0;
+            break;
+        }
+    }
+    skip_blanks(&t);
+    return t.at == t.end && d->have_descr && d->have_order && d->have_shape;
+}
+
+/* ---- read --------------------------------------------------------------------------------------------------- */
+
+static xp_dtype type_of(const char *descr)
+{
+    if (!strcmp(descr, "<u2"))
+        return XP_BF16;
+    if (!strcmp(descr, "<f2"))
+        return XP_F16;
+    return strcmp(descr, "<f4") ? (xp_dtype)0 : XP_F32;
+}
+
+/* Finds the header text and the values behind it. */
+static int split(const unsigned char *p, size_t len, struct text *header, size_t *values)
+{
+    size_t n, at;
+
+    if (len < MAGIC_LEN + 4 || memcmp(p, magic, MAGIC_LEN) || p[6] < 1 || p[6] > 3 || p[7])
+        return -1;
+    at = p[6] == 1 ? 10 : 12;
+    if (len < at)
+        return -1;
+    n = (size_t)p[8] | (size_t)p[9] << 8;
+    if (p[6] > 1)
+        n |= (size_t)p[10] << 16 | (size_t)p[11] << 24;
+    if (n > len - at)
+        return -1;
+    *header = (struct text){ (const char *)p + at, (const char *)p + at + n };
+    *values = at + n;
+    return 0;
+}
+
+int xp_npy_parse(struct xp_npy *a, const void *bytes, size_t len, const char *path, char *err, size_t err_size)
+{
+    size_t at, want;
+    struct text header;
+    struct dict d;
+
+    if (split(bytes, len, &header, &at))
+        return fail(err, err_size, path, "not a .npy file");
+    if (!read_dict(header, &d))
+        return fail(err, err_size, path, "the .npy header cannot be read");
+    if (d.dims != 2)
+        return fail(err, err_size, path, d.dims > 2 ? "an array of more than two dimensions; rows need a 2-D array" :
+                    "an array of %u dimensions; rows need a 2-D array", d.dims);
+    if (d.fortran && d.shape[0] > 1 && d.shape[1] > 1)
+        return fail(err, err_size, path, "Fortran order; rows need C order (numpy.ascontiguousarray)");
+    a->dtype = type_of(d.descr);
+    if (!a->dtype)
+        return fail(err, err_size, path, "values of type '%s'; possible are <f2, <f4, and <u2 holding bf16", d.descr);
+    a->rows = d.shape[0];
+    a->dim = d.shape[1];
+    if (!a->dim || a->dim > 1u << 20)
+        return fail(err, err_size, path, "rows of %zu values; 1 to %u are possible", a->dim, 1u << 20);
+    if (__builtin_mul_overflow(a->rows, a->dim * xp_dtype_size(a->dtype), &want))
+        return fail(err, err_size, path, "impossible shape (%zu, %zu)", a->rows, a->dim);
+    if (len - at != want)
+        return fail(err, err_size, path, "%zu bytes of values; shape (%zu, %zu) of %s needs %zu", len - at, a->rows, a->dim,
+                    d.descr, want);
+    a->data = NULL;
+    if (!want)
+        return 0;
+    a->data = malloc(want);
+    if (!a->data)
+        return fail(err, err_size, path, "no memory for %zu bytes of rows", want);
+    memcpy(a->data, (const char *)bytes + at, want);
+    return 0;
+}
+
+/* The whole of an open file, whatever it is (a pipe has no length). */
+static unsigned char *slurp(FILE *f, size_t *len)
+{
+    size_t cap = 1 << 16, n = 0, got;
+    unsigned char *p = malloc(cap), *q;
+
+    while (p && (got = fread(p + n, 1, cap - n, f)) > 0) {
+        n += got;
+        if (n < cap)
+            continue;
+        q = cap > SIZE_MAX / 2 ? NULL : realloc(p, cap *= 2);
+        if (!q)
+            free(p);
+        p = q;
+    }
+    *len = n;
+    return p;
+}
+
+int xp_npy_read(struct xp_npy *a, const char *path, char *err, size_t err_size)
+{
+    FILE *f = fopen(path, "rb");
+    unsigned char *bytes;
+    size_t len;
+    int failed;
+
+    if (!f)
+        return fail(err, err_size, path, "%s", strerror(errno));
+    errno = 0;
+    bytes = slurp(f, &len);
+    failed = !bytes || ferror(f);
+    if (failed)
+        fail(err, err_size, path, "cannot be read: %s", errno ? strerror(errno) : "out of memory");
+    else
+        failed = xp_npy_parse(a, bytes, len, path, err, err_size);
+    free(bytes);
+    fclose(f);
+    return failed ? -1 : 0;
+}
+
+void xp_npy_free(struct xp_npy *a)
+{
+    free(a->data);
+    a->data = NULL;
+}
+
+/* ---- write -------------------------------------------------------------------------------------------------- */
+
+size_t xp_npy_header(char *out, xp_dtype dtype, size_t rows, size_t dim)
+{
+    const char *descr = dtype == XP_BF16 ? "<u2" : dtype == XP_F16 ? "<f2" : "<f4";
+    int n = snprintf(out + 10, XP_NPY_HEADER_MAX - 10, "{'descr': '%s', 'fortran_order': False, 'shape': (%zu, %zu), }", descr,
+                     rows, dim);
+    size_t len = (10 + (size_t)n + 1 + 63) / 64 * 64; /* numpy pads with blanks to 64 bytes and ends with a newline */
+
+    memcpy(out, magic, MAGIC_LEN);
+    out[6] = 1;
+    out[7] = 0;
+    out[8] = (char)((len - 10) & 0xff);
+    out[9] = (char)((len - 10) >> 8);
+    memset(out + 10 + n, ' ', len - 10 - (size_t)n);
+    out[len - 1] = '\n';
+    return len;
+}
