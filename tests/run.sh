@@ -3,7 +3,7 @@
 #
 # usage: tests/run.sh [--suite NAME]... [--sanitize] [-- MESON_TEST_ARG...]
 #   --suite NAME   only this suite (tests/README.md lists them); may be repeated
-#   --sanitize     also ASan+UBSan (all suites), TSan (stress, kernels), clang with --werror, and a build without UCX and Criterion
+#   --sanitize     also ASan+UBSan (all suites), TSan (stress, checkkernels), clang with --werror, and a build without UCX and Criterion
 # Exit code 0 when nothing failed. The last line is 'N passed, N failed, N skipped', counted from meson's JUnit files;
 # it is also left in build/closing_line.txt.
 # SPDX-License-Identifier: Apache-2.0
@@ -55,10 +55,10 @@ sanitizers() {
 
     CC=clang configured build-tsan -Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false -Dtests=disabled &&
         TSAN_OPTIONS=halt_on_error=0:second_deadlock_stack=1 \
-            tested build-tsan " --suite stress --suite kernels" --timeout-multiplier 4 && no_reports build-tsan
+            tested build-tsan " --suite stress --suite checkkernels" --timeout-multiplier 4 && no_reports build-tsan
 
     CC=clang configured build-clang --werror &&
-        tested build-clang " --suite kernels"
+        tested build-clang " --suite checkkernels"
 
     configured build-small -Ducx=disabled -Dtests=disabled &&
         tested build-small "$suites" --timeout-multiplier 2

@@ -1,0 +1,204 @@
+/*
+ * bench_codec.c - encoding and decoding on one core, beside memcpy of the same bytes in the same run
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "crosspress/codec.h"
+#include "hash/kernels.h"
+#include "perf/xp_perf.h"
+
+#define DEFAULT_ROWS 8192
+
+/* What runs without --codec, --mode and --eps. */
+static const struct codec_case {
+    const char *codec;
+    xp_mode mode;
+    double eps;
+} default_cases[] = {
+    {"raw", XP_MODE_EXACT, 0.0},     {"exact", XP_MODE_EXACT, 0.0},    {"quant", XP_MODE_BOUNDED, 0.01}, {"quant", XP_MODE_BOUNDED, 0.03},
+    {"quant", XP_MODE_BOUNDED, 0.1}, {"fp8", XP_MODE_BOUNDED, 0.05},   {"int8", XP_MODE_BOUNDED, 0.02},  {"int4", XP_MODE_BOUNDED, 0.2},
+    {"int2", XP_MODE_BOUNDED, 0.7},
+};
+
+struct work {
+    struct perf *p;
+    xp_codec *codec;
+    size_t rows, bytes, cap, len;
+    char *in, *out;
+    uint8_t *frame;
+    xp_codec_stats stats;
+    xp_status status;
+};
+
+static void copy(void *arg)
+{
+    struct work *w = arg;
+
+    memcpy(w->out, w->in, w->bytes);
+}
+
+static void encode(void *arg)
+{
+    struct work *w = arg;
+    xp_status s;
+
+    memset(&w->stats, 0, sizeof(w->stats));
+    w->stats.size = sizeof(w->stats);
+    s = xp_encode(w->codec, w->in, w->rows, w->frame, w->cap, &w->len, &w->stats);
+    w->status = s != XP_OK ? s : w->status;
+}
+
+static void decode(void *arg)
+{
+    struct work *w = arg;
+    size_t rows = 0;
+    xp_status s = xp_decode(w->codec, w->frame, w->len, w->out, w->rows, &rows);
+
+    w->status = s != XP_OK ? s : w->status;
+}
+
+/* Row errors of the last decode, in f64. */
+static int measure(struct work *w, double *mean, double *worst)
+{
+    const struct row_source *rows = &w->p->rows;
+    double *room = malloc(2 * rows->dim * sizeof(double)), sum = 0.0;
+
+    if (room == NULL)
+        return -1;
+    *worst = 0.0;
+    for (size_t r = 0; r < w->rows; r++) {
+        double e = rows_distance(rows, w->in + r * rows->row_bytes, w->out + r * rows->row_bytes, room);
+
+        sum += e;
+        *worst = e > *worst ? e : *worst;
+    }
+    *mean = w->rows > 0 ? sum / (double)w->rows : 0.0;
+    free(room);
+    return 0;
+}
+
+static void show(struct work *w, const struct codec_case *c, const double *best, double mean, double worst)
+{
+    const double gb = 1e-9 * (double)w->bytes;
+    struct json *j = &w->p->json;
+
+    printf("%-8s %-6g %-8s %8.2f %8.2f %8.2f   %6.2fx %6.2fx   %6.3f %9.5f %9.5f %8llu\n", c->codec, c->eps, w->stats.codec,
+           gb / best[0], gb / best[1], gb / best[2], best[0] / best[1], best[0] / best[2],
+           (double)w->len / (double)(w->bytes > 0 ? w->bytes : 1), mean, worst, (unsigned long long)w->stats.rows_raw);
+    json_open(j);
+    json_text(j, "command", "codec");
+    json_pair(j, "shape", w->rows, w->p->rows.dim);
+    json_text(j, "dtype", perf_dtype_name(w->p->rows.dtype));
+    json_text(j, "data", w->p->rows.name);
+    json_text(j, "mode", perf_mode_name(c->mode));
+    json_real(j, "eps", c->eps);
+    json_text(j, "codec", c->codec);
+    json_text(j, "used", w->stats.codec);
+    json_text(j, "isa", xp_isa_name(xp_cpu_isa()));
+    json_real(j, "memcpy_ms", 1e3 * best[0]);
+    json_real(j, "encode_ms", 1e3 * best[1]);
+    json_real(j, "decode_ms", 1e3 * best[2]);
+    json_real(j, "encode_vs_memcpy", best[0] / best[1]);
+    json_real(j, "decode_vs_memcpy", best[0] / best[2]);
+    json_whole(j, "raw_bytes", w->bytes);
+    json_whole(j, "wire_bytes", w->len);
+    json_real(j, "wire_ratio", (double)w->len / (double)(w->bytes > 0 ? w->bytes : 1));
+    json_real(j, "rel_err_mean", mean);
+    json_real(j, "rel_err_max", worst);
+    json_whole(j, "rows_raw", w->stats.rows_raw);
+    json_whole(j, "seed", w->p->opt->seed);
+    json_close(j);
+}
+
+static int bench_case(struct work *w, const struct codec_case *c)
+{
+    const struct bench_piece pieces[] = {{copy, w}, {encode, w}, {decode, w}};
+    const struct options *o = w->p->opt;
+    double best[3], mean = 0.0, worst = 0.0;
+    xp_codec_desc d;
+    xp_status s;
+
+    xp_codec_desc_init(&d);
+    d.dtype = w->p->rows.dtype;
+    d.dim = w->p->rows.dim;
+    d.mode = c->mode;
+    d.eps = c->eps;
+    d.eps_ref = o->eps_ref;
+    d.codec = c->codec;
+    d.isa = getenv("CROSSPRESS_ISA");
+    s = xp_codec_create(&w->codec, &d);
+    if (s != XP_OK)
+        return perf_fail(w->p, "codec %s: %s", c->codec, xp_last_error());
+    w->status = XP_OK;
+    w->cap = xp_codec_bound(w->codec, w->rows);
+    w->frame = malloc(w->cap);
+    if (w->frame == NULL)
+        w->status = XP_ERR_NO_MEMORY;
+    else
+        memset(w->frame, 0, w->cap);
+    if (w->status == XP_OK)
+        bench_turns(pieces, 3, o->iters, best);
+    if (w->status == XP_OK && measure(w, &mean, &worst) != 0)
+        w->status = XP_ERR_NO_MEMORY;
+    if (w->status == XP_OK)
+        show(w, c, best, mean, worst);
+    free(w->frame);
+    xp_codec_destroy(w->codec);
+    if (w->status != XP_OK)
+        return perf_fail(w->p, "codec %s: %s", c->codec, w->status == XP_ERR_NO_MEMORY ? "no memory" : xp_last_error());
+    if (o->check && worst > c->eps * (1.0 + 1e-6))
+        return perf_fail(w->p, "check: codec %s left a row %.6g off, eps is %g", c->codec, worst, c->eps);
+    return 0;
+}
+
+static int bench_cases(struct work *w)
+{
+    const struct options *o = w->p->opt;
+    int code = 0;
+
+    printf("codec: %zu x %zu %s rows (%s), %.1f MB, best of %d, isa %s; memcpy, encode, decode in GB/s of rows\n", w->rows,
+           w->p->rows.dim, perf_dtype_name(w->p->rows.dtype), w->p->rows.name, 1e-6 * (double)w->bytes, o->iters, xp_isa_name(xp_cpu_isa()));
+    printf("%-8s %-6s %-8s %8s %8s %8s   %7s %7s   %6s %9s %9s %8s\n", "codec", "eps", "used", "memcpy", "encode", "decode", "enc/cpy", "dec/cpy",
+           "wire", "err mean", "err max", "rows raw");
+    if (o->codec != NULL || o->mode != XP_MODE_DEFAULT || o->eps != 0.0) {
+        struct codec_case c = {o->codec != NULL ? o->codec : "auto", o->mode, o->eps};
+
+        if (c.mode == XP_MODE_DEFAULT)
+            c.mode = o->eps != 0.0 ? XP_MODE_BOUNDED : XP_MODE_EXACT;
+        return bench_case(w, &c);
+    }
+    for (size_t i = 0; i < sizeof(default_cases) / sizeof(default_cases[0]) && code == 0; i++) {
+        perf_progress("codec", (int)i, (int)(sizeof(default_cases) / sizeof(default_cases[0])));
+        perf_progress("codec", 0, 0);
+        code = bench_case(w, &default_cases[i]);
+    }
+    return code;
+}
+
+int bench_codec(struct perf *p)
+{
+    const struct row_source *rows = &p->rows;
+    struct work w = {.p = p, .rows = p->opt->rows};
+    int code;
+
+    if (!p->opt->rows_given)
+        w.rows = rows->kind == ROWS_FILE ? rows->file_rows : DEFAULT_ROWS;
+    w.bytes = w.rows * rows->row_bytes;
+    w.in = malloc(w.bytes + 64);
+    w.out = malloc(w.bytes + 64);
+    if (w.in == NULL || w.out == NULL) {
+        code = perf_fail(p, "no memory for %zu rows of %zu bytes", w.rows, rows->row_bytes);
+    } else {
+        for (size_t r = 0; r < w.rows; r++)
+            rows_get(rows, r, w.in + r * rows->row_bytes);
+        memset(w.out, 0, w.bytes);
+        code = bench_cases(&w);
+    }
+    free(w.in);
+    free(w.out);
+    return code;
+}

@@ -1,0 +1,247 @@
+/*
+ * options.c - the command line of xp_perf
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "perf/options.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char options_help[] =
+    "usage: xp_perf links|hash|codec|alltoallv [option ...]\n"
+    "\n"
+    "  links        latency and bandwidth of each class of link (inside a node, between nodes)\n"
+    "  hash         the folded hash beside memcpy of the same bytes\n"
+    "  codec        encoding and decoding beside memcpy of the same bytes\n"
+    "  alltoallv    the exchange: rows of every rank to every rank\n"
+    "\n"
+    "  --spawn N        start N ranks here; without it the rank comes from the launcher (torchrun, mpirun, srun)\n"
+    "  --nodes K        with --spawn: pretend that the ranks live on K nodes (default 1)\n"
+    "  --rows T         rows a rank sends in all, spread evenly over the ranks, itself included (default 4096)\n"
+    "  --dim D          values in a row (default 4096)\n"
+    "  --dtype T        bf16, f16 or f32 (default bf16)\n"
+    "  --data KIND      generated rows: gaussian, clustered or duplicates (default gaussian)\n"
+    "  --input X.npy    rows of a file instead: 2-D, <f2, <f4, or <u2 holding bf16; met again, a row differs in last bits\n"
+    "  --mode M         raw, exact or bounded (default CROSSPRESS_MODE)\n"
+    "  --eps E          bounded: largest relative error of a row, 0 < E < 1 (default CROSSPRESS_EPS)\n"
+    "  --eps-ref R      min or row: what eps is relative to (default CROSSPRESS_EPS_REF)\n"
+    "  --codec C        a codec of xp_info's list (default auto)\n"
+    "  --algo A         auto, flat or hier\n"
+    "  --transport T    auto, shm, tcp or ucx\n"
+    "  --seed S         of generated rows and random signs\n"
+    "  --iters N        timed exchanges (default 10)\n"
+    "  --check          compare with a plain reference and the promise of the mode; exit code 1 on a miss\n"
+    "  --json FILE      one JSON object a case, one a line; - is stdout\n"
+    "\n"
+    "Exit code 0 done, 1 failed or missed, 2 not understood.\n";
+
+static int refuse(char *err, size_t size, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+static int refuse(char *err, size_t size, const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(err, size, fmt, ap);
+    va_end(ap);
+    return -1;
+}
+
+/* A whole number of min .. max, nothing behind it. */
+static int whole(const char *text, uint64_t min, uint64_t max, uint64_t *out)
+{
+    char *end;
+    unsigned long long v;
+
+    errno = 0;
+    v = strtoull(text, &end, 0);
+    if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 || v < min || v > max)
+        return -1;
+    *out = v;
+    return 0;
+}
+
+static int real(const char *text, double *out)
+{
+    char *end;
+
+    *out = strtod(text, &end);
+    return end == text || *end != '\0' || !isfinite(*out) ? -1 : 0;
+}
+
+/* The value of the name in a list that ends with a NULL name; -1 when unknown. */
+struct word {
+    const char *name;
+    int value;
+};
+
+static int lookup(const struct word *words, const char *text)
+{
+    for (; words->name != NULL; words++) {
+        if (strcmp(words->name, text) == 0)
+            return words->value;
+    }
+    return -1;
+}
+
+static const struct word modes[] = {{"raw", XP_MODE_RAW}, {"exact", XP_MODE_EXACT}, {"bounded", XP_MODE_BOUNDED}, {"folded", XP_MODE_FOLDED}, {0}};
+static const struct word dtypes[] = {{"bf16", XP_BF16}, {"f16", XP_F16}, {"f32", XP_F32}, {0}};
+static const struct word refs[] = {{"min", XP_EPS_REF_MIN}, {"row", XP_EPS_REF_ROW}, {0}};
+static const struct word kinds[] = {{"gaussian", 0}, {"clustered", 1}, {"duplicates", 2}, {0}};
+
+const char *perf_mode_name(xp_mode m)
+{
+    for (const struct word *w = modes; w->name != NULL; w++) {
+        if (w->value == (int)m)
+            return w->name;
+    }
+    return "default";
+}
+
+const char *perf_dtype_name(xp_dtype t)
+{
+    for (const struct word *w = dtypes; w->name != NULL; w++) {
+        if (w->value == (int)t)
+            return w->name;
+    }
+    return "byte";
+}
+
+/* Options that are a whole number. */
+static int set_number(struct options *o, const char *name, const char *text, char *err, size_t size)
+{
+    static const struct {
+        const char *name;
+        uint64_t min, max;
+    } ranges[] = {{"--spawn", 1, 1024}, {"--nodes", 1, 1024}, {"--rows", 0, 1u << 30}, {"--dim", 1, 1u << 20},
+                  {"--seed", 0, UINT64_MAX}, {"--iters", 1, 100000}};
+    uint64_t v = 0;
+    size_t i = 0;
+
+    while (strcmp(ranges[i].name, name) != 0)
+        i++;
+    if (whole(text, ranges[i].min, ranges[i].max, &v) != 0) {
+        return refuse(err, size, "%s takes a whole number from %llu to %llu, not '%s'", name,
+                      (unsigned long long)ranges[i].min, (unsigned long long)ranges[i].max, text);
+    }
+    switch (i) {
+    case 0: o->spawn = (int)v; break;
+    case 1: o->nodes = (int)v; break;
+    case 2: o->rows = (size_t)v; o->rows_given = 1; break;
+    case 3: o->dim = (size_t)v; break;
+    case 4: o->seed = v; break;
+    default: o->iters = (int)v; break;
+    }
+    return 0;
+}
+
+/* Options that are one word of a list. */
+static int set_word(struct options *o, const char *name, const char *text, char *err, size_t size)
+{
+    int v;
+
+    if (strcmp(name, "--mode") == 0) {
+        v = lookup(modes, text);
+        o->mode = (xp_mode)v;
+    } else if (strcmp(name, "--dtype") == 0) {
+        v = lookup(dtypes, text);
+        o->dtype = (xp_dtype)v;
+        o->dtype_given = 1;
+    } else if (strcmp(name, "--data") == 0) {
+        v = lookup(kinds, text);
+        o->data = text;
+    } else {
+        v = lookup(refs, text);
+        o->eps_ref = (xp_eps_ref)v;
+    }
+    return v < 0 ? refuse(err, size, "%s does not know '%s' (--help lists what it takes)", name, text) : 0;
+}
+
+static int set_text(struct options *o, const char *name, const char *text, char *err, size_t size)
+{
+    const struct {
+        const char *name;
+        const char **where;
+    } texts[] = {{"--input", &o->input}, {"--codec", &o->codec}, {"--algo", &o->algo}, {"--transport", &o->transport}, {"--json", &o->json}};
+    size_t i = 0;
+
+    while (strcmp(texts[i].name, name) != 0)
+        i++;
+    if (text[0] == '\0')
+        return refuse(err, size, "%s needs a value", name);
+    *texts[i].where = text;
+    return 0;
+}
+
+static int set_eps(struct options *o, const char *name, const char *text, char *err, size_t size)
+{
+    if (real(text, &o->eps) != 0 || o->eps <= 0.0 || o->eps >= 1.0)
+        return refuse(err, size, "%s takes a number between 0 and 1, not '%s'", name, text);
+    return 0;
+}
+
+typedef int (*set_fn)(struct options *o, const char *name, const char *text, char *err, size_t size);
+
+static const struct {
+    const char *name;
+    set_fn set;
+} options[] = {
+    {"--spawn", set_number}, {"--nodes", set_number}, {"--rows", set_number}, {"--dim", set_number},
+    {"--seed", set_number}, {"--iters", set_number}, {"--dtype", set_word}, {"--data", set_word},
+    {"--mode", set_word}, {"--eps-ref", set_word}, {"--eps", set_eps}, {"--input", set_text},
+    {"--codec", set_text}, {"--algo", set_text}, {"--transport", set_text}, {"--json", set_text},
+};
+
+static set_fn find(const char *name)
+{
+    for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++) {
+        if (strcmp(options[i].name, name) == 0)
+            return options[i].set;
+    }
+    return NULL;
+}
+
+/* What only makes sense together, or apart. */
+static int consistent(const struct options *o, char *err, size_t size)
+{
+    int alone = strcmp(o->command, "hash") == 0 || strcmp(o->command, "codec") == 0;
+
+    if (o->nodes > 0 && o->spawn == 0)
+        return refuse(err, size, "--nodes needs --spawn: under a launcher the nodes are what they are");
+    if (o->nodes > o->spawn)
+        return refuse(err, size, "--nodes %d needs at least that many ranks, not %d", o->nodes, o->spawn);
+    if (o->input != NULL && (o->data != NULL || o->dim != 0 || o->dtype_given))
+        return refuse(err, size, "--input brings its own rows: leave out --data, --dim and --dtype");
+    if (o->mode == XP_MODE_FOLDED)
+        return refuse(err, size, "--mode folded is not in this version");
+    if (alone && o->spawn > 0)
+        return refuse(err, size, "%s measures one core: leave out --spawn", o->command);
+    if (o->eps != 0.0 && o->mode != XP_MODE_BOUNDED && o->mode != XP_MODE_DEFAULT)
+        return refuse(err, size, "--eps is for --mode bounded");
+    return 0;
+}
+
+int options_parse(struct options *o, int argc, char **argv, char *err, size_t err_size)
+{
+    for (int i = 0; i < argc; i++) {
+        const char *name = argv[i];
+        set_fn set = find(name);
+
+        if (strcmp(name, "--check") == 0) {
+            o->check = 1;
+            continue;
+        }
+        if (set == NULL)
+            return refuse(err, err_size, "unknown option '%s' (--help lists them)", name);
+        if (i + 1 == argc)
+            return refuse(err, err_size, "%s needs a value", name);
+        if (set(o, name, argv[++i], err, err_size) != 0)
+            return -1;
+    }
+    return consistent(o, err, err_size);
+}

@@ -1,0 +1,202 @@
+/*
+ * rows.c - the rows that a benchmark sends: real ones of a .npy file, or generated
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "perf/rows.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/tools/npy.h"
+
+#define DISTINCT 256 /* centres, or distinct rows */
+
+/* splitmix64: one well-mixed word for each input word. */
+static uint64_t mix(uint64_t x)
+{
+    x += 0x9e3779b97f4a7c15u;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+
+/* Close to a normal variable: eight 16-bit uniforms added up, in integers, so that all machines agree. */
+static float normal(uint64_t key)
+{
+    uint64_t a = mix(key), b = mix(key ^ 0x5851f42d4c957f2du);
+    int32_t sum = 0;
+
+    for (int i = 0; i < 4; i++) {
+        sum += (int32_t)(a >> (16 * i) & 0xffff) + (int32_t)(b >> (16 * i) & 0xffff);
+    }
+    return (float)(sum - 4 * 65535) * (1.0f / (65536.0f * 0.81649658f));
+}
+
+static uint16_t bf16_of(float x)
+{
+    uint32_t u;
+
+    memcpy(&u, &x, sizeof(u));
+    return (uint16_t)((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+}
+
+/* Nearest half of a normal-sized value; what is too small becomes zero, too large the largest. */
+static uint16_t f16_of(float x)
+{
+    uint32_t u, sign, mag;
+
+    memcpy(&u, &x, sizeof(u));
+    sign = u >> 16 & 0x8000;
+    mag = u & 0x7fffffff;
+    if (mag < 0x38800000) /* 2^-14 */
+        return (uint16_t)sign;
+    mag = (mag - 0x38000000 + 0xfff + ((mag >> 13) & 1)) >> 13;
+    return (uint16_t)(sign | (mag < 0x7bff ? mag : 0x7bff));
+}
+
+static void put(xp_dtype t, void *row, size_t i, float x)
+{
+    if (t == XP_F32)
+        ((float *)row)[i] = x;
+    else
+        ((uint16_t *)row)[i] = t == XP_BF16 ? bf16_of(x) : f16_of(x);
+}
+
+static void generate(const struct row_source *s, uint64_t i, void *row)
+{
+    uint64_t centre = mix(s->seed ^ mix(~i)) % DISTINCT;
+    uint64_t row_key = mix(s->seed * 3 + mix(i)), centre_key = mix(s->seed * 5 + mix(centre));
+
+    for (size_t c = 0; c < s->dim; c++) {
+        float x = 0.0f;
+
+        if (s->kind != ROWS_GAUSSIAN)
+            x = normal(centre_key + c);
+        if (s->kind != ROWS_DUPLICATES)
+            x += (s->kind == ROWS_CLUSTERED ? 0.03f : 1.0f) * normal(row_key + c);
+        put(s->dtype, row, c, x);
+    }
+}
+
+/* A row of the file met again: the same values up to their last bit. */
+static void shake(const struct row_source *s, uint64_t i, void *row)
+{
+    uint64_t key = mix(s->seed * 7 + mix(i)), bits = 0;
+
+    for (size_t c = 0; c < s->dim; c++) {
+        if (c % 64 == 0)
+            bits = mix(key + c);
+        if (s->dtype == XP_F32)
+            ((uint32_t *)row)[c] ^= (uint32_t)(bits >> c % 64 & 1);
+        else
+            ((uint16_t *)row)[c] ^= (uint16_t)(bits >> c % 64 & 1);
+    }
+}
+
+void rows_get(const struct row_source *s, uint64_t i, void *row)
+{
+    if (s->kind != ROWS_FILE) {
+        generate(s, i, row);
+        return;
+    }
+    memcpy(row, (const char *)s->file + i % s->file_rows * s->row_bytes, s->row_bytes);
+    if (i >= s->file_rows)
+        shake(s, i, row);
+}
+
+static size_t size_of(xp_dtype t)
+{
+    return t == XP_F32 ? 4 : 2;
+}
+
+int rows_open_file(struct row_source *s, const char *path, uint64_t seed, char *err, size_t err_size)
+{
+    const char *slash = strrchr(path, '/');
+    struct xp_npy a;
+
+    if (xp_npy_read(&a, path, err, err_size) != 0)
+        return -1;
+    if (a.rows == 0) {
+        snprintf(err, err_size, "%s: holds no rows", path);
+        xp_npy_free(&a);
+        return -1;
+    }
+    *s = (struct row_source){.kind = ROWS_FILE, .dtype = a.dtype, .dim = a.dim, .row_bytes = a.dim * size_of(a.dtype), .seed = seed,
+                             .file = a.data, .file_rows = a.rows};
+    snprintf(s->name, sizeof(s->name), "%s", slash != NULL ? slash + 1 : path);
+    return 0;
+}
+
+int rows_open_generated(struct row_source *s, const char *kind, xp_dtype dtype, size_t dim, uint64_t seed)
+{
+    static const char *const names[] = {"gaussian", "clustered", "duplicates"};
+
+    for (int k = 0; k < 3; k++) {
+        if (strcmp(kind, names[k]) != 0)
+            continue;
+        *s = (struct row_source){.kind = (enum row_kind)k, .dtype = dtype, .dim = dim, .row_bytes = dim * size_of(dtype), .seed = seed};
+        snprintf(s->name, sizeof(s->name), "%s", names[k]);
+        return 0;
+    }
+    return -1;
+}
+
+void rows_close(struct row_source *s)
+{
+    free(s->file);
+    s->file = NULL;
+}
+
+void rows_spread(size_t T, int n, int rank, size_t *counts)
+{
+    for (int p = 0; p < n; p++)
+        counts[p] = T / (size_t)n;
+    for (size_t k = 0; k < T % (size_t)n; k++)
+        counts[((size_t)rank + 1 + k) % (size_t)n]++;
+}
+
+static double half_value(uint16_t h)
+{
+    int exponent = h >> 10 & 31;
+    double mantissa = h & 1023, value;
+
+    if (exponent == 31)
+        value = mantissa != 0 ? (double)NAN : (double)INFINITY;
+    else
+        value = exponent == 0 ? ldexp(mantissa, -24) : ldexp(1024 + mantissa, exponent - 25);
+    return h & 0x8000 ? -value : value;
+}
+
+static void to_double(xp_dtype t, const void *row, size_t dim, double *out)
+{
+    for (size_t i = 0; i < dim; i++) {
+        uint32_t u;
+        float f;
+
+        if (t == XP_F16) {
+            out[i] = half_value(((const uint16_t *)row)[i]);
+            continue;
+        }
+        u = t == XP_F32 ? ((const uint32_t *)row)[i] : (uint32_t)((const uint16_t *)row)[i] << 16;
+        memcpy(&f, &u, sizeof(f));
+        out[i] = f;
+    }
+}
+
+double rows_distance(const struct row_source *s, const void *want, const void *got, double *work)
+{
+    double *a = work, *b = work + s->dim, diff = 0.0, norm = 0.0;
+
+    if (memcmp(want, got, s->row_bytes) == 0)
+        return 0.0;
+    to_double(s->dtype, want, s->dim, a);
+    to_double(s->dtype, got, s->dim, b);
+    for (size_t i = 0; i < s->dim; i++) {
+        norm += a[i] * a[i];
+        diff += (b[i] - a[i]) * (b[i] - a[i]);
+    }
+    return isfinite(diff) && norm > 0.0 ? sqrt(diff / norm) : (double)INFINITY;
+}

@@ -1,0 +1,53 @@
+/*
+ * rows.h - the rows that a benchmark sends: real ones of a .npy file, or generated
+ *
+ * A source is an endless numbered sequence; row i is the same on every rank, so any rank can tell what it should receive.
+ * Row i of rank r is number r * T + i, T the rows a rank sends.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef XP_PERF_ROWS_H
+#define XP_PERF_ROWS_H
+
+#include "crosspress/crosspress.h"
+
+enum row_kind {
+    ROWS_GAUSSIAN,   /* every value independent: nothing to gain but quantisation */
+    ROWS_CLUSTERED,  /* 256 centres, 3 % noise */
+    ROWS_DUPLICATES, /* drawn from 256 distinct rows */
+    ROWS_FILE        /* the file over and over */
+};
+
+struct row_source {
+    enum row_kind kind;
+    xp_dtype dtype;
+    size_t dim, row_bytes;
+    uint64_t seed;
+    void *file;       /* ROWS_FILE: file_rows rows */
+    size_t file_rows;
+    char name[64];    /* "gaussian", or the file's last path component */
+};
+
+/*
+ * Reads a .npy file (2-D, C order, <f2, <f4, or <u2 holding bf16). Returns 0, or -1 with one line in err.
+ *
+ * From the second time round on, each value's last bit is drawn at random, so that a row met again is not a duplicate
+ * that the library could leave out: a short file must not make the exchange look better than it is.
+ */
+int rows_open_file(struct row_source *s, const char *path, uint64_t seed, char *err, size_t err_size);
+
+/* Generated rows of a kind named "gaussian", "clustered" or "duplicates". Returns 0, or -1: unknown name. */
+int rows_open_generated(struct row_source *s, const char *kind, xp_dtype dtype, size_t dim, uint64_t seed);
+
+void rows_close(struct row_source *s);
+
+/* Writes row number i. */
+void rows_get(const struct row_source *s, uint64_t i, void *row);
+
+/* Spreads T rows of `rank` evenly over n ranks, itself included; the T % n left over go to the ranks after it. */
+void rows_spread(size_t T, int n, int rank, size_t *counts);
+
+/* |got - want| / |want| in f64; 0 for equal bytes, Inf when a difference or a value is not finite. work: 2 * dim doubles. */
+double rows_distance(const struct row_source *s, const void *want, const void *got, double *work);
+
+#endif

@@ -1,0 +1,132 @@
+/*
+ * xp_perf.c - the benchmarks of crosspress: xp_perf links|hash|codec|alltoallv (--help explains)
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "perf/xp_perf.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "perf/options.h"
+#include "perf/spawn.h"
+
+static const struct command {
+    const char *name;
+    int (*run)(struct perf *p);
+} commands[] = {
+    {"links", bench_links},
+    {"hash", bench_hash},
+    {"codec", bench_codec},
+    {"alltoallv", bench_alltoallv},
+};
+
+int perf_fail(struct perf *p, const char *fmt, ...)
+{
+    va_list ap;
+
+    if (p->error[0] == '\0') {
+        va_start(ap, fmt);
+        vsnprintf(p->error, p->error_size, fmt, ap);
+        va_end(ap);
+    }
+    return 1;
+}
+
+void perf_progress(const char *what, int done, int all)
+{
+    if (!isatty(STDERR_FILENO))
+        return;
+    if (all == 0)
+        fprintf(stderr, "\r\033[K");
+    else
+        fprintf(stderr, "\r%s: %d of %d ", what, done, all);
+    fflush(stderr);
+}
+
+int perf_comm(struct perf *p, xp_comm **comm)
+{
+    xp_config cfg;
+    xp_status s;
+
+    xp_config_init(&cfg);
+    cfg.transport = p->opt->transport;
+    s = xp_comm_create(comm, NULL, &cfg);
+    return s == XP_OK ? 0 : perf_fail(p, "cannot join the ranks: %s (%s)", xp_last_error(), xp_status_string(s));
+}
+
+static const struct command *find_command(const char *name)
+{
+    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+        if (strcmp(commands[i].name, name) == 0)
+            return &commands[i];
+    }
+    return NULL;
+}
+
+static int refuse(const char *text)
+{
+    fprintf(stderr, "xp_perf: %s\n", text);
+    return 2;
+}
+
+static int open_rows(const struct options *o, struct row_source *rows, char *err, size_t err_size)
+{
+    if (o->input != NULL)
+        return rows_open_file(rows, o->input, o->seed, err, err_size);
+    return rows_open_generated(rows, o->data != NULL ? o->data : "gaussian", o->dtype, o->dim != 0 ? o->dim : 4096, o->seed);
+}
+
+/* One rank from beginning to end. The JSON file appears only when all went well. */
+static int run_rank(void *arg, char *error)
+{
+    struct perf p = *(const struct perf *)arg;
+    int code;
+
+    p.error = error;
+    p.error_size = SPAWN_ERROR;
+    code = find_command(p.opt->command)->run(&p);
+    if (p.json.len > 0 && p.opt->json != NULL && code == 0)
+        code = json_save(&p.json, p.opt->json, error, SPAWN_ERROR) != 0;
+    json_free(&p.json);
+    return code;
+}
+
+int main(int argc, char **argv)
+{
+    struct options o = {.rows = 4096, .dtype = XP_BF16, .seed = 1, .iters = 10};
+    struct perf p = {.opt = &o};
+    char err[SPAWN_ERROR] = "";
+    int code;
+
+    if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
+        fputs(options_help, stdout);
+        return 0;
+    }
+    if (argc < 2)
+        return refuse("what to measure? links, hash, codec or alltoallv (--help explains)");
+    o.command = argv[1];
+    if (strcmp(o.command, "moe") == 0)
+        return refuse("moe is not in this version");
+    if (find_command(o.command) == NULL) {
+        snprintf(err, sizeof(err), "unknown command '%s' (links, hash, codec or alltoallv)", o.command);
+        return refuse(err);
+    }
+    if (options_parse(&o, argc - 2, argv + 2, err, sizeof(err)) != 0)
+        return refuse(err);
+    if (open_rows(&o, &p.rows, err, sizeof(err)) != 0)
+        return refuse(err);
+    if (o.json != NULL && json_writable(o.json, err, sizeof(err)) != 0)
+        return refuse(err);
+    if (o.spawn > 0)
+        code = spawn_ranks(o.spawn, o.nodes > 0 ? o.nodes : 1, run_rank, &p, err);
+    else
+        code = run_rank(&p, err);
+    if (err[0] != '\0')
+        fprintf(stderr, "xp_perf: %s\n", err);
+    rows_close(&p.rows);
+    return code;
+}

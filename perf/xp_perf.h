@@ -1,0 +1,57 @@
+/*
+ * xp_perf.h - what the benchmarks of xp_perf share: the options, the rows, and where results and errors go
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef XP_PERF_H
+#define XP_PERF_H
+
+#include "crosspress/crosspress.h"
+#include "perf/bench.h"
+#include "perf/rows.h"
+
+struct options {
+    const char *command;
+    int spawn, nodes;              /* 0: the launcher's environment */
+    size_t rows, dim;              /* dim 0: the default */
+    int rows_given;
+    xp_dtype dtype;
+    int dtype_given;
+    const char *data, *input;
+    xp_mode mode;                  /* XP_MODE_DEFAULT: CROSSPRESS_MODE */
+    double eps;                    /* 0: CROSSPRESS_EPS */
+    xp_eps_ref eps_ref;
+    const char *codec, *algo, *transport;
+    uint64_t seed;
+    int iters, check;
+    const char *json;
+};
+
+/* One rank's view of a run. */
+struct perf {
+    const struct options *opt;
+    struct row_source rows;
+    struct json json;              /* rank 0 only */
+    char *error;                   /* one line; shared with the parent under --spawn */
+    size_t error_size;
+};
+
+/* Remembers the line that explains a failure (the first one stays) and returns 1, the exit code of a failed run. */
+int perf_fail(struct perf *p, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* Shows "what: done of all" on a terminal, nothing elsewhere; all == 0 wipes it. */
+void perf_progress(const char *what, int done, int all);
+
+/* Creates the comm of --transport and the launcher's environment. Returns 0 or perf_fail. */
+int perf_comm(struct perf *p, xp_comm **comm);
+
+const char *perf_mode_name(xp_mode m);
+const char *perf_dtype_name(xp_dtype t);
+
+/* The benchmarks. Each returns the exit code of its rank: 0, or 1 with p->error filled. */
+int bench_links(struct perf *p);
+int bench_hash(struct perf *p);
+int bench_codec(struct perf *p);
+int bench_alltoallv(struct perf *p);
+
+#endif
