@@ -79,6 +79,9 @@ xp_status xp_coder_decode(struct xp_coder *c, const void *frame, size_t len, voi
 /* Why the last call on this coder failed: static text, "" when it did not. */
 const char *xp_coder_why(const struct xp_coder *c);
 
+/* The codec that the coder uses now (after xp_coder_select: the one chosen). */
+const struct xp_codec_ops *xp_coder_codec(const struct xp_coder *c);
+
 /* What select.c knows of the way the bytes will go. */
 struct xp_select_env {
     double link_bytes_per_s; /* of the slow hop, per rank; 0 = unknown (treated as slow) */

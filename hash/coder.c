@@ -170,6 +170,11 @@ void xp_coder_destroy(struct xp_coder *c)
     free(c);
 }
 
+const struct xp_codec_ops *xp_coder_codec(const struct xp_coder *c)
+{
+    return c->ops;
+}
+
 const char *xp_coder_why(const struct xp_coder *c)
 {
     return c->why;
