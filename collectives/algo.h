@@ -24,10 +24,16 @@ struct xp_shape {
     uint32_t id;           /* plan id, equal on all ranks */
     xp_dtype dtype;
     size_t dim, row_bytes, max_send_rows, max_recv_rows;
-    size_t chunk_rows;     /* rows in one message; equal on all ranks */
+    size_t chunk_rows;     /* most rows in one message; equal on all ranks */
     xp_mode mode;
-    struct xp_coder *coder; /* NULL in raw mode */
+    int dedup;             /* rows of the slow hop may be deduplicated */
+    struct xp_coder *coder; /* bounded mode; else NULL: rows travel as they are */
+    xp_codec_stats *codec_stats; /* sums over all frames encoded */
+    size_t coder_rows;     /* most rows the coder takes at once */
+    int automatic;         /* whether to code is decided per stream, by measurement */
     uint64_t config_hash;  /* of everything that must be equal */
+    const size_t *peer_max_send, *peer_max_recv; /* [size] the maxima of every rank */
+    double link_bytes_per_s; /* slow hop, equal on all ranks; 0 = unknown */
 };
 
 struct xp_call {
@@ -45,7 +51,8 @@ struct xp_algo_ops {
     double (*score)(const struct xp_shape *s);
     xp_status (*create)(void **state, const struct xp_shape *s);
     xp_status (*start)(void *state, const struct xp_call *c, xp_stats *stats);
-    xp_status (*progress)(void *state); /* XP_OK, XP_IN_PROGRESS, error */
+    /* One round. XP_OK, XP_IN_PROGRESS, error; *moved grows when the round did anything. */
+    xp_status (*progress)(void *state, int *moved);
     /* Fills text with what is being waited for ("counts of rank 2, rows of rank 3"). */
     void (*waiting_for)(void *state, char *text, size_t size);
     void (*finish)(void *state);

@@ -1,0 +1,263 @@
+/*
+ * stream_send.c - the sending end of a stream: choose the form, encode, send (pipeline.h)
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include <string.h>
+
+#include "collectives/cost.h"
+#include "collectives/pipeline.h"
+#include "collectives/rowmap.h"
+
+void xp_send_begin(struct xp_send_stream *s, struct xp_pipe *p, int peer, unsigned form, struct xp_segment *seg, size_t nseg,
+                   int may_code)
+{
+    const struct xp_comm *c = p->shape->comm;
+    memset(s, 0, sizeof *s);
+    s->pipe = p;
+    s->peer = peer;
+    s->slow = c->node_of[peer] != c->node_of[c->rank];
+    s->form = form;
+    s->seg = seg;
+    s->nseg = nseg;
+    for (size_t i = 0; i < nseg; i++)
+        s->rows += seg[i].rows;
+    s->ready = s->rows;
+    s->prepared = !may_code || s->rows == 0;
+    if (s->slow)
+        p->stats->rows_unique += s->rows; /* prepare takes the copies off */
+}
+
+static int contiguous(const struct xp_send_stream *s)
+{
+    size_t row_bytes = s->pipe->shape->row_bytes;
+    for (size_t i = 1; i < s->nseg; i++)
+        if (s->seg[i].rows && s->seg[i].base != s->seg[i - 1].base + s->seg[i - 1].rows * row_bytes)
+            return 0;
+    return 1;
+}
+
+/* The rows of the stream as one batch. Rows of scattered segments are listed in the index arena. */
+static struct xp_rows rows_of(struct xp_send_stream *s)
+{
+    struct xp_pipe *p = s->pipe;
+    const struct xp_shape *shape = p->shape;
+    struct xp_rows in = {.data = s->seg[0].base, .rows = s->rows, .dim = shape->dim, .dtype = shape->dtype};
+    if (contiguous(s))
+        return in;
+    uint32_t *list = p->index_out + p->index_out_used;
+    p->index_out_used += s->rows;
+    size_t n = 0;
+    for (size_t i = 0; i < s->nseg; i++) {
+        size_t first = (size_t)(s->seg[i].base - s->seg[0].base) / shape->row_bytes;
+        for (size_t r = 0; r < s->seg[i].rows; r++)
+            list[n++] = (uint32_t)(first + r);
+    }
+    in.index = list;
+    return in;
+}
+
+/* Leaves the distinct rows of `in` in s->distinct. Returns whether leaving out the copies pays. */
+static int deduplicate(struct xp_send_stream *s, const struct xp_rows *in)
+{
+    struct xp_pipe *p = s->pipe;
+    if (!p->shape->dedup || in->rows < 2 || !xp_rowmap_may_pay(in, p->dedup_work))
+        return 0;
+    uint32_t *first = p->index_out + p->index_out_used;
+    size_t distinct = xp_dedup(in, first, p->dedup_map, p->dedup_work);
+    if (!xp_cost_dedup_pays(p->shape, in->rows, distinct))
+        return 0;
+    p->index_out_used += in->rows;
+    for (size_t u = 0; in->index && u < distinct; u++)
+        first[u] = in->index[first[u]];
+    s->distinct = *in;
+    s->distinct.index = first;
+    s->distinct.rows = distinct;
+    return 1;
+}
+
+/* The coder keeps one choice, so the first stream of a call asks for all of them. */
+static int coding_pays(struct xp_pipe *p)
+{
+    if (!p->shape->coder)
+        return 0;
+    if (p->coding < 0)
+        p->coding = xp_cost_coding_pays(p->shape, &p->all);
+    return p->coding;
+}
+
+void xp_send_prepare(struct xp_send_stream *s)
+{
+    struct xp_pipe *p = s->pipe;
+    if (s->prepared)
+        return;
+    s->prepared = 1;
+    struct xp_rows in = rows_of(s);
+    s->distinct = in;
+    int mapped = deduplicate(s, &in);
+    s->framed = coding_pays(p);
+    if (!mapped && !s->framed)
+        return; /* plain */
+
+    s->form = XP_STREAM_CODED;
+    p->coded_streams++;
+    p->framed_streams += s->framed;
+    p->stats->rows_unique -= s->rows - s->distinct.rows;
+    s->head = p->heads_out + p->heads_out_used;
+    p->heads_out_used += (xp_rowmap_bound(s->rows) + 7) & ~(size_t)7;
+    s->head_len = xp_rowmap_write(s->head, s->rows, s->distinct.rows, mapped ? p->dedup_map : NULL, s->framed);
+}
+
+static void count_bytes(struct xp_send_stream *s, size_t bytes)
+{
+    if (s->slow)
+        s->pipe->stats->wire_bytes_slow += bytes;
+    else
+        s->pipe->stats->wire_bytes_fast += bytes;
+}
+
+static xp_status send_failed(const struct xp_send_stream *s, xp_status st)
+{
+    return xp_error(s->pipe->shape->comm, st, "alltoallv: sending rows to rank %d failed: %s", s->peer, xp_status_string(st));
+}
+
+static xp_status reap_window(struct xp_send_stream *s, int *moved)
+{
+    while (s->in_flight) {
+        struct xp_op *op = &s->window[s->oldest];
+        if (op->status == XP_IN_PROGRESS)
+            return XP_OK;
+        if (op->status < 0)
+            return send_failed(s, op->status);
+        s->oldest = (s->oldest + 1) % XP_SEND_WINDOW;
+        s->in_flight--;
+        ++*moved;
+    }
+    return XP_OK;
+}
+
+static xp_status plain_progress(struct xp_send_stream *s, int *moved)
+{
+    const struct xp_shape *shape = s->pipe->shape;
+    xp_status st = reap_window(s, moved);
+    while (st == XP_OK && s->posted < s->rows && s->in_flight < XP_SEND_WINDOW) {
+        const struct xp_segment *seg = &s->seg[s->at_seg];
+        if (s->at_row == seg->rows) {
+            s->at_seg++;
+            s->at_row = 0;
+            continue;
+        }
+        size_t rows = seg->rows - s->at_row;
+        if (rows > shape->chunk_rows)
+            rows = shape->chunk_rows;
+        if (s->posted + rows > s->ready)
+            break;
+        struct xp_op *op = &s->window[(s->oldest + s->in_flight++) % XP_SEND_WINDOW];
+        xp_comm_send(shape->comm, s->peer, XP_LANE_BULK, xp_tag(shape->id, s->pipe->seq, s->form, s->chunk++),
+                     seg->base + s->at_row * shape->row_bytes, rows * shape->row_bytes, op);
+        count_bytes(s, rows * shape->row_bytes);
+        s->at_row += rows;
+        s->posted += rows;
+        ++*moved;
+    }
+    return st;
+}
+
+static struct xp_slot *free_slot(struct xp_pipe *p)
+{
+    for (size_t i = 0; i < p->nslots; i++)
+        if (p->slots[i].peer < 0)
+            return &p->slots[i];
+    return NULL;
+}
+
+/* Fills a slot with the next chunk of distinct rows: a frame, or the bare rows. */
+static xp_status fill_slot(struct xp_send_stream *s, struct xp_slot *slot, size_t rows, size_t *len)
+{
+    struct xp_pipe *p = s->pipe;
+    struct xp_rows part = s->distinct;
+    part.rows = rows;
+    if (part.index)
+        part.index += s->encoded;
+    else
+        part.data = (const char *)part.data + s->encoded * p->shape->row_bytes;
+    if (s->framed)
+        return xp_coder_encode(p->shape->coder, &part, slot->buf, p->chunk_bytes, len, p->shape->codec_stats);
+    size_t row_bytes = p->shape->row_bytes;
+    for (size_t r = 0; r < rows; r++)
+        memcpy(slot->buf + r * row_bytes, xp_row(&part, r), row_bytes);
+    *len = rows * row_bytes;
+    return XP_OK;
+}
+
+static xp_status coded_progress(struct xp_send_stream *s, int *work, int *moved)
+{
+    struct xp_pipe *p = s->pipe;
+    const struct xp_shape *shape = p->shape;
+    if (!s->head_sent) {
+        xp_comm_send(shape->comm, s->peer, XP_LANE_BULK, xp_tag(shape->id, p->seq, XP_STREAM_HEAD, 0), s->head, s->head_len,
+                     &s->head_op);
+        count_bytes(s, s->head_len);
+        s->head_sent = 1;
+        ++*moved;
+    }
+    if (s->head_op.status < 0)
+        return send_failed(s, s->head_op.status);
+    struct xp_slot *slot;
+    if (s->encoded == s->distinct.rows || *work <= 0 || !(slot = free_slot(p)))
+        return XP_OK;
+
+    size_t rows = s->distinct.rows - s->encoded, len = 0;
+    if (rows > shape->chunk_rows)
+        rows = shape->chunk_rows;
+    double start = xp_now();
+    xp_status st = fill_slot(s, slot, rows, &len);
+    p->stats->seconds_encode += xp_now() - start;
+    if (st != XP_OK)
+        return xp_error(shape->comm, st, "alltoallv: encoding rows for rank %d failed: %s", s->peer, xp_status_string(st));
+    slot->peer = s->peer;
+    xp_comm_send(shape->comm, s->peer, XP_LANE_BULK, xp_tag(shape->id, p->seq, XP_STREAM_CODED, s->chunk++), slot->buf, len,
+                 &slot->op);
+    count_bytes(s, len);
+    s->encoded += rows;
+    --*work;
+    ++*moved;
+    return XP_OK;
+}
+
+xp_status xp_send_progress(struct xp_send_stream *s, int *work, int *moved)
+{
+    if (!s->prepared) {
+        if (*work <= 0)
+            return XP_OK;
+        xp_send_prepare(s);
+        --*work;
+        ++*moved;
+    }
+    return s->form == XP_STREAM_CODED ? coded_progress(s, work, moved) : plain_progress(s, moved);
+}
+
+/* Slots are shared and waited for by xp_pipe_idle. */
+int xp_send_done(const struct xp_send_stream *s)
+{
+    if (s->rows == 0)
+        return 1;
+    if (s->form != XP_STREAM_CODED)
+        return s->posted == s->rows && s->in_flight == 0;
+    return s->encoded == s->distinct.rows && s->head_sent && s->head_op.status != XP_IN_PROGRESS;
+}
+
+void xp_send_cancel(struct xp_send_stream *s)
+{
+    if (!s->pipe)
+        return;
+    struct xp_comm *c = s->pipe->shape->comm;
+    for (; s->in_flight; s->in_flight--) {
+        struct xp_op *op = &s->window[s->oldest];
+        if (op->status == XP_IN_PROGRESS)
+            xp_comm_cancel(c, s->peer, op);
+        s->oldest = (s->oldest + 1) % XP_SEND_WINDOW;
+    }
+    if (s->head_sent && s->head_op.status == XP_IN_PROGRESS)
+        xp_comm_cancel(c, s->peer, &s->head_op);
+}

@@ -1,0 +1,215 @@
+/*
+ * api.c - the public functions of plans, exchanges, requests and statistics: arguments checked, then one internal call
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/plan.h"
+
+static int is_plan(const xp_plan *p)
+{
+    return p && p->magic == XP_PLAN_MAGIC;
+}
+
+static int is_request(const xp_request *r)
+{
+    return r && r->magic == XP_REQUEST_MAGIC;
+}
+
+/* ---- plan -------------------------------------------------------------------------------------------------------- */
+
+void xp_plan_desc_init(xp_plan_desc *d)
+{
+    if (!d)
+        return;
+    memset(d, 0, sizeof *d);
+    d->size = sizeof *d;
+}
+
+xp_status xp_plan_create(xp_plan **out, xp_comm *comm, const xp_plan_desc *d)
+{
+    if (!out || !comm || !d)
+        return xp_error(comm, XP_ERR_INVALID_ARG, "plan: out, comm and description must be given");
+    if (d->size != sizeof *d)
+        return xp_error(comm, XP_ERR_INVALID_ARG, "plan: the description was not filled by xp_plan_desc_init (size %zu, not %zu)",
+                        d->size, sizeof *d);
+    xp_status st = xp_comm_enter(comm);
+    if (st != XP_OK)
+        return st;
+    st = xp_plan_open(out, comm, d);
+    xp_comm_leave(comm);
+    return st;
+}
+
+void xp_plan_destroy(xp_plan *plan)
+{
+    if (is_plan(plan))
+        xp_plan_close(plan);
+}
+
+/* ---- exchange ------------------------------------------------------------------------------------------------------ */
+
+/* Sums counts; -1 when the sum, or its bytes, do not fit size_t. */
+static int sum_rows(const size_t *rows, int n, size_t row_bytes, size_t *sum)
+{
+    size_t bytes;
+    *sum = 0;
+    for (int i = 0; i < n; i++)
+        if (__builtin_add_overflow(*sum, rows[i], sum))
+            return -1;
+    return __builtin_mul_overflow(*sum, row_bytes, &bytes) ? -1 : 0;
+}
+
+static int overlap(const void *a, size_t a_bytes, const void *b, size_t b_bytes)
+{
+    uintptr_t x = (uintptr_t)a, y = (uintptr_t)b;
+    return a_bytes && b_bytes && x < y + b_bytes && y < x + a_bytes;
+}
+
+static xp_status check_side(struct xp_plan *p, const char *verb, const void *buf, const size_t *rows, size_t max, size_t *sum)
+{
+    struct xp_comm *c = p->shape.comm;
+    if (!rows)
+        return xp_error(c, XP_ERR_INVALID_ARG, "alltoallv: rank %d: %s_rows is NULL", c->rank, verb);
+    if (sum_rows(rows, c->size, p->shape.row_bytes, sum) != 0)
+        return xp_error(c, XP_ERR_INVALID_ARG, "alltoallv: rank %d: the sum of %s_rows overflows", c->rank, verb);
+    if (*sum > max)
+        return xp_error(c, XP_ERR_INVALID_ARG, "alltoallv: rank %d: %zu rows in %s_rows, but the plan's max_%s_rows is %zu", c->rank,
+                        *sum, verb, verb, max);
+    if (*sum && !buf)
+        return xp_error(c, XP_ERR_INVALID_ARG, "alltoallv: rank %d: %s is NULL, but %s_rows has %zu rows", c->rank, verb, verb, *sum);
+    return XP_OK;
+}
+
+static xp_status check_call(struct xp_plan *p, const void *send, const size_t *send_rows, const void *recv, const size_t *recv_rows)
+{
+    const struct xp_shape *s = &p->shape;
+    size_t sent = 0, expected = 0;
+    xp_status st = check_side(p, "send", send, send_rows, s->max_send_rows, &sent);
+    if (st == XP_OK)
+        st = check_side(p, "recv", recv, recv_rows, s->max_recv_rows, &expected);
+    if (st != XP_OK)
+        return st;
+    if (overlap(send, sent * s->row_bytes, recv, expected * s->row_bytes))
+        return xp_error(s->comm, XP_ERR_INVALID_ARG, "alltoallv: rank %d: send and recv overlap", s->comm->rank);
+    if (p->request->active)
+        return xp_error(s->comm, XP_ERR_STATE, "alltoallv: rank %d: an exchange of this plan is under way", s->comm->rank);
+    if (p->request->held)
+        return xp_error(s->comm, XP_ERR_STATE, "alltoallv: rank %d: the last request of this plan has not been freed", s->comm->rank);
+    return XP_OK;
+}
+
+static xp_status exchange(struct xp_plan *p, const void *send, const size_t *send_rows, void *recv, const size_t *recv_rows,
+                          xp_request **req)
+{
+    xp_status st = check_call(p, send, send_rows, recv, recv_rows);
+    if (st == XP_OK)
+        st = xp_request_start(p, send, send_rows, recv, recv_rows);
+    if (st != XP_OK)
+        return st;
+    if (!req)
+        return xp_request_finish(p->request);
+    p->request->held = 1;
+    *req = p->request;
+    return XP_OK;
+}
+
+xp_status xp_alltoallv(xp_plan *plan, const void *send, const size_t *send_rows, void *recv, const size_t *recv_rows,
+                       xp_request **req)
+{
+    if (!is_plan(plan))
+        return xp_error(NULL, XP_ERR_INVALID_ARG, "alltoallv: not a plan");
+    struct xp_comm *c = plan->shape.comm;
+    xp_status st = xp_comm_enter(c);
+    if (st != XP_OK)
+        return st;
+    st = exchange(plan, send, send_rows, recv, recv_rows, req);
+    xp_comm_leave(c);
+    return st;
+}
+
+xp_status xp_alltoall(xp_plan *plan, const void *send, void *recv, size_t rows_per_rank, xp_request **req)
+{
+    if (!is_plan(plan))
+        return xp_error(NULL, XP_ERR_INVALID_ARG, "alltoall: not a plan");
+    struct xp_comm *c = plan->shape.comm;
+    xp_status st = xp_comm_enter(c);
+    if (st != XP_OK)
+        return st;
+    for (int i = 0; i < c->size; i++)
+        plan->equal_rows[i] = rows_per_rank;
+    st = exchange(plan, send, plan->equal_rows, recv, plan->equal_rows, req);
+    xp_comm_leave(c);
+    return st;
+}
+
+/* ---- requests ------------------------------------------------------------------------------------------------------ */
+
+static xp_status advance(xp_request *req, xp_status (*how)(struct xp_request *))
+{
+    if (!is_request(req) || !req->held)
+        return xp_error(NULL, XP_ERR_INVALID_ARG, "request: not a request");
+    if (!req->plan)
+        return xp_error(NULL, XP_ERR_STATE, "request: its plan was destroyed");
+    struct xp_comm *c = req->plan->shape.comm;
+    xp_status st = xp_comm_enter(c);
+    if (st != XP_OK)
+        return st;
+    st = how(req);
+    xp_comm_leave(c);
+    return st;
+}
+
+xp_status xp_request_test(xp_request *req)
+{
+    return advance(req, xp_request_round);
+}
+
+xp_status xp_request_wait(xp_request *req)
+{
+    return advance(req, xp_request_finish);
+}
+
+void xp_request_free(xp_request *req)
+{
+    if (!is_request(req) || !req->held)
+        return;
+    if (req->plan) {
+        if (req->active)
+            xp_request_wait(req);
+        req->held = 0;
+        return;
+    }
+    req->magic = 0;
+    free(req);
+}
+
+/* ---- statistics ---------------------------------------------------------------------------------------------------- */
+
+xp_status xp_plan_stats(const xp_plan *plan, xp_stats *out)
+{
+    if (!is_plan(plan) || !out || out->size != sizeof *out)
+        return xp_error(NULL, XP_ERR_INVALID_ARG, "stats: a plan and a struct with its size set must be given");
+    *out = plan->stats;
+    out->size = sizeof *out;
+    out->rows_raw = plan->codec_stats.rows_raw;
+    out->err_mean = plan->codec_stats.err_mean;
+    out->err_max = plan->codec_stats.err_max;
+    out->err_ref_max = plan->codec_stats.err_ref_max;
+    return XP_OK;
+}
+
+void xp_plan_stats_reset(xp_plan *plan)
+{
+    if (!is_plan(plan))
+        return;
+    char algo[sizeof plan->stats.algo];
+    memcpy(algo, plan->stats.algo, sizeof algo);
+    memset(&plan->stats, 0, sizeof plan->stats);
+    memcpy(plan->stats.algo, algo, sizeof algo);
+    memset(&plan->codec_stats, 0, sizeof plan->codec_stats);
+    plan->codec_stats.size = sizeof plan->codec_stats;
+}

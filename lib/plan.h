@@ -1,0 +1,53 @@
+/*
+ * plan.h - the inside of plans and requests
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef XP_PLAN_H
+#define XP_PLAN_H
+
+#include "collectives/algo.h"
+
+#define XP_PLAN_MAGIC 0x5850706cu
+#define XP_REQUEST_MAGIC 0x58507271u
+
+/* One exchange. A plan has one, used again and again; it outlives the plan while the user still holds it. */
+struct xp_request {
+    uint32_t magic;
+    struct xp_plan *plan; /* NULL: the plan is gone */
+    int held;             /* given to the user, not freed yet */
+    int active;           /* under way */
+    xp_status status;     /* how it ended */
+    struct xp_call call;
+    size_t *send_rows, *recv_rows; /* [size] copies of the caller's counts */
+    double started, deadline, last_moved;
+    unsigned idle; /* rounds in which nothing moved */
+};
+
+struct xp_plan {
+    uint32_t magic;
+    struct xp_shape shape;
+    const struct xp_algo_ops *algo;
+    void *state;
+    size_t *maxima; /* [2 size] behind shape.peer_max_send and peer_max_recv */
+    uint32_t calls; /* started */
+    xp_stats stats;
+    size_t *equal_rows; /* [size] counts of xp_alltoall */
+    struct xp_request *request;
+    xp_codec_stats codec_stats;
+};
+
+/* plan.c. xp_plan_open is collective and reports errors of any rank on all. */
+xp_status xp_plan_open(struct xp_plan **out, struct xp_comm *c, const xp_plan_desc *d);
+void xp_plan_close(struct xp_plan *p);
+
+/* request.c: one exchange with counts that have been checked. */
+xp_status xp_request_start(struct xp_plan *p, const void *send, const size_t *send_rows, void *recv, const size_t *recv_rows);
+/* One round. XP_IN_PROGRESS or how it ended. */
+xp_status xp_request_round(struct xp_request *r);
+/* Rounds until it has ended. */
+xp_status xp_request_finish(struct xp_request *r);
+/* Gives an exchange up; one under way takes the comm with it, because its messages are half sent. */
+void xp_request_abandon(struct xp_request *r);
+
+#endif

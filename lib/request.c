@@ -1,0 +1,116 @@
+/*
+ * request.c - an exchange under way: rounds, deadline, end
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/plan.h"
+
+static void account(struct xp_request *r, double now)
+{
+    struct xp_plan *p = r->plan;
+    int me = p->shape.comm->rank;
+    uint64_t rows = 0;
+    for (int i = 0; i < p->shape.comm->size; i++)
+        rows += i == me ? 0 : r->send_rows[i];
+    p->stats.calls++;
+    p->stats.rows_sent += rows;
+    p->stats.raw_bytes += rows * p->shape.row_bytes;
+    p->stats.seconds_total += now - r->started;
+}
+
+/*
+ * Ends the exchange. Counts that disagree leave the comm usable, because every rank learns of them and nothing is left under
+ * way; after any other error peers may wait for messages that will never come, so the comm ends for all.
+ */
+static xp_status end(struct xp_request *r, xp_status st)
+{
+    struct xp_plan *p = r->plan;
+    struct xp_comm *c = p->shape.comm;
+    p->algo->finish(p->state);
+    r->active = 0;
+    r->status = st;
+    if (st == XP_OK) {
+        account(r, xp_now());
+    } else if (st != XP_ERR_MISMATCH && xp_comm_health(c) == XP_OK) {
+        char text[sizeof c->error];
+        memcpy(text, c->error, sizeof text);
+        xp_comm_revoke(c, st, "%s", text);
+    }
+    return st;
+}
+
+xp_status xp_request_start(struct xp_plan *p, const void *send, const size_t *send_rows, void *recv, const size_t *recv_rows)
+{
+    struct xp_request *r = p->request;
+    struct xp_comm *c = p->shape.comm;
+    size_t bytes = (size_t)c->size * sizeof *send_rows;
+    xp_status st = xp_comm_health(c);
+    if (st != XP_OK)
+        return st;
+    memcpy(r->send_rows, send_rows, bytes);
+    memcpy(r->recv_rows, recv_rows, bytes);
+    r->call = (struct xp_call){
+        .send = send, .send_rows = r->send_rows, .recv = recv, .recv_rows = r->recv_rows, .seq = p->calls++};
+    r->active = 1;
+    r->status = XP_IN_PROGRESS;
+    r->idle = 0;
+    r->started = r->last_moved = xp_now();
+    r->deadline = r->started + c->params.timeout;
+    st = p->algo->start(p->state, &r->call, &p->stats);
+    return st == XP_OK ? XP_OK : end(r, st);
+}
+
+static xp_status deadline_passed(struct xp_request *r)
+{
+    struct xp_plan *p = r->plan;
+    char waiting[300] = "";
+    p->algo->waiting_for(p->state, waiting, sizeof waiting);
+    return end(r, xp_error(p->shape.comm, XP_ERR_TIMEOUT, "alltoallv: rank %d waited %.3g s for %s", p->shape.comm->rank,
+                           p->shape.comm->params.timeout, waiting[0] ? waiting : "its own messages to leave"));
+}
+
+xp_status xp_request_round(struct xp_request *r)
+{
+    struct xp_comm *c = r->plan->shape.comm;
+    if (!r->active)
+        return r->status;
+    xp_status st = xp_comm_health(c);
+    if (st != XP_OK)
+        return end(r, st);
+    int moved = xp_comm_progress(c);
+    st = r->plan->algo->progress(r->plan->state, &moved);
+    if (st != XP_IN_PROGRESS)
+        return end(r, st);
+    if (moved) {
+        if (r->idle) {
+            double now = xp_now();
+            r->plan->stats.seconds_wait += now - r->last_moved;
+        }
+        r->idle = 0;
+        return XP_IN_PROGRESS;
+    }
+    double now = xp_now();
+    if (r->idle++ == 0)
+        r->last_moved = now;
+    return now > r->deadline ? deadline_passed(r) : XP_IN_PROGRESS;
+}
+
+xp_status xp_request_finish(struct xp_request *r)
+{
+    xp_status st;
+    while ((st = xp_request_round(r)) == XP_IN_PROGRESS)
+        if (r->idle)
+            xp_comm_idle(r->plan->shape.comm, r->idle);
+    return st;
+}
+
+void xp_request_abandon(struct xp_request *r)
+{
+    if (!r->active)
+        return;
+    struct xp_comm *c = r->plan->shape.comm;
+    end(r, xp_error(c, XP_ERR_STATE, "alltoallv: rank %d destroyed a plan with an exchange under way", c->rank));
+}
