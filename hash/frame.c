@@ -55,22 +55,32 @@ static const char *length_fault(const struct xp_frame_header *h, size_t len)
     return NULL;
 }
 
+xp_status xp_frame_peek(const uint8_t header[XP_FRAME_HEADER], struct xp_frame_header *h, const char **why)
+{
+    const char *fault;
+
+    h->version = header[AT_VERSION];
+    h->dtype = header[AT_DTYPE];
+    h->codec = xp_get16(header + AT_CODEC);
+    h->dim = xp_get32(header + AT_DIM);
+    h->rows = xp_get64(header + AT_ROWS);
+    h->payload_bytes = xp_get64(header + AT_PAYLOAD);
+    h->seed = xp_get64(header + AT_SEED);
+    h->checksum = xp_get64(header + AT_CHECKSUM);
+    fault = header_fault(header, h);
+    if (why)
+        *why = fault;
+    return fault ? XP_ERR_CORRUPT : XP_OK;
+}
+
 xp_status xp_frame_read(const uint8_t *frame, size_t len, int payload, struct xp_frame_header *h, const char **why)
 {
     const char *fault = "truncated: shorter than a frame header";
 
     if (len >= XP_FRAME_HEADER) {
-        h->version = frame[AT_VERSION];
-        h->dtype = frame[AT_DTYPE];
-        h->codec = xp_get16(frame + AT_CODEC);
-        h->dim = xp_get32(frame + AT_DIM);
-        h->rows = xp_get64(frame + AT_ROWS);
-        h->payload_bytes = xp_get64(frame + AT_PAYLOAD);
-        h->seed = xp_get64(frame + AT_SEED);
-        h->checksum = xp_get64(frame + AT_CHECKSUM);
-        fault = header_fault(frame, h);
-        if (!fault)
-            fault = length_fault(h, len);
+        if (xp_frame_peek(frame, h, why))
+            return XP_ERR_CORRUPT;
+        fault = length_fault(h, len);
         if (!fault && payload && h->checksum != xp_checksum(frame + XP_FRAME_HEADER, h->payload_bytes))
             fault = "the payload's checksum does not match";
     }

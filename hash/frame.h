@@ -23,6 +23,9 @@ struct xp_frame_header {
 /* Writes header bytes for a payload that lies right behind them. */
 void xp_frame_write(uint8_t *frame, const struct xp_frame_header *h);
 
+/* Reads and checks the 64 bytes of a header alone. XP_ERR_CORRUPT; *why (may be NULL) gets a static text. */
+xp_status xp_frame_peek(const uint8_t header[XP_FRAME_HEADER], struct xp_frame_header *h, const char **why);
+
 /* Reads and checks the header (magic, version, own checksum, length equals len); with payload != 0 also the payload's
  * checksum. XP_ERR_CORRUPT; *why gets a static text. */
 xp_status xp_frame_read(const uint8_t *frame, size_t len, int payload, struct xp_frame_header *h, const char **why);

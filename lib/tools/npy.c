@@ -7,10 +7,11 @@
  */
 #include "lib/tools/npy.h"
 
-#include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "lib/tools/infile.h"
 
 static const char magic[] = "\x93NUMPY";
 #define MAGIC_LEN 6
@@ -231,44 +232,17 @@ int xp_npy_parse(struct xp_npy *a, const void *bytes, size_t len, const char *pa
     return 0;
 }
 
-/* The whole of an open file, whatever it is (a pipe has no length). */
-static unsigned char *slurp(FILE *f, size_t *len)
-{
-    size_t cap = 1 << 16, n = 0, got;
-    unsigned char *p = malloc(cap), *q;
-
-    while (p && (got = fread(p + n, 1, cap - n, f)) > 0) {
-        n += got;
-        if (n < cap)
-            continue;
-        q = cap > SIZE_MAX / 2 ? NULL : realloc(p, cap *= 2);
-        if (!q)
-            free(p);
-        p = q;
-    }
-    *len = n;
-    return p;
-}
-
 int xp_npy_read(struct xp_npy *a, const char *path, char *err, size_t err_size)
 {
-    FILE *f = fopen(path, "rb");
-    unsigned char *bytes;
     size_t len;
+    void *bytes = xp_infile_read(path, &len, err, err_size);
     int failed;
 
-    if (!f)
-        return fail(err, err_size, path, "%s", strerror(errno));
-    errno = 0;
-    bytes = slurp(f, &len);
-    failed = !bytes || ferror(f);
-    if (failed)
-        fail(err, err_size, path, "cannot be read: %s", errno ? strerror(errno) : "out of memory");
-    else
-        failed = xp_npy_parse(a, bytes, len, path, err, err_size);
+    if (!bytes)
+        return -1;
+    failed = xp_npy_parse(a, bytes, len, path, err, err_size);
     free(bytes);
-    fclose(f);
-    return failed ? -1 : 0;
+    return failed;
 }
 
 void xp_npy_free(struct xp_npy *a)

@@ -51,19 +51,31 @@ static void plain_mode(int fd)
     fchmod(fd, 0666 & ~mask);
 }
 
+/* A link is followed: what it points to is replaced, not the link. */
+static int set_path(struct xp_outfile *o, const char *path)
+{
+    char *real = realpath(path, NULL);
+    int n = snprintf(o->path, sizeof(o->path), "%s", real ? real : path);
+
+    free(real);
+    errno = ENAMETOOLONG;
+    return n < 0 || (size_t)n >= sizeof(o->path) ? -1 : 0;
+}
+
 int xp_outfile_open(struct xp_outfile *o, const char *path, char *err, size_t err_size)
 {
     struct stat st;
     int fd;
 
-    o->path = path;
     o->f = NULL;
     o->temp[0] = '\0';
-    if (!stat(path, &st) && !S_ISREG(st.st_mode)) { /* a pipe, a device: nothing to rename over */
-        o->f = fopen(path, "wb");
+    if (set_path(o, path))
+        return fail(o, err, err_size);
+    if (!stat(o->path, &st) && !S_ISREG(st.st_mode)) { /* a pipe, a device: nothing to rename over */
+        o->f = fopen(o->path, "wb");
         return o->f ? 0 : fail(o, err, err_size);
     }
-    if ((size_t)snprintf(o->temp, sizeof(o->temp), "%s.XXXXXX", path) >= sizeof(o->temp)) {
+    if ((size_t)snprintf(o->temp, sizeof(o->temp), "%s.XXXXXX", o->path) >= sizeof(o->temp)) {
         o->temp[0] = '\0';
         errno = ENAMETOOLONG;
         return fail(o, err, err_size);

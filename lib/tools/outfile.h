@@ -10,8 +10,8 @@
 
 struct xp_outfile {
     FILE *f;
-    const char *path; /* kept by reference */
-    char temp[4096];  /* what is renamed to path at the end; "" when path is a pipe or a device */
+    char path[4096]; /* links followed */
+    char temp[4096]; /* what is renamed to path at the end; "" when path is a pipe or a device */
 };
 
 /* Opens for writing beside `path`. Each returns 0, or -1 with one line in err. */
