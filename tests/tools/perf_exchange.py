@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+"""perf_exchange.py - xp_perf alltoallv --check over shapes of groups, rows and modes
+
+usage: perf_exchange.py XP_PERF
+
+SPDX-License-Identifier: Apache-2.0
+"""
+import json
+import os
+import sys
+import tempfile
+
+import numpy as np
+
+from tap import case, done, run
+
+xp_perf = sys.argv[1]
+folder = tempfile.TemporaryDirectory()
+FIELDS = ('command shape dtype data ranks nodes mode eps algo codec transport isa seed iters median_ms best_ms raw_bytes raw_bytes_slow '
+          'wire_bytes wire_bytes_slow wire_bytes_fast wire_ratio rel_err_mean rel_err_max bypassed').split()
+
+
+def exchange(name, *args, check=lambda c: True):
+    path = os.path.join(folder.name, 'out.json')
+    if os.path.exists(path):
+        os.remove(path)
+    code, out, err = run([xp_perf, 'alltoallv', '--iters', '2', '--check', '--json', path, *args], timeout=60)
+    if code != 0 or not os.path.exists(path):
+        return case(name, False, f'exit code {code}\n{out}\n{err}')
+    c = json.loads(open(path).read())
+    missing = [f for f in FIELDS if f not in c]
+    return case(name, not missing and check(c), f'missing {missing}\n{json.dumps(c, indent=1)}')
+
+
+def lossless(c):
+    return c['rel_err_max'] == 0
+
+
+def within(eps):
+    return lambda c: c['rel_err_max'] <= eps * 1.000001
+
+
+# groups: one rank, one node, one rank a node, uneven nodes
+for ranks, nodes in ((1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (4, 2), (5, 3)):
+    group = ['--spawn', str(ranks), '--nodes', str(nodes)]
+    for mode, good in (('raw', lossless), ('exact', lossless), ('bounded', within(0.05))):
+        extra = ['--eps', '0.05'] if mode == 'bounded' else []
+        exchange(f'{ranks} ranks on {nodes} nodes, {mode}', *group, '--rows', '96', '--dim', '256', '--mode', mode, *extra,
+                 check=lambda c, good=good, ranks=ranks, nodes=nodes: good(c) and c['ranks'] == ranks and c['nodes'] == nodes)
+
+# counts: none, fewer rows than ranks, uneven
+two_nodes = ['--spawn', '4', '--nodes', '2']
+for rows in (0, 1, 3, 97):
+    for mode in ('exact', 'bounded'):
+        exchange(f'{rows} rows a rank, {mode}', *two_nodes, '--rows', str(rows), '--dim', '40', '--mode', mode)
+
+# rows: every type, dims that fill no block, rows longer than a chunk
+for dtype in ('bf16', 'f16', 'f32'):
+    for dim in (1, 7, 129, 1000):
+        exchange(f'{dtype} dim {dim}, bounded', *two_nodes, '--rows', '50', '--dim', str(dim), '--dtype', dtype, '--mode', 'bounded', '--eps', '0.1',
+                 check=within(0.1))
+exchange('rows of 1 MiB', *two_nodes, '--rows', '8', '--dim', '524288', '--mode', 'bounded', '--eps', '0.1', check=within(0.1))
+
+# both algorithms, by name
+for algo in ('flat', 'hier'):
+    for mode in ('raw', 'exact', 'bounded'):
+        exchange(f'{algo}, {mode}, clustered rows', *two_nodes, '--rows', '200', '--dim', '96', '--algo', algo, '--mode', mode, '--data', 'clustered',
+                 check=lambda c, algo=algo: c['algo'] == algo)
+
+# duplicates cross once: 1024 rows a pair of nodes drawn from 256
+exchange('exact sends duplicates once', *two_nodes, '--rows', '2048', '--dim', '256', '--mode', 'exact', '--data', 'duplicates',
+         check=lambda c: c['wire_ratio'] < 0.6 and lossless(c))
+
+# a file: rows with NaN, Inf and zeros arrive bit for bit, and more rows than it holds
+x = np.random.default_rng(5).normal(size=(60, 33)).astype(np.float32)
+x[3, 4], x[5, 0], x[7] = np.nan, -np.inf, 0
+np.save(os.path.join(folder.name, 'x.npy'), x)
+exchange('a file with NaN, Inf and zero rows', *two_nodes, '--rows', '15', '--input', os.path.join(folder.name, 'x.npy'), '--mode', 'bounded', '--eps', '0.05',
+         check=within(0.05))
+exchange('a file met several times', *two_nodes, '--rows', '100', '--input', os.path.join(folder.name, 'x.npy'), '--mode', 'exact', check=lossless)
+
+# what is counted
+exchange('raw over two nodes sends what it says', '--spawn', '2', '--nodes', '2', '--rows', '256', '--dim', '512', '--mode', 'raw',
+         check=lambda c: c['raw_bytes'] == 2 * 128 * 1024 and c['raw_bytes'] <= c['wire_bytes'] <= 1.05 * c['raw_bytes'])
+exchange('bounded over two nodes sends less', '--spawn', '2', '--nodes', '2', '--rows', '2048', '--dim', '512', '--mode', 'bounded', '--eps', '0.1',
+         '--codec', 'quant', check=lambda c: c['wire_ratio'] < 0.45 and c['rel_err_max'] > 0)
+done()
