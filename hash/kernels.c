@@ -21,6 +21,9 @@ static void fill_avx2(struct xp_kernels *k)
 
 static void fill_avx512(struct xp_kernels *k)
 {
+    k->fht_i16 = xp_fht_i16_avx512;
+    k->fht_i32 = xp_fht_i32_avx512;
+    k->hash = xp_hash_avx512;
 }
 #else
 static void fill_avx2(struct xp_kernels *k)

@@ -12,10 +12,16 @@
 
 /* fht.c, x86/fht_*.c */
 void xp_fht_i16_c(int16_t *x, unsigned log2n, size_t nrows);
+void xp_fht_i16_avx2(int16_t *x, unsigned log2n, size_t nrows);
+void xp_fht_i16_avx512(int16_t *x, unsigned log2n, size_t nrows);
 void xp_fht_i32_c(int32_t *x, unsigned log2n, size_t nrows);
+void xp_fht_i32_avx2(int32_t *x, unsigned log2n, size_t nrows);
+void xp_fht_i32_avx512(int32_t *x, unsigned log2n, size_t nrows);
 
 /* polytope.c, x86/polytope_*.c */
 void xp_hash_c(const struct xp_hasher *h, const struct xp_rows *in, uint32_t *ids, int16_t *sketch);
+void xp_hash_avx2(const struct xp_hasher *h, const struct xp_rows *in, uint32_t *ids, int16_t *sketch);
+void xp_hash_avx512(const struct xp_hasher *h, const struct xp_rows *in, uint32_t *ids, int16_t *sketch);
 
 /* assign.c, x86/assign_*.c */
 void xp_assign_c(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, size_t K, uint32_t *assign);

@@ -1,0 +1,381 @@
+/*
+ * polytope_avx512.c - the cross-polytope hash with AVX-512
+ *
+ * A folded row of 512 values is 16 zmm registers of int16: all rotations happen without a store. The core issues no
+ * loads while it rotates, so the next row is prefetched then, a few lines at a time.
+ *
+ * The folded row is kept "split": for 32 values the 16 of even index, then the 16 of odd index. That is how bf16 pairs
+ * come apart (low and high half of a 32-bit lane) and how the contract orders the energy.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "hash/polytope.h"
+#include "hash/variants.h"
+#include "hash/x86/hadamard_avx512.h"
+#include "hash/x86/minpos.h"
+
+#include <string.h>
+
+#define WIDE XP_HASH_MAX_WIDTH
+#define COLUMNS 32 /* values folded by one pair of accumulators */
+#define GROUP 8    /* pairs of accumulators that fit the registers */
+
+/* ---- fold ---- */
+
+XP_INLINE void split_pair(__m512 *a, __m512 *b)
+{
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512 e = _mm512_permutex2var_ps(*a, even, *b);
+
+    *b = _mm512_permutex2var_ps(*a, _mm512_add_epi32(even, _mm512_set1_epi32(1)), *b);
+    *a = e;
+}
+
+/* Adds 32 signed values at p: bf16 even and odd ones apart, the other types in their order. */
+XP_INLINE void add_columns(__m512 *a, __m512 *b, const char *p, uint32_t signs, const xp_dtype t)
+{
+    if (t == XP_BF16) {
+        const __m512i flips = _mm512_maskz_mov_epi16(signs, _mm512_set1_epi16(INT16_MIN));
+        const __m512i x = _mm512_xor_si512(_mm512_loadu_si512(p), flips);
+        const __m512i high = _mm512_set1_epi32((int)0xffff0000);
+        *a = _mm512_add_ps(*a, _mm512_castsi512_ps(_mm512_slli_epi32(x, 16)));
+        *b = _mm512_add_ps(*b, _mm512_castsi512_ps(_mm512_and_si512(x, high)));
+    } else {
+        const __m512i minus = _mm512_set1_epi32(INT32_MIN);
+        __m512i x, y;
+        if (t == XP_F16) {
+            x = _mm512_castps_si512(_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)));
+            y = _mm512_castps_si512(_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p + 32))));
+        } else {
+            x = _mm512_loadu_si512(p);
+            y = _mm512_loadu_si512(p + 64);
+        }
+        x = _mm512_mask_xor_epi32(x, (__mmask16)signs, x, minus);
+        y = _mm512_mask_xor_epi32(y, (__mmask16)(signs >> 16), y, minus);
+        *a = _mm512_add_ps(*a, _mm512_castsi512_ps(x));
+        *b = _mm512_add_ps(*b, _mm512_castsi512_ps(y));
+    }
+}
+
+/* Where the values of a row lie: whole strips of n values, then a zero-padded copy of the rest. */
+struct strips {
+    const char *row;
+    size_t whole, count; /* strips */
+    char rest[WIDE * sizeof(float)] __attribute__((aligned(64)));
+};
+
+XP_INLINE void cut_row(struct strips *s, const void *row, size_t dim, unsigned n, const xp_dtype t)
+{
+    const size_t size = t == XP_F32 ? 4 : 2, rest = dim % n;
+
+    s->row = row;
+    s->whole = dim / n;
+    s->count = s->whole + (rest > 0);
+    if (rest) {
+        memcpy(s->rest, s->row + s->whole * n * size, rest * size);
+        memset(s->rest + rest * size, 0, (n - rest) * size);
+    }
+}
+
+/* Folds `pairs` times 32 columns from column `first` on, subtracts the mean, stores them and adds to the energy. */
+XP_INLINE void fold_columns(const struct xp_hasher *h, const struct strips *s, unsigned n, unsigned first, const int pairs,
+                            const float *mean, float *f, __m512 *energy, const xp_dtype t)
+{
+    const size_t size = t == XP_F32 ? 4 : 2;
+    __m512 a[GROUP], b[GROUP];
+
+    XP_UNROLL
+    for (int i = 0; i < pairs; i++)
+        a[i] = b[i] = _mm512_setzero_ps();
+    for (size_t q = 0; q < s->count; q++) {
+        const char *p = (q < s->whole ? s->row + q * n * size : s->rest) + first * size;
+        const uint32_t *signs = h->fold_signs + (q * n + first) / 32;
+        XP_UNROLL
+        for (int i = 0; i < pairs; i++)
+            add_columns(&a[i], &b[i], p + (size_t)i * COLUMNS * size, signs[i], t);
+    }
+    XP_UNROLL
+    for (int i = 0; i < pairs; i++) {
+        if (t != XP_BF16)
+            split_pair(&a[i], &b[i]);
+        a[i] = _mm512_sub_ps(a[i], _mm512_load_ps(mean + first + i * COLUMNS));
+        b[i] = _mm512_sub_ps(b[i], _mm512_load_ps(mean + first + i * COLUMNS + 16));
+        *energy = _mm512_add_ps(*energy, _mm512_mul_ps(a[i], a[i]));
+        *energy = _mm512_add_ps(*energy, _mm512_mul_ps(b[i], b[i]));
+        _mm512_store_ps(f + first + i * COLUMNS, a[i]);
+        _mm512_store_ps(f + first + i * COLUMNS + 16, b[i]);
+    }
+}
+
+/* Partials p and p + 8, p + 4, p + 2, p + 1. */
+XP_INLINE float lane_sum(__m512 v)
+{
+    const __m256 s8 = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    const __m128 s4 = _mm_add_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));
+    const __m128 s2 = _mm_add_ps(s4, _mm_movehl_ps(s4, s4));
+
+    return _mm_cvtss_f32(_mm_add_ss(s2, _mm_movehdup_ps(s2)));
+}
+
+/* Step 1 of the contract; f and mean are split. Returns the lane sum of the squares. */
+XP_INLINE float fold(const struct xp_hasher *h, const void *row, const unsigned n, const float *mean, float *f, const xp_dtype t)
+{
+    __m512 energy = _mm512_setzero_ps();
+    struct strips s;
+
+    cut_row(&s, row, h->dim, n, t);
+    if (n == WIDE) {
+        fold_columns(h, &s, n, 0, GROUP, mean, f, &energy, t);
+        fold_columns(h, &s, n, WIDE / 2, GROUP, mean, f, &energy, t);
+    } else {
+        fold_columns(h, &s, n, 0, (int)n / COLUMNS, mean, f, &energy, t);
+    }
+    return lane_sum(energy);
+}
+
+/* ---- prefetch of the next row, spread over the rotation ---- */
+
+struct prefetch {
+    const char *next, *end;
+    size_t step; /* bytes */
+};
+
+#define PREFETCH_STEPS 12
+
+XP_INLINE void prefetch_some(struct prefetch *p)
+{
+    const char *until = p->next + p->step;
+
+    if (until > p->end)
+        until = p->end;
+    for (; p->next < until; p->next += 64)
+        _mm_prefetch(p->next, _MM_HINT_T0);
+}
+
+static struct prefetch prefetch_row(const struct xp_rows *in, size_t r)
+{
+    struct prefetch p = {NULL, NULL, 0};
+
+    if (r < in->rows) {
+        const size_t bytes = xp_row_bytes(in);
+        p.next = xp_row(in, r);
+        p.end = p.next + bytes;
+        p.step = (bytes / PREFETCH_STEPS + 63) / 64 * 64;
+    }
+    return p;
+}
+
+/* ---- scale and rotate ---- */
+
+/* 32 split values to int16 in their own order. They fit: see the contract. */
+XP_INLINE __m512i to_i16(const float *f, __m512 s)
+{
+    const __m512i even = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_load_ps(f), s));
+    const __m512i odd = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_load_ps(f + 16), s));
+
+    return _mm512_mask_mov_epi16(even, 0xAAAAAAAA, _mm512_slli_epi32(odd, 16));
+}
+
+XP_INLINE void rescale(__m512i *r, const int regs, const int16_t *scale)
+{
+    XP_UNROLL
+    for (int i = 0; i < regs; i++)
+        r[i] = _mm512_mulhrs_epi16(r[i], _mm512_load_si512(scale + i * 32));
+}
+
+/* For 512 values: lane bits 0 1 2 3 4 change places with register bits 2 1 0 3 0. Done by `out` and undone by `home`,
+ * with a butterfly after each exchange; two rounds need no other shuffles. */
+XP_INLINE void exchange(__m512i *r, const int bit, void (*const move)(__m512i *, __m512i *), const int butterfly)
+{
+    XP_UNROLL
+    for (int i = 0; i < 16; i++)
+        if (!(i & bit)) {
+            move(&r[i], &r[i + bit]);
+            if (butterfly)
+                xp_butterfly_i16(&r[i], &r[i + bit]);
+        }
+}
+
+XP_INLINE void lanes_out(__m512i *r, const int butterfly)
+{
+    exchange(r, 1, xp_turn_words, butterfly);
+    exchange(r, 2, xp_turn_words, butterfly);
+    exchange(r, 4, xp_turn_words, butterfly);
+    exchange(r, 8, xp_swap_quarters, butterfly);
+    exchange(r, 1, xp_swap_halves, butterfly);
+}
+
+XP_INLINE void lanes_home(__m512i *r)
+{
+    exchange(r, 1, xp_swap_halves, 1);
+    exchange(r, 8, xp_swap_quarters, 1);
+    exchange(r, 1, xp_turn_words, 1);
+    exchange(r, 2, xp_turn_words, 1);
+    exchange(r, 4, xp_turn_words, 1);
+}
+
+/* Steps 2 and 3 for n = 512. scale_out: the first table of scales, laid out as lanes_out leaves the values. */
+static void rotate_wide(const struct xp_hasher *h, const float *f, float s, const int16_t *scale_out, struct prefetch p, int16_t *out)
+{
+    const __m512 factor = _mm512_set1_ps(s);
+    __m512i r[16];
+
+    XP_UNROLL
+    for (int i = 0; i < 16; i++)
+        r[i] = to_i16(f + i * 32, factor);
+    prefetch_some(&p);
+    if (h->rounds > 1) {
+        xp_across_i16(r, 16);
+        prefetch_some(&p);
+        lanes_out(r, 1);
+        rescale(r, 16, scale_out);
+        prefetch_some(&p);
+        xp_across_i16(r, 16);
+        prefetch_some(&p);
+        lanes_home(r);
+        prefetch_some(&p);
+    }
+    if (h->rounds == 3)
+        rescale(r, 16, h->round_scale + WIDE);
+    if (h->rounds != 2) {
+        xp_across_i16(r, 16);
+        prefetch_some(&p);
+        xp_lanes_i16(r, 16);
+    }
+    XP_UNROLL
+    for (int i = 0; i < 16; i++)
+        _mm512_store_si512(out + i * 32, r[i]);
+    p.step = (size_t)(p.end - p.next);
+    prefetch_some(&p);
+}
+
+/* Steps 2 and 3 for n = 64, 128, 256. */
+XP_INLINE void rotate_narrow(const struct xp_hasher *h, const float *f, float s, const int regs, int16_t *out)
+{
+    const __m512 factor = _mm512_set1_ps(s);
+    __m512i r[8];
+
+    XP_UNROLL
+    for (int i = 0; i < regs; i++)
+        r[i] = to_i16(f + i * 32, factor);
+    xp_across_i16(r, regs);
+    xp_lanes_i16(r, regs);
+    for (unsigned round = 0; round + 1 < h->rounds; round++) {
+        rescale(r, regs, h->round_scale + round * h->n);
+        xp_across_i16(r, regs);
+        xp_lanes_i16(r, regs);
+    }
+    XP_UNROLL
+    for (int i = 0; i < regs; i++)
+        _mm512_store_si512(out + i * 32, r[i]);
+}
+
+/* ---- argmax ---- */
+
+/* Index of the largest |r| among w values, w a multiple of 32; lowest index wins. */
+XP_INLINE unsigned argmax_wide(const int16_t *r, unsigned w)
+{
+    const __m512i lane = _mm512_set_epi16(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16, 15, 14, 13, 12,
+                                          11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    __m512i best = _mm512_abs_epi16(_mm512_load_si512(r)), index = lane, at = lane;
+    __m256i m;
+    __m128i q;
+
+    for (unsigned i = 32; i < w; i += 32) {
+        const __m512i a = _mm512_abs_epi16(_mm512_load_si512(r + i));
+        at = _mm512_add_epi16(at, _mm512_set1_epi16(32));
+        index = _mm512_mask_mov_epi16(index, _mm512_cmpgt_epi16_mask(a, best), at);
+        best = _mm512_max_epi16(best, a);
+    }
+    m = _mm256_max_epi16(_mm512_castsi512_si256(best), _mm512_extracti64x4_epi64(best, 1));
+    q = _mm_max_epi16(_mm256_castsi256_si128(m), _mm256_extracti128_si256(m, 1));
+    const __mmask32 largest = _mm512_cmpeq_epi16_mask(best, _mm512_set1_epi16((int16_t)xp_max_of_8(q)));
+    index = _mm512_mask_mov_epi16(_mm512_set1_epi16(-1), largest, index);
+    m = _mm256_min_epu16(_mm512_castsi512_si256(index), _mm512_extracti64x4_epi64(index, 1));
+    q = _mm_min_epu16(_mm256_castsi256_si128(m), _mm256_extracti128_si256(m, 1));
+    return (unsigned)_mm_extract_epi16(_mm_minpos_epu16(q), 0);
+}
+
+XP_INLINE uint32_t bucket_id(const struct xp_hasher *h, const int16_t *r)
+{
+    uint32_t id = 0;
+
+    for (unsigned b = 0; b < h->k; b++, r += h->w) {
+        const unsigned i = h->w < 32 ? xp_argmax_narrow(r, h->w) : argmax_wide(r, h->w);
+        id = id * h->combine + 2 * i + (r[i] < 0);
+    }
+    return id;
+}
+
+/* ---- batches ---- */
+
+/* What all rows of a batch share. */
+struct tables {
+    float mean[WIDE] __attribute__((aligned(64)));        /* split */
+    int16_t scale_out[WIDE] __attribute__((aligned(64))); /* see rotate_wide */
+};
+
+static void make_tables(const struct xp_hasher *h, struct tables *t)
+{
+    for (unsigned i = 0; i < h->n; i += COLUMNS) {
+        __m512 a = _mm512_load_ps(h->fold_mean + i), b = _mm512_load_ps(h->fold_mean + i + 16);
+        split_pair(&a, &b);
+        _mm512_store_ps(t->mean + i, a);
+        _mm512_store_ps(t->mean + i + 16, b);
+    }
+    if (h->n == WIDE && h->rounds > 1) {
+        __m512i r[16];
+        for (int i = 0; i < 16; i++)
+            r[i] = _mm512_load_si512(h->round_scale + i * 32);
+        lanes_out(r, 0);
+        for (int i = 0; i < 16; i++)
+            _mm512_store_si512(t->scale_out + i * 32, r[i]);
+    }
+}
+
+XP_INLINE void hash_rows(const struct xp_hasher *h, const struct xp_rows *in, uint32_t *ids, int16_t *sketch, const unsigned n,
+                         const xp_dtype t)
+{
+    int16_t r[WIDE] __attribute__((aligned(64)));
+    float f[WIDE] __attribute__((aligned(64)));
+    struct tables tables;
+
+    make_tables(h, &tables);
+    for (size_t i = 0; i < in->rows; i++) {
+        const float s = xp_hash_scale(h, fold(h, xp_row(in, i), n, tables.mean, f, t));
+        if (s == 0) {
+            memset(r, 0, sizeof(r));
+            ids[i] = XP_HASH_NONE;
+        } else {
+            if (n == WIDE)
+                rotate_wide(h, f, s, tables.scale_out, prefetch_row(in, i + 1), r);
+            else
+                rotate_narrow(h, f, s, (int)n / 32, r);
+            ids[i] = bucket_id(h, r);
+        }
+        if (sketch)
+            memcpy(sketch + i * h->sketch, r, h->sketch * sizeof(*r));
+    }
+}
+
+XP_INLINE void hash_type(const struct xp_hasher *h, const struct xp_rows *in, uint32_t *ids, int16_t *sketch, const xp_dtype t)
+{
+    switch (h->n) {
+    case 64: hash_rows(h, in, ids, sketch, 64, t); break;
+    case 128: hash_rows(h, in, ids, sketch, 128, t); break;
+    case 256: hash_rows(h, in, ids, sketch, 256, t); break;
+    default: hash_rows(h, in, ids, sketch, WIDE, t); break;
+    }
+}
+
+void xp_hash_avx512(const struct xp_hasher *h, const struct xp_rows *in, uint32_t *ids, int16_t *sketch)
+{
+    if (h->n < 64)
+        xp_hash_c(h, in, ids, sketch);
+    else if (in->dtype == XP_BF16)
+        hash_type(h, in, ids, sketch, XP_BF16);
+    else if (in->dtype == XP_F16)
+        hash_type(h, in, ids, sketch, XP_F16);
+    else
+        hash_type(h, in, ids, sketch, XP_F32);
+}
