@@ -1,5 +1,5 @@
 /*
- * half.h - one value of a typed row to f32, in plain C
+ * half.h - one value of a typed row to f32 and back, in plain C
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -53,6 +53,42 @@ static inline float xp_load_f32(const void *row, xp_dtype t, size_t i)
     }
     memcpy(&h, (const char *)row + 2 * i, sizeof(h));
     return t == XP_BF16 ? xp_bf16_to_f32(h) : xp_f16_to_f32(h);
+}
+
+/* To a narrower type: nearest, ties to even; overflow becomes Inf; a NaN stays one (quiet, its upper payload kept). */
+static inline uint16_t xp_f32_to_bf16(float f)
+{
+    const uint32_t u = xp_f32_bits(f);
+
+    if ((u & 0x7fffffffu) > 0x7f800000u)
+        return (uint16_t)(u >> 16 | 0x40);
+    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
+static inline uint16_t xp_f32_to_f16(float f)
+{
+    const uint32_t u = xp_f32_bits(f), rest = u & 0x7fffffffu;
+    const uint32_t sign = u >> 16 & 0x8000;
+
+    if (rest > 0x7f800000u)
+        return (uint16_t)(sign | 0x7e00 | (rest >> 13 & 0x3ff));
+    if (rest >= 0x477ff000u) /* 65520 and above */
+        return (uint16_t)(sign | 0x7c00);
+    if (rest >= 0x38800000u) /* normal: rebias, drop 13 bits */
+        return (uint16_t)(sign | (rest - (112u << 23) + 0xfff + (rest >> 13 & 1)) >> 13);
+    /* Denormal: adding 0.5 leaves value * 2^24, rounded to even, in the lowest bits of the sum. */
+    return (uint16_t)(sign | (xp_f32_bits(xp_f32_from_bits(rest) + 0.5f) - 0x3f000000u));
+}
+
+/* The reverse of xp_load_f32. */
+static inline void xp_store_f32(void *row, xp_dtype t, size_t i, float f)
+{
+    if (t == XP_F32) {
+        memcpy((char *)row + 4 * i, &f, sizeof(f));
+        return;
+    }
+    const uint16_t h = t == XP_BF16 ? xp_f32_to_bf16(f) : xp_f32_to_f16(f);
+    memcpy((char *)row + 2 * i, &h, sizeof(h));
 }
 
 #endif

@@ -10,8 +10,15 @@ static void fill_c(struct xp_kernels *k)
 {
     k->fht_i16 = xp_fht_i16_c;
     k->fht_i32 = xp_fht_i32_c;
+    k->energy = xp_energy_c;
+    k->distance = xp_distance_c;
+    k->residual = xp_residual_c;
+    k->restore = xp_restore_c;
+    k->centroid = xp_centroid_c;
     k->hash = xp_hash_c;
     k->assign = xp_assign_c;
+    k->quantise = xp_quantise_c;
+    k->dequantise = xp_dequantise_c;
 }
 
 #if XP_ARCH_X86_64

@@ -88,11 +88,30 @@ typedef void (*xp_assign_fn)(const int16_t *sketch, size_t n, unsigned s, const 
 
 /* ---- block-rotated quantisers ----------------------------------------------------------------------------------
  * A row is cut into blocks of 128 values; the last block has next_power_of_two(rest) values, at least 8, zero-padded.
- * Each block: random signs, Hadamard, one bf16 step, integer codes. Details and bytes: hash/FORMAT.md.
+ * Each block: random signs, Hadamard, one bf16 step, integer codes. Bytes: hash/FORMAT.md; how they are chosen: qblock.c.
  */
 #define XP_QBLOCK 128
 
-enum xp_qformat { XP_Q_RAW = 0, XP_Q_INT2 = 2, XP_Q_INT3 = 3, XP_Q_INT4 = 4, XP_Q_INT5 = 5, XP_Q_INT6 = 6, XP_Q_INT8 = 8, XP_Q_FP8 = 9, XP_Q_ZERO = 10 };
+/* Row formats; the numbers are part of the wire format and fit a 16-bit set. INT25 is 2.5 bits a value, and so on. */
+enum xp_qformat {
+    XP_Q_RAW = 0,
+    XP_Q_INT75 = 1,
+    XP_Q_INT2 = 2,
+    XP_Q_INT3 = 3,
+    XP_Q_INT4 = 4,
+    XP_Q_INT5 = 5,
+    XP_Q_INT6 = 6,
+    XP_Q_INT7 = 7,
+    XP_Q_INT8 = 8,
+    XP_Q_FP8 = 9,
+    XP_Q_ZERO = 10,
+    XP_Q_INT25 = 11,
+    XP_Q_INT35 = 12,
+    XP_Q_INT45 = 13,
+    XP_Q_INT55 = 14,
+    XP_Q_INT65 = 15
+};
+#define XP_Q_ALL_INTS 0xf9feu /* the set of all INT formats */
 
 struct xp_quantiser {
     size_t dim;
@@ -102,10 +121,11 @@ struct xp_quantiser {
 /* Bytes of one quantised row (a function of dim and format alone); for XP_Q_RAW use the row's own size. */
 size_t xp_qrow_bytes(enum xp_qformat f, size_t dim);
 
-/* quantise: res (f32, finite) to the bytes of format f. Exact (equal bytes on every variant). */
+/* quantise: res (f32, finite; only dim values are read) to the xp_qrow_bytes of format f. A block whose sum of |x| is not within
+ * [2^-100, 2^100] becomes zeros. Exact (equal bytes on every variant). */
 typedef void (*xp_quantise_fn)(const struct xp_quantiser *q, enum xp_qformat f, const float *res, uint8_t *out);
 
-/* dequantise: bytes of format f to row[i] = round_to_type(value[i] + base[i]) (base NULL: none). Any bytes are
+/* dequantise: bytes of format f to row[i] = round_to_type(value[i] + base[i]) (base NULL: none; base is finite). Any bytes are
  * accepted. Exact. */
 typedef void (*xp_dequantise_fn)(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t, void *row);
 

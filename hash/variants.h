@@ -26,4 +26,17 @@ void xp_hash_avx512(const struct xp_hasher *h, const struct xp_rows *in, uint32_
 /* assign.c, x86/assign_*.c */
 void xp_assign_c(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, size_t K, uint32_t *assign);
 
+/* residual.c, x86/residual_*.c */
+float xp_energy_c(const float *x, size_t n);
+float xp_distance_c(const void *a, const void *b, xp_dtype t, size_t dim);
+void xp_residual_c(const void *row, xp_dtype t, const float *base, size_t dim, float *out);
+void xp_restore_c(const float *in, const float *base, size_t dim, xp_dtype t, void *row);
+
+/* centroid.c, x86/centroid_*.c */
+void xp_centroid_c(const struct xp_rows *in, const uint32_t *order, const uint32_t *start, size_t K, float *out);
+
+/* quantise.c, x86/quantise_*.c */
+void xp_quantise_c(const struct xp_quantiser *q, enum xp_qformat f, const float *res, uint8_t *out);
+void xp_dequantise_c(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t, void *row);
+
 #endif

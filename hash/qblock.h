@@ -1,0 +1,79 @@
+/*
+ * qblock.h - one block of the quantisers: the table of row formats, the choice of the step, packing (FORMAT.md, "Quantised row")
+ *
+ * The C kernels (quantise.c) are made of these; the SIMD variants use the table and the choice of the step, and these functions
+ * for a tail block.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef XP_HASH_QBLOCK_H
+#define XP_HASH_QBLOCK_H
+
+#include "hash/kernels.h"
+
+#define XP_QFORMATS 16 /* enum xp_qformat is below this */
+
+/*
+ * A format has `levels` codes, u = 0 .. levels - 1, for the values (u - (levels - 1) / 2) * step.
+ * Power-of-two levels: a code is `bits` bits. Others: codes u_i and u_(i + n/2) travel together as u_i * levels + u_(i + n/2) in
+ * `bits` bits. xp_qinfo[f].bits is 0 where f is no block format.
+ */
+struct xp_qinfo {
+    uint16_t levels;
+    uint8_t bits, paired;
+    uint8_t max_shift;  /* 15 - ceil(log2 levels) */
+    uint8_t div_shift;  /* paired: w / levels = (w * div_mul) >> (16 + div_shift) for every w of `bits` bits */
+    uint16_t div_mul;
+    float rms_steps, max_steps; /* the step is min(rms_steps * rms, max_steps * largest) of the rotated block */
+};
+extern const struct xp_qinfo xp_qinfo[XP_QFORMATS];
+
+/* Values in the block that starts at value `first`: XP_QBLOCK, or next_power_of_two(rest) >= 8 in the tail. */
+static inline size_t xp_qblock_size(size_t dim, size_t first)
+{
+    const size_t rest = dim - first;
+    size_t n = 8;
+
+    while (n < rest && n < XP_QBLOCK)
+        n *= 2;
+    return n;
+}
+
+static inline size_t xp_qblocks(size_t dim)
+{
+    return (dim + XP_QBLOCK - 1) / XP_QBLOCK;
+}
+
+/* Bytes of the codes of one block of n values. */
+size_t xp_qblock_bytes(enum xp_qformat f, size_t n);
+
+/* How integers are made of a block: round(x * scale), rotated; code = the integer / (16-bit steps), rounded. */
+#define XP_QTARGET 32600.0f  /* sum of |x| after scaling: no butterfly leaves int16 */
+#define XP_QMIN_L1 0x1p-100f /* blocks whose sum of |x| is below, or not <= XP_QMAX_L1, become zeros (step 0) */
+#define XP_QMAX_L1 0x1p100f
+
+/* A block after rotation. */
+struct xp_qstats {
+    float scale;     /* XP_QTARGET / sum |x|; 0: the block is zeros */
+    int32_t energy;  /* sum of squares before the rotation = mean square after it */
+    int32_t largest; /* largest |h| */
+};
+
+/* The step and the fixed-point form of its reciprocal. */
+struct xp_qstep {
+    uint16_t wire;   /* bf16: value of one code unit in the result of the (unnormalised) inverse rotation */
+    int16_t recip;   /* 2^(15 + shift) / step */
+    uint16_t shift;
+};
+
+/* Chooses the step of a block of n rotated integers h. */
+struct xp_qstep xp_qstep_choose(enum xp_qformat f, const struct xp_qstats *s, const int16_t *h, size_t n);
+
+/* The factor that bf16 `wire` stands for; 0 when it is not below 2^100 (the encoder writes no such step). */
+float xp_qstep_value(uint16_t wire);
+
+/* Whole blocks in C: res has n values (padded), signs are the block's sign bits in 32-bit words. */
+void xp_qblock_encode(enum xp_qformat f, const uint32_t *signs, const float *res, size_t n, uint8_t *step, uint8_t *codes);
+void xp_qblock_decode(enum xp_qformat f, const uint32_t *signs, const uint8_t *step, const uint8_t *codes, size_t n, float *out);
+
+#endif

@@ -1,0 +1,48 @@
+/*
+ * quantise.c - rows to the bytes of a row format and back (C variants)
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "hash/qblock.h"
+#include "hash/variants.h"
+
+#include <string.h>
+
+size_t xp_qrow_bytes(enum xp_qformat f, size_t dim)
+{
+    const size_t whole = dim / XP_QBLOCK, rest = dim % XP_QBLOCK;
+
+    if ((unsigned)f >= XP_QFORMATS || xp_qinfo[f].bits == 0)
+        return 0;
+    return 2 * xp_qblocks(dim) + whole * xp_qblock_bytes(f, XP_QBLOCK) +
+           (rest ? xp_qblock_bytes(f, xp_qblock_size(dim, whole * XP_QBLOCK)) : 0);
+}
+
+void xp_quantise_c(const struct xp_quantiser *q, enum xp_qformat f, const float *res, uint8_t *out)
+{
+    uint8_t *step = out, *codes = out + 2 * xp_qblocks(q->dim);
+    float x[XP_QBLOCK];
+
+    for (size_t first = 0; first < q->dim; first += XP_QBLOCK) {
+        const size_t n = xp_qblock_size(q->dim, first), have = q->dim - first < n ? q->dim - first : n;
+        memcpy(x, res + first, have * sizeof(*x));
+        memset(x + have, 0, (n - have) * sizeof(*x));
+        xp_qblock_encode(f, q->signs + first / 32, x, n, step, codes);
+        step += 2;
+        codes += xp_qblock_bytes(f, n);
+    }
+}
+
+void xp_dequantise_c(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t, void *row)
+{
+    const uint8_t *step = in, *codes = in + 2 * xp_qblocks(q->dim);
+    float x[XP_QBLOCK];
+
+    for (size_t first = 0; first < q->dim; first += XP_QBLOCK) {
+        const size_t n = xp_qblock_size(q->dim, first), have = q->dim - first < n ? q->dim - first : n;
+        xp_qblock_decode(f, q->signs + first / 32, step, codes, n, x);
+        xp_restore_c(x, base ? base + first : NULL, have, t, (char *)row + first * xp_dtype_size(t));
+        step += 2;
+        codes += xp_qblock_bytes(f, n);
+    }
+}
