@@ -42,18 +42,21 @@ static double seconds_now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* A port of loopback that was free a moment ago; 0 when there is none. */
-static unsigned free_port(void)
+/* A listening socket of loopback for rank 0, so that its port is known and taken before any rank starts. */
+static int listen_on_loopback(int n, unsigned *port)
 {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t len = sizeof(a);
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), bad;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
 
     if (fd < 0)
-        return 0;
-    bad = bind(fd, (struct sockaddr *)&a, sizeof(a)) != 0 || getsockname(fd, (struct sockaddr *)&a, &len) != 0;
-    close(fd);
-    return bad ? 0 : ntohs(a.sin_port);
+        return -1;
+    if (bind(fd, (struct sockaddr *)&a, sizeof(a)) != 0 || listen(fd, n) != 0 || getsockname(fd, (struct sockaddr *)&a, &len) != 0) {
+        close(fd);
+        return -1;
+    }
+    *port = ntohs(a.sin_port);
+    return fd;
 }
 
 static int fresh_secret(char hex[33])
@@ -67,16 +70,6 @@ static int fresh_secret(char hex[33])
     return 0;
 }
 
-/* Variables of launchers that would be found first, should this run under one. */
-static void forget_launchers(void)
-{
-    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_RANK", "PMI_SIZE",
-                                        "SLURM_PROCID", "SLURM_NTASKS", "CROSSPRESS_ROOT"};
-
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
-        unsetenv(names[i]);
-}
-
 static void set_number(const char *name, long value)
 {
     char text[32];
@@ -85,20 +78,27 @@ static void set_number(const char *name, long value)
     setenv(name, text, 1);
 }
 
-static void set_rank(int rank, int n, int nodes)
+static void set_rank(int rank, int n, int nodes, int listen_fd)
 {
-    int node = (int)((long)rank * nodes / n), first = rank;
     char name[32];
 
-    while (first > 0 && (int)((long)(first - 1) * nodes / n) == node)
-        first--;
-    snprintf(name, sizeof(name), "spawn%d", node);
+    snprintf(name, sizeof(name), "spawn%d", (int)((long)rank * nodes / n));
     setenv("CROSSPRESS_NODE", name, 1);
-    set_number("RANK", rank);
-    set_number("LOCAL_RANK", rank - first);
+    set_number("CROSSPRESS_RANK", rank);
+    if (rank == 0)
+        set_number("CROSSPRESS_LISTEN_FD", listen_fd);
+    else
+        close(listen_fd);
 }
 
-static int start(struct child *c, struct slot *slot, int rank, int n, int nodes, int (*body)(void *, char *), void *arg)
+/* All that the children of one run have in common. */
+struct job {
+    int n, nodes, listen_fd;
+    int (*body)(void *arg, char *error);
+    void *arg;
+};
+
+static int start(struct child *c, struct slot *slot, int rank, const struct job *job)
 {
     pid_t parent = getpid();
 
@@ -109,8 +109,8 @@ static int start(struct child *c, struct slot *slot, int rank, int n, int nodes,
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent)
         _exit(1);
-    set_rank(rank, n, nodes);
-    exit(body(arg, slot->error));
+    set_rank(rank, job->n, job->nodes, job->listen_fd);
+    exit(job->body(job->arg, slot->error));
 }
 
 /* The exit code of an ended child; a signal counts as 1 and is put into words. */
@@ -176,34 +176,47 @@ static int watch(struct child *c, struct slot *slots, int n, int code, char firs
     return code;
 }
 
+/* What all children find in their environment. Returns 0, or -1 with errno set. */
+static int set_group(struct job *job)
+{
+    char secret[33], root[32];
+    unsigned port = 0;
+
+    job->listen_fd = listen_on_loopback(job->n, &port);
+    if (job->listen_fd < 0 || fresh_secret(secret) != 0)
+        return -1;
+    snprintf(root, sizeof(root), "127.0.0.1:%u", port);
+    setenv("CROSSPRESS_ROOT", root, 1);
+    setenv("CROSSPRESS_SECRET", secret, 1);
+    setenv("CROSSPRESS_INTERFACE", "lo", 1);
+    set_number("CROSSPRESS_SIZE", job->n);
+    return 0;
+}
+
 int spawn_ranks(int n, int nodes, int (*body)(void *arg, char *error), void *arg, char first[SPAWN_ERROR])
 {
+    struct job job = {.n = n, .nodes = nodes, .listen_fd = -1, .body = body, .arg = arg};
     struct child *c = calloc((size_t)n, sizeof(*c));
     struct slot *slots = mmap(NULL, (size_t)n * sizeof(*slots), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    unsigned port = free_port();
-    char secret[33];
     int code = 0;
 
     first[0] = '\0';
-    if (c == NULL || slots == MAP_FAILED || port == 0 || fresh_secret(secret) != 0) {
+    if (c == NULL || slots == MAP_FAILED || set_group(&job) != 0) {
         snprintf(first, SPAWN_ERROR, "cannot prepare %d ranks: %s", n, strerror(errno));
-        free(c);
-        return 1;
+        code = 1;
     }
-    forget_launchers();
-    setenv("CROSSPRESS_SECRET", secret, 1);
-    setenv("CROSSPRESS_INTERFACE", "lo", 1);
-    setenv("MASTER_ADDR", "127.0.0.1", 1);
-    set_number("MASTER_PORT", (long)port);
-    set_number("WORLD_SIZE", n);
     for (int r = 0; r < n && code == 0; r++) {
-        if (start(&c[r], &slots[r], r, n, nodes, body, arg) != 0) {
+        if (start(&c[r], &slots[r], r, &job) != 0) {
             snprintf(first, SPAWN_ERROR, "cannot start rank %d: %s", r, strerror(errno));
             code = 1;
         }
     }
-    code = watch(c, slots, n, code, first);
-    munmap(slots, (size_t)n * sizeof(*slots));
+    if (job.listen_fd >= 0)
+        close(job.listen_fd);
+    if (c != NULL && slots != MAP_FAILED)
+        code = watch(c, slots, n, code, first);
+    if (slots != MAP_FAILED)
+        munmap(slots, (size_t)n * sizeof(*slots));
     free(c);
     return code;
 }
