@@ -2,8 +2,8 @@
  * mpi_alltoallv.c - MPI_Alltoallv of the same rows with the same counts, timed the same way as xp_perf alltoallv
  *
  * perf/demo.sh builds and runs it; by hand:
- *   mpicc -std=c11 -D_GNU_SOURCE -O2 -I. -Ibuild -Ilib/include -o build/mpi_alltoallv perf/peers/mpi_alltoallv.c perf/bench.c
- *         perf/options.c perf/rows.c lib/tools/npy.c lib/tools/outfile.c lib/status.c -lm
+ *   mpicc -std=c11 -D_GNU_SOURCE -O2 -I. -Ilib/include -o build/mpi_alltoallv perf/peers/mpi_alltoallv.c perf/bench.c
+ *         perf/options.c perf/rows.c build/lib/tools/libxp_tools.a build/lib/libxp_core.a -lm
  *   mpirun -np 4 build/mpi_alltoallv --rows 4096 --input X.npy --json out.json
  * It takes the options of xp_perf and ignores those that only concern crosspress.
  *

@@ -1,0 +1,140 @@
+/*
+ * test_rows.c - the rows of the benchmarks: the same on every rank, spread evenly, not better than real ones
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "perf/rows.h"
+
+static struct row_source open_kind(const char *kind, xp_dtype t, size_t dim)
+{
+    struct row_source s;
+
+    cr_assert_eq(rows_open_generated(&s, kind, t, dim, 7), 0);
+    return s;
+}
+
+Test(rows, spread_sums_to_all_and_differs_by_one_at_most)
+{
+    for (int n = 1; n <= 9; n++) {
+        for (size_t T = 0; T < 40; T++) {
+            for (int rank = 0; rank < n; rank++) {
+                size_t counts[9], sum = 0;
+
+                rows_spread(T, n, rank, counts);
+                for (int p = 0; p < n; p++) {
+                    sum += counts[p];
+                    cr_assert(counts[p] == T / (size_t)n || counts[p] == T / (size_t)n + 1, "n %d T %zu rank %d", n, T, rank);
+                }
+                cr_assert_eq(sum, T, "n %d T %zu rank %d", n, T, rank);
+            }
+        }
+    }
+}
+
+Test(rows, a_row_depends_on_its_number_and_the_seed_only)
+{
+    struct row_source a = open_kind("gaussian", XP_BF16, 64), b = open_kind("gaussian", XP_BF16, 64);
+    uint16_t x[64], y[64];
+
+    rows_get(&a, 1000, x);
+    rows_get(&b, 3, y);
+    rows_get(&b, 1000, y);
+    cr_assert_arr_eq(x, y, sizeof(x));
+    rows_get(&b, 1001, y);
+    cr_assert(memcmp(x, y, sizeof(x)) != 0);
+    b.seed = 8;
+    rows_get(&b, 1000, y);
+    cr_assert(memcmp(x, y, sizeof(x)) != 0);
+}
+
+Test(rows, gaussian_values_have_mean_0_and_variance_1)
+{
+    struct row_source s = open_kind("gaussian", XP_F32, 1000);
+    double sum = 0.0, squares = 0.0;
+    float x[1000];
+
+    for (uint64_t i = 0; i < 200; i++) {
+        rows_get(&s, i, x);
+        for (int c = 0; c < 1000; c++) {
+            sum += (double)x[c];
+            squares += (double)x[c] * (double)x[c];
+        }
+    }
+    cr_assert_lt(fabs(sum / 200000), 0.01, "mean %g", sum / 200000);
+    cr_assert_lt(fabs(squares / 200000 - 1.0), 0.02, "variance %g", squares / 200000);
+}
+
+Test(rows, types_hold_the_same_values_up_to_rounding)
+{
+    struct row_source f32 = open_kind("clustered", XP_F32, 50), bf16 = open_kind("clustered", XP_BF16, 50), f16 = open_kind("clustered", XP_F16, 50);
+    float x[50], back[50];
+    uint16_t h[50];
+    double work[100];
+
+    rows_get(&f32, 5, x);
+    rows_get(&bf16, 5, h);
+    for (int i = 0; i < 50; i++) {
+        uint32_t u = (uint32_t)h[i] << 16;
+
+        memcpy(&back[i], &u, sizeof(u));
+    }
+    cr_assert_lt(rows_distance(&f32, x, back, work), 0.004);
+    rows_get(&f16, 5, h);
+    for (int i = 0; i < 50; i++)
+        cr_assert_float_eq((float)ldexp(1024 + (h[i] & 1023), (h[i] >> 10 & 31) - 25) * (h[i] & 0x8000 ? -1.0f : 1.0f), x[i], 0.002f * fabsf(x[i]) + 1e-4f);
+}
+
+Test(rows, duplicates_come_from_256_rows)
+{
+    struct row_source s = open_kind("duplicates", XP_BF16, 16);
+    uint16_t (*seen)[16] = calloc(2000, sizeof(*seen));
+    int distinct = 0;
+
+    for (uint64_t i = 0; i < 2000; i++) {
+        int known = 0;
+
+        rows_get(&s, i, seen[distinct]);
+        for (int k = 0; k < distinct && !known; k++)
+            known = memcmp(seen[k], seen[distinct], sizeof(*seen)) == 0;
+        distinct += !known;
+    }
+    free(seen);
+    cr_assert(distinct > 200 && distinct <= 256, "%d distinct rows", distinct);
+}
+
+Test(rows, a_file_met_again_gives_near_rows_but_no_duplicates)
+{
+    uint16_t *file = malloc(3 * 32 * sizeof(*file)), first[32], again[32];
+    struct row_source s = {.kind = ROWS_FILE, .dtype = XP_BF16, .dim = 32, .row_bytes = 64, .file = file, .file_rows = 3};
+    double work[64];
+
+    for (int i = 0; i < 96; i++)
+        file[i] = (uint16_t)(0x3f80 + 7 * i);
+    for (uint64_t i = 0; i < 3; i++) {
+        rows_get(&s, i, first);
+        cr_assert_arr_eq(first, file + i * 32, sizeof(first));
+        rows_get(&s, i + 300, again);
+        cr_assert(memcmp(first, again, sizeof(first)) != 0);
+        cr_assert_lt(rows_distance(&s, first, again, work), 0.008);
+    }
+    rows_close(&s);
+}
+
+Test(rows, distance_is_relative_and_strict_about_what_is_not_finite)
+{
+    struct row_source s = {.dtype = XP_F32, .dim = 2, .row_bytes = 8};
+    const float a[] = {3, 4}, b[] = {3, 4.5f}, nan_row[] = {NAN, 1}, other_nan[] = {NAN, 2}, zero[] = {0, 0};
+    double work[4];
+
+    cr_assert_eq(rows_distance(&s, a, a, work), 0.0);
+    cr_assert_float_eq(rows_distance(&s, a, b, work), 0.1, 1e-12);
+    cr_assert_eq(rows_distance(&s, nan_row, nan_row, work), 0.0);
+    cr_assert(isinf(rows_distance(&s, nan_row, other_nan, work)));
+    cr_assert(isinf(rows_distance(&s, a, nan_row, work)));
+    cr_assert(isinf(rows_distance(&s, zero, a, work)));
+}
