@@ -12,9 +12,9 @@
 
 #define BIT(f) (1u << (f))
 #define ESCAPES (BIT(XP_Q_RAW) | BIT(XP_Q_ZERO)) /* exact formats: always allowed */
-#define INTS (BIT(XP_Q_INT2) | BIT(XP_Q_INT3) | BIT(XP_Q_INT4) | BIT(XP_Q_INT5) | BIT(XP_Q_INT6) | BIT(XP_Q_INT8))
+#define INTS XP_Q_ALL_INTS
 
-static const struct xp_codec_ops *const codecs[] = { &xp_codec_raw, &xp_codec_exact, NULL };
+static const struct xp_codec_ops *const codecs[] = { &xp_codec_raw, &xp_codec_exact, &xp_codec_quant, NULL };
 
 static const struct {
     const char *name;

@@ -70,9 +70,8 @@ static xp_status allocate(struct xp_coder *c)
 {
     size_t pad = XP_ROW_PAD(c->desc.dim);
 
-    /* No format is longer than 8 bits a value and a 2-byte step per block of 128, blocks padded. */
     if (renew(&c->mean, pad, 4) || renew(&c->residual, pad, 4) || renew(&c->base, pad, 4) ||
-        renew(&c->decoded, c->row_bytes + 64, 1) || renew(&c->code, 2 * pad + 64, 1) ||
+        renew(&c->decoded, c->row_bytes + 64, 1) || renew(&c->code, 2 * XP_CODE_ROOM(c->desc.dim), 1) ||
         renew(&c->quantiser.signs, xp_sign_words(pad), 4))
         return XP_ERR_NO_MEMORY;
     if (c->desc.choice.automatic &&

@@ -14,6 +14,9 @@
 /* f32 scratch rows are whole blocks with room for one vector more, so that kernels may read and write full vectors. */
 #define XP_ROW_PAD(dim) (((dim) + XP_QBLOCK - 1) / XP_QBLOCK * XP_QBLOCK + 16)
 
+/* Room for a row in the longest format: a byte a value and a 2-byte step per block, blocks padded. */
+#define XP_CODE_ROOM(dim) (((dim) + XP_QBLOCK - 1) / XP_QBLOCK * (XP_QBLOCK + 2) + 64)
+
 /* Rows that select.c tries the codecs on. */
 #define XP_SAMPLE_MIN 16
 #define XP_SAMPLE_MAX 128
@@ -34,7 +37,7 @@ struct xp_coder {
     float *residual; /* row - base */
     float *base;     /* the decoded centroid of a row */
     void *decoded;   /* what the receiver will have */
-    uint8_t *code;   /* a row in any format: xp_qrow_bytes of the longest + 64 */
+    uint8_t *code;   /* two rows in any format, XP_CODE_ROOM(dim) apart */
 
     /* For cap_rows rows. */
     size_t cap_rows;

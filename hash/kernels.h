@@ -20,7 +20,7 @@
 /* energy: lane sum of x[i] * x[i]. NaN or Inf in, or overflow, gives NaN or Inf. Exact. */
 typedef float (*xp_energy_fn)(const float *x, size_t n);
 
-/* distance: lane sum of (a[i] - b[i])^2 over two typed rows. Exact. */
+/* distance: lane sum of (a[i] - b[i])^2 over two typed rows; b NULL: of a[i]^2. Exact. */
 typedef float (*xp_distance_fn)(const void *a, const void *b, xp_dtype t, size_t dim);
 
 /* ---- typed rows to f32 and back --------------------------------------------------------------------------- */
@@ -92,7 +92,7 @@ typedef void (*xp_assign_fn)(const int16_t *sketch, size_t n, unsigned s, const 
  */
 #define XP_QBLOCK 128
 
-/* Row formats; the numbers are part of the wire format and fit a 16-bit set. INT25 is 2.5 bits a value, and so on. */
+/* Row formats; the numbers are part of the wire format; those that may be allowed or not fit a 16-bit set. INT25 is 2.5 bits a value, and so on. */
 enum xp_qformat {
     XP_Q_RAW = 0,
     XP_Q_INT75 = 1,
@@ -109,7 +109,8 @@ enum xp_qformat {
     XP_Q_INT35 = 12,
     XP_Q_INT45 = 13,
     XP_Q_INT55 = 14,
-    XP_Q_INT65 = 15
+    XP_Q_INT65 = 15,
+    XP_Q_BASE = 16 /* no bytes: the row is its base (the mean row, a centroid) */
 };
 #define XP_Q_ALL_INTS 0xf9feu /* the set of all INT formats */
 

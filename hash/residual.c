@@ -31,7 +31,7 @@ float xp_distance_c(const void *a, const void *b, xp_dtype t, size_t dim)
     float lane[LANES] = {0};
 
     for (size_t i = 0; i < dim; i++) {
-        const float d = xp_load_f32(a, t, i) - xp_load_f32(b, t, i);
+        const float d = b ? xp_load_f32(a, t, i) - xp_load_f32(b, t, i) : xp_load_f32(a, t, i);
         lane[i / 2 % LANES] += d * d;
     }
     return fold_lanes(lane);

@@ -1,0 +1,185 @@
+/*
+ * codec_quant.c - every row in the fewest bits that keep its error within eps
+ *
+ * Payload (FORMAT.md, "Codec quant"): flags u32; when bit 0 is set the mean row, in the rows' type; one format byte a row; the
+ * rows' bytes back to back. A row's length follows from its format, so each is found by a prefix sum.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include "hash/bytes.h"
+#include "hash/quant_rows.h"
+
+#define PREFIX 4
+#define FLAG_MEAN 1u
+
+/* ---- the mean row -------------------------------------------------------------------------------------------- */
+
+/* The mean is taken over all rows of a frame up to this many, over as many at equal distances of a longer one. */
+#define MEAN_ROWS 1024
+#define MEAN_LEAST_ROWS 4     /* fewer rows have no mean worth the name */
+#define MEAN_LARGEST 1e30     /* rows with more energy stay out of it, as NaN and Inf do */
+#define PROBES 32             /* rows that say whether sending the mean pays */
+
+/* Fills order with the rows that count. */
+static uint32_t mean_rows(const struct xp_coder *c, const struct xp_rows *in, uint32_t *order)
+{
+    const size_t take = in->rows < MEAN_ROWS ? in->rows : MEAN_ROWS;
+    uint32_t n = 0;
+
+    for (size_t i = 0; i < take; i++) {
+        const size_t r = (2 * i + 1) * in->rows / (2 * take);
+        if (c->kernels.distance(xp_row(in, r), NULL, in->dtype, in->dim) <= MEAN_LARGEST)
+            order[n++] = (uint32_t)r;
+    }
+    return n;
+}
+
+/* Puts the mean row, as the receiver will have it, in c->mean and its typed form in c->decoded. Returns the rows used, 0: none. */
+static uint32_t make_mean(struct xp_coder *c, const struct xp_rows *in, uint32_t *order)
+{
+    const uint32_t n = in->rows >= MEAN_LEAST_ROWS ? mean_rows(c, in, order) : 0;
+    const uint32_t start[] = {0, n};
+
+    if (n < MEAN_LEAST_ROWS)
+        return 0;
+    c->kernels.centroid(in, order, start, 1, c->mean);
+    c->kernels.restore(c->mean, NULL, in->dim, in->dtype, c->decoded);
+    c->kernels.residual(c->decoded, in->dtype, NULL, in->dim, c->mean);
+    return n;
+}
+
+/* Bits a value that coding against the mean saves, from a few rows. */
+static double mean_gain(struct xp_coder *c, const struct xp_rows *in, const uint32_t *order, uint32_t n)
+{
+    const uint32_t take = n < PROBES ? n : PROBES;
+    double bits = 0;
+
+    for (uint32_t i = 0; i < take; i++) {
+        const void *row = xp_row(in, order[(size_t)i * n / take]);
+        const double energy = c->kernels.distance(row, NULL, in->dtype, in->dim);
+        c->kernels.residual(row, in->dtype, c->mean, in->dim, c->residual);
+        const double rest = c->kernels.energy(c->residual, in->dim);
+        if (energy > 0)
+            bits += 0.5 * log2(fmax(rest, 1e-6 * energy) / energy);
+    }
+    return -bits / take;
+}
+
+/* Does the mean row earn more than its own bytes? */
+static int mean_pays(struct xp_coder *c, const struct xp_rows *in, const uint32_t *order, uint32_t n)
+{
+    return n > 0 && mean_gain(c, in, order, n) * (double)in->rows > 8.0 * (double)xp_dtype_size(in->dtype);
+}
+
+/* ---- encode ---------------------------------------------------------------------------------------------------- */
+
+static xp_status encode_rows(struct xp_coder *c, const struct xp_rows *in, const struct xp_row_plan *p, const float *base,
+                             uint8_t *out, size_t cap, size_t *len, xp_codec_stats *st)
+{
+    uint8_t *formats = out;
+    size_t at = in->rows;
+
+    if (at > cap)
+        return XP_ERR_UNSUPPORTED;
+    for (size_t r = 0; r < in->rows; r++) {
+        const size_t bytes = xp_row_encode(c, p, xp_row(in, r), base, out + at, cap - at, &formats[r], st);
+        if (bytes == XP_ROW_NO_ROOM)
+            return XP_ERR_UNSUPPORTED;
+        at += bytes;
+    }
+    *len = at;
+    return XP_OK;
+}
+
+static xp_status quant_encode(struct xp_coder *c, const struct xp_rows *in, uint8_t *out, size_t cap, size_t *len,
+                              xp_codec_stats *st)
+{
+    uint32_t order[MEAN_ROWS];
+    const uint32_t n = make_mean(c, in, order);
+    struct xp_row_plan plan;
+    size_t at = PREFIX, bytes;
+
+    if (cap < PREFIX + c->row_bytes)
+        return XP_ERR_UNSUPPORTED;
+    if (mean_pays(c, in, order, n)) {
+        memcpy(out + at, c->decoded, c->row_bytes);
+        at += c->row_bytes;
+    }
+    xp_put32(out, at > PREFIX ? FLAG_MEAN : 0);
+    xp_row_plan_init(&plan, c, c->formats, n ? c->mean : NULL);
+    const xp_status s = encode_rows(c, in, &plan, at > PREFIX ? c->mean : NULL, out + at, cap - at, &bytes, st);
+    if (s)
+        return s;
+    st->err_mean /= (double)in->rows;
+    *len = at + bytes;
+    return XP_OK;
+}
+
+/* ---- decode ---------------------------------------------------------------------------------------------------- */
+
+static int all_finite(const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(x[i]))
+            return 0;
+    return 1;
+}
+
+/* Checks the format bytes against the length; nothing is written before that. */
+static xp_status check_rows(struct xp_coder *c, const struct xp_row_plan *p, const uint8_t *in, size_t len, size_t rows, int has_base)
+{
+    size_t need = rows;
+
+    if (len < rows)
+        return xp_corrupt(c, "quant: shorter than its row formats");
+    for (size_t r = 0; r < rows; r++) {
+        if (!xp_row_format_known(in[r], has_base))
+            return xp_corrupt(c, "quant: unknown row format");
+        if (__builtin_add_overflow(need, p->bytes[in[r]], &need))
+            return xp_corrupt(c, "quant: longer than memory");
+    }
+    return need == len ? XP_OK : xp_corrupt(c, "quant: the length does not match the row formats");
+}
+
+static xp_status quant_decode(struct xp_coder *c, const uint8_t *in, size_t len, size_t rows, void *out)
+{
+    const float *base = NULL;
+    struct xp_row_plan plan;
+    size_t at = PREFIX;
+
+    if (len < PREFIX || xp_get32(in) & ~FLAG_MEAN)
+        return xp_corrupt(c, "quant: bad prefix");
+    if (xp_get32(in) & FLAG_MEAN) {
+        if (len - at < c->row_bytes)
+            return xp_corrupt(c, "quant: shorter than its mean row");
+        c->kernels.residual(in + at, c->desc.dtype, NULL, c->desc.dim, c->mean);
+        if (!all_finite(c->mean, c->desc.dim))
+            return xp_corrupt(c, "quant: the mean row is not finite");
+        base = c->mean;
+        at += c->row_bytes;
+    }
+    xp_row_plan_init(&plan, c, 0, NULL);
+    const xp_status s = check_rows(c, &plan, in + at, len - at, rows, base != NULL);
+    if (s)
+        return s;
+    const uint8_t *formats = in + at, *bytes = formats + rows;
+    for (size_t r = 0; r < rows; r++) {
+        xp_row_decode(c, &plan, formats[r], bytes, base, (char *)out + r * c->row_bytes);
+        bytes += plan.bytes[formats[r]];
+    }
+    return XP_OK;
+}
+
+const struct xp_codec_ops xp_codec_quant = {
+    .size = sizeof(struct xp_codec_ops),
+    .id = XP_CODEC_QUANT,
+    .name = "quant",
+    .about = "per row the fewest bits that meet eps (2 to 8, in halves)",
+    .caps = XP_CAP_BOUNDED,
+    .encode = quant_encode,
+    .decode = quant_decode,
+};

@@ -1,0 +1,216 @@
+/*
+ * quant_rows.c - one row, coded in the fewest bytes that keep the promise of bounded mode
+ *
+ * The error of a block-rotated quantiser hardly depends on the row: it is a constant of the format times the energy of the
+ * residual. So the format is predicted, coded, decoded and measured, and one step in either direction corrects the rest.
+ *
+ * The promise is |x' - x| <= eps * ref in exact arithmetic. Here both sides are f32 sums of squares: sums of n terms of one sign,
+ * each term within 3 rounding errors, added in lanes, are within (n / 16 + 8) * 2^-24 of the truth (relatively; less than
+ * that by a factor of two at least), and the comparison leaves room for that on both sides.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "hash/quant_rows.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+/* Mean squared error of a format in units of the residual's energy, on Gaussian blocks of 128. */
+static const float expected_error[XP_ROW_FORMATS] = {
+    [XP_Q_INT2] = 0.1178f,   [XP_Q_INT25] = 0.0812f,  [XP_Q_INT3] = 0.0366f,   [XP_Q_INT35] = 0.0209f,  [XP_Q_INT4] = 0.01046f,
+    [XP_Q_INT45] = 0.00568f, [XP_Q_INT5] = 0.00271f,  [XP_Q_INT55] = 0.00137f, [XP_Q_INT6] = 0.00068f,  [XP_Q_INT65] = 0.00034f,
+    [XP_Q_INT7] = 0.000169f, [XP_Q_INT75] = 8.4e-5f,  [XP_Q_INT8] = 4.3e-5f,   [XP_Q_FP8] = 0.00066f,
+};
+
+/* Mean squared error of rounding to a row type, in units of the row's energy. */
+static double rounding_error(xp_dtype t)
+{
+    return t == XP_BF16 ? 2.8e-6 : t == XP_F16 ? 4.4e-8 : 0;
+}
+
+/* A format whose prediction misses by up to this factor is tried. */
+#define OPTIMISM 1.08
+
+void xp_row_plan_init(struct xp_row_plan *p, const struct xp_coder *c, uint16_t formats, const float *mean)
+{
+    const double n = (double)c->desc.dim;
+
+    memset(p, 0, sizeof(*p));
+    p->eps2 = c->desc.eps * c->desc.eps;
+    p->margin = (n / 16 + 16) * 0x1p-24;
+    p->least = n * 1e-37;
+    p->reference = c->desc.eps_ref == XP_EPS_REF_ROW ? NULL : mean;
+    p->bytes[XP_Q_RAW] = c->row_bytes;
+    for (unsigned f = 1; f < XP_Q_BASE; f++) {
+        const size_t bytes = p->bytes[f] = xp_qrow_bytes((enum xp_qformat)f, c->desc.dim);
+        unsigned at = p->count;
+
+        if (bytes == 0 || bytes >= c->row_bytes || !(formats >> f & 1))
+            continue;
+        for (; at > 0 && p->bytes[p->order[at - 1]] > bytes; at--)
+            p->order[at] = p->order[at - 1];
+        p->order[at] = (uint8_t)f;
+        p->count++;
+    }
+}
+
+/* What is known of a row before it is coded. */
+struct subject {
+    const void *row;
+    const float *base;
+    double energy;   /* |x|^2 */
+    double allowed;  /* squared error that keeps the promise, margins taken off */
+    double ref;      /* the squared reference of eps */
+    double residual; /* |x - base|^2, the residual lies in c->residual */
+};
+
+static int all_zero(const void *row, size_t bytes, xp_dtype t)
+{
+    const uint8_t *p = row;
+    const size_t size = xp_dtype_size(t);
+
+    for (size_t i = 0; i < bytes; i++)
+        if (p[i] & (i % size == size - 1 ? 0x7f : 0xff))
+            return 0;
+    return 1;
+}
+
+/* Squared reference of eps: |x|^2, or the smaller of it and |x - mean|^2, but not below 2^-16 |x|^2. */
+static double reference_energy(struct xp_coder *c, const struct xp_row_plan *p, const void *row, double energy)
+{
+    if (!p->reference)
+        return energy;
+    c->kernels.residual(row, c->desc.dtype, p->reference, c->desc.dim, c->residual);
+    const double to_mean = c->kernels.energy(c->residual, c->desc.dim);
+    return fmax(fmin(energy, to_mean), energy * 0x1p-16);
+}
+
+/* Fills s. Returns 0 when the row can only go raw. */
+static int examine(struct xp_coder *c, const struct xp_row_plan *p, const void *row, const float *base, struct subject *s)
+{
+    s->row = row;
+    s->base = base;
+    s->energy = c->kernels.distance(row, NULL, c->desc.dtype, c->desc.dim);
+    if (!(s->energy <= FLT_MAX)) /* NaN, Inf, or squares that overflow */
+        return 0;
+    s->ref = reference_energy(c, p, row, s->energy);
+    s->allowed = p->eps2 * s->ref * (1 - p->margin) / (1 + p->margin);
+    if (!(s->allowed >= p->least))
+        return 0;
+    if (!p->reference || p->reference != base)
+        c->kernels.residual(row, c->desc.dtype, base, c->desc.dim, c->residual);
+    s->residual = c->kernels.energy(c->residual, c->desc.dim);
+    return s->residual <= FLT_MAX;
+}
+
+static double predicted_error(const struct xp_coder *c, const struct subject *s, unsigned format)
+{
+    return expected_error[format] * s->residual + rounding_error(c->desc.dtype) * s->energy;
+}
+
+/* Codes, decodes and measures. Returns the squared error. */
+static double try_format(struct xp_coder *c, const struct subject *s, unsigned format, uint8_t *out)
+{
+    c->kernels.quantise(&c->quantiser, (enum xp_qformat)format, c->residual, out);
+    c->kernels.dequantise(&c->quantiser, (enum xp_qformat)format, out, s->base, c->desc.dtype, c->decoded);
+    return c->kernels.distance(s->row, c->decoded, c->desc.dtype, c->desc.dim);
+}
+
+/* The shortest format that keeps the promise, starting at the predicted one; its bytes are at out. XP_Q_RAW when there is none. */
+static unsigned search(struct xp_coder *c, const struct xp_row_plan *p, const struct subject *s, uint8_t *out, double *error)
+{
+    unsigned first = 0, i;
+
+    *error = 0;
+    while (first + 1 < p->count && predicted_error(c, s, p->order[first]) > OPTIMISM * s->allowed)
+        first++;
+    for (i = first; i < p->count; i++) {
+        *error = try_format(c, s, p->order[i], out);
+        if (*error <= s->allowed)
+            break;
+    }
+    if (i == p->count)
+        return XP_Q_RAW;
+    /* Rows with a few large values do better than predicted. */
+    for (; i == first && i > 0; first = --i) {
+        const unsigned narrower = p->order[i - 1];
+        if (*error * (expected_error[narrower] / expected_error[p->order[i]]) > s->allowed)
+            break;
+        const double e = try_format(c, s, narrower, c->code);
+        if (!(e <= s->allowed))
+            break;
+        memcpy(out, c->code, p->bytes[narrower]);
+        *error = e;
+    }
+    return p->order[i];
+}
+
+/* The base alone, rounded to the row type, may be near enough. */
+static int base_is_enough(struct xp_coder *c, const struct subject *s, double *error)
+{
+    if (!s->base || s->residual > 2 * s->allowed)
+        return 0;
+    c->kernels.restore(s->base, NULL, c->desc.dim, c->desc.dtype, c->decoded);
+    *error = c->kernels.distance(s->row, c->decoded, c->desc.dtype, c->desc.dim);
+    return *error <= s->allowed;
+}
+
+static void count_error(xp_codec_stats *st, const struct subject *s, double error)
+{
+    const double row = sqrt(error / s->energy);
+
+    st->err_mean += row;
+    st->err_max = fmax(st->err_max, row);
+    st->err_ref_max = fmax(st->err_ref_max, sqrt(error / s->ref));
+}
+
+static unsigned choose(struct xp_coder *c, const struct xp_row_plan *p, const void *row, const float *base, uint8_t *out,
+                       xp_codec_stats *st)
+{
+    struct subject s;
+    double error;
+    unsigned format;
+
+    if (!examine(c, p, row, base, &s))
+        return all_zero(row, c->row_bytes, c->desc.dtype) ? XP_Q_ZERO : XP_Q_RAW;
+    format = base_is_enough(c, &s, &error) ? XP_Q_BASE : search(c, p, &s, out, &error);
+    if (format != XP_Q_RAW)
+        count_error(st, &s, error);
+    return format;
+}
+
+size_t xp_row_encode(struct xp_coder *c, const struct xp_row_plan *p, const void *row, const float *base, uint8_t *out,
+                     size_t room, uint8_t *format, xp_codec_stats *st)
+{
+    /* No format that is tried is longer than the row, so most rows are coded where they will lie. */
+    uint8_t *spare = c->code + XP_CODE_ROOM(c->desc.dim), *to = room >= c->row_bytes ? out : spare;
+    const unsigned f = choose(c, p, row, base, to, st);
+
+    *format = (uint8_t)f;
+    if (p->bytes[f] > room)
+        return XP_ROW_NO_ROOM;
+    if (f == XP_Q_RAW)
+        memcpy(out, row, c->row_bytes);
+    else if (to != out)
+        memcpy(out, to, p->bytes[f]);
+    st->rows_raw += f == XP_Q_RAW;
+    return p->bytes[f];
+}
+
+int xp_row_format_known(unsigned format, int has_base)
+{
+    if (format == XP_Q_RAW || format == XP_Q_ZERO)
+        return 1;
+    return format == XP_Q_BASE ? has_base : xp_qrow_bytes((enum xp_qformat)format, 1) > 0;
+}
+
+void xp_row_decode(struct xp_coder *c, const struct xp_row_plan *p, unsigned format, const uint8_t *in, const float *base, void *row)
+{
+    switch (format) {
+    case XP_Q_RAW: memcpy(row, in, c->row_bytes); break;
+    case XP_Q_ZERO: memset(row, 0, c->row_bytes); break;
+    case XP_Q_BASE: c->kernels.restore(base, NULL, c->desc.dim, c->desc.dtype, row); break;
+    default: c->kernels.dequantise(&c->quantiser, (enum xp_qformat)format, in, base, c->desc.dtype, row); break;
+    }
+}
