@@ -139,8 +139,13 @@ static xp_status stream_round(struct flat *f, int *moved, int *done)
         if (!f->settled[to] && xp_counts_here(&f->counts, to))
             settle(f, to);
         xp_status st = XP_OK;
-        if (f->settled[to])
+        if (f->settled[to]) {
             st = xp_send_progress(out, &encodes, moved);
+        } else if (!out->prepared && encodes > 0) { /* time spent waiting for headers is used to look at the rows */
+            xp_send_prepare(out);
+            encodes--;
+            ++*moved;
+        }
         if (st == XP_OK)
             st = xp_recv_progress(in, &decodes, moved);
         if (st != XP_OK)
