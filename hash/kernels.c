@@ -24,6 +24,9 @@ static void fill_c(struct xp_kernels *k)
 #if XP_ARCH_X86_64
 static void fill_avx2(struct xp_kernels *k)
 {
+    k->fht_i16 = xp_fht_i16_avx2;
+    k->fht_i32 = xp_fht_i32_avx2;
+    k->hash = xp_hash_avx2;
 }
 
 static void fill_avx512(struct xp_kernels *k)

@@ -13,6 +13,7 @@
 #include "hash/variants.h"
 #include "hash/x86/hadamard_avx512.h"
 #include "hash/x86/minpos.h"
+#include "hash/x86/prefetch.h"
 
 #include <string.h>
 
@@ -133,38 +134,6 @@ XP_INLINE float fold(const struct xp_hasher *h, const void *row, const unsigned 
     return lane_sum(energy);
 }
 
-/* ---- prefetch of the next row, spread over the rotation ---- */
-
-struct prefetch {
-    const char *next, *end;
-    size_t step; /* bytes */
-};
-
-#define PREFETCH_STEPS 12
-
-XP_INLINE void prefetch_some(struct prefetch *p)
-{
-    const char *until = p->next + p->step;
-
-    if (until > p->end)
-        until = p->end;
-    for (; p->next < until; p->next += 64)
-        _mm_prefetch(p->next, _MM_HINT_T0);
-}
-
-static struct prefetch prefetch_row(const struct xp_rows *in, size_t r)
-{
-    struct prefetch p = {NULL, NULL, 0};
-
-    if (r < in->rows) {
-        const size_t bytes = xp_row_bytes(in);
-        p.next = xp_row(in, r);
-        p.end = p.next + bytes;
-        p.step = (bytes / PREFETCH_STEPS + 63) / 64 * 64;
-    }
-    return p;
-}
-
 /* ---- scale and rotate ---- */
 
 /* 32 split values to int16 in their own order. They fit: see the contract. */
@@ -215,7 +184,7 @@ XP_INLINE void lanes_home(__m512i *r)
 }
 
 /* Steps 2 and 3 for n = 512. scale_out: the first table of scales, laid out as lanes_out leaves the values. */
-static void rotate_wide(const struct xp_hasher *h, const float *f, float s, const int16_t *scale_out, struct prefetch p, int16_t *out)
+static void rotate_wide(const struct xp_hasher *h, const float *f, float s, const int16_t *scale_out, struct xp_prefetch p, int16_t *out)
 {
     const __m512 factor = _mm512_set1_ps(s);
     __m512i r[16];
@@ -223,30 +192,30 @@ static void rotate_wide(const struct xp_hasher *h, const float *f, float s, cons
     XP_UNROLL
     for (int i = 0; i < 16; i++)
         r[i] = to_i16(f + i * 32, factor);
-    prefetch_some(&p);
+    xp_prefetch_step(&p);
     if (h->rounds > 1) {
         xp_across_i16(r, 16);
-        prefetch_some(&p);
+        xp_prefetch_step(&p);
         lanes_out(r, 1);
         rescale(r, 16, scale_out);
-        prefetch_some(&p);
+        xp_prefetch_step(&p);
         xp_across_i16(r, 16);
-        prefetch_some(&p);
+        xp_prefetch_step(&p);
         lanes_home(r);
-        prefetch_some(&p);
+        xp_prefetch_step(&p);
     }
     if (h->rounds == 3)
         rescale(r, 16, h->round_scale + WIDE);
     if (h->rounds != 2) {
         xp_across_i16(r, 16);
-        prefetch_some(&p);
+        xp_prefetch_step(&p);
         xp_lanes_i16(r, 16);
     }
     XP_UNROLL
     for (int i = 0; i < 16; i++)
         _mm512_store_si512(out + i * 32, r[i]);
     p.step = (size_t)(p.end - p.next);
-    prefetch_some(&p);
+    xp_prefetch_step(&p);
 }
 
 /* Steps 2 and 3 for n = 64, 128, 256. */
@@ -348,7 +317,7 @@ XP_INLINE void hash_rows(const struct xp_hasher *h, const struct xp_rows *in, ui
             ids[i] = XP_HASH_NONE;
         } else {
             if (n == WIDE)
-                rotate_wide(h, f, s, tables.scale_out, prefetch_row(in, i + 1), r);
+                rotate_wide(h, f, s, tables.scale_out, xp_prefetch_row(in, i + 1, 12), r);
             else
                 rotate_narrow(h, f, s, (int)n / 32, r);
             ids[i] = bucket_id(h, r);
