@@ -10,8 +10,7 @@
 #include "lib/params.h"
 #include "lib/transport/transport.h"
 
-struct xp_bootstrap_net; /* bootstrap.c: the star of sockets */
-struct xp_liveness;      /* liveness.c: the thread that watches it */
+struct xp_liveness; /* liveness.c: the thread that owns the star of sockets */
 
 struct xp_comm {
     int rank, size;
@@ -25,12 +24,17 @@ struct xp_comm {
     uint64_t job;
     struct xp_transport *shm, *ucx; /* NULL where not needed or not there */
     struct xp_transport **route;    /* [size] the transport of each peer; NULL for self */
-    struct xp_bootstrap_net *net;
-    struct xp_liveness *live;
+    struct xp_liveness *live; /* NULL with a single rank */
     double link_bytes_per_s; /* slow hop, per rank, as last measured; 0 = unknown */
     uint32_t next_plan;      /* plan ids, equal on all ranks */
     int plans;               /* alive */
-    unsigned owner;          /* atomic: thread inside, 0 = none */
+    _Atomic unsigned owner;  /* thread inside, 0 = none */
+    unsigned depth;          /* calls of that thread inside one another */
+    unsigned forks;          /* xp_fork_count() at creation: another value means a forked child */
+    struct xp_comm *next_watched; /* fork.c */
+    int failed;              /* the group's failure has been taken note of */
+    unsigned departures;     /* ranks that left in good order, as far as handled */
+    double departed_at;      /* when the last of them was noticed; 0 = all handled */
     char error[512];
     xp_log_fn log;
     void *log_user;
@@ -59,7 +63,10 @@ void xp_log(struct xp_comm *c, xp_log_level level, const char *fmt, ...) __attri
 /* Monotonic seconds. */
 double xp_now(void);
 
-/* Marks the calling thread as inside; XP_ERR_STATE when another one is. */
+/* An allgather for callers that are already inside; `what` names the operation in texts (a string that stays). */
+xp_status xp_comm_allgather_inside(struct xp_comm *c, const char *what, const void *in, void *out, size_t len);
+
+/* Marks the calling thread as inside; XP_ERR_STATE when another one is, or in a forked child. A thread may enter again. */
 xp_status xp_comm_enter(struct xp_comm *c);
 void xp_comm_leave(struct xp_comm *c);
 

@@ -1,0 +1,350 @@
+/*
+ * bootstrap.c - from "here are some ranks" to the star of sockets
+ *
+ * Two ways lead there. With an allgather at hand (threads, a user's callback, PMI) rank 0 listens where it likes and tells the
+ * others address and secret. With a launcher's environment only, the address of rank 0 is agreed beforehand and the
+ * secret is CROSSPRESS_SECRET, or else is made from what the launcher set for this job: that keeps out strangers and stale
+ * ranks, not an attacker who can read the environment of the job.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <sodium.h>
+
+#include "config.h"
+#include "lib/bootstrap.h"
+#include "lib/comm.h"
+#include "lib/host.h"
+#include "lib/launcher.h"
+#include "lib/pmi.h"
+#include "lib/thread_group.h"
+
+#define START_SECONDS 60.0
+#define ROOT_ADDRESSES 4
+
+/* One start-up under way. */
+struct start {
+    struct xp_bootstrap_net *net;
+    const struct xp_params *p;
+    struct xp_identity me;
+    double deadline;
+    char *err;
+    size_t err_size;
+};
+
+/* Settings that must be equal on all ranks, one a line; a difference is reported by its line. */
+static void describe_settings(const struct xp_params *p, char *text, size_t size)
+{
+    static const char *const equal[] = {"MODE", "EPS", "EPS_REF", "CODEC", "RATE", "ALGO", "TRANSPORT", "ROW", "CHUNK",
+                                        "HEARTBEAT"};
+    size_t at = (size_t)snprintf(text, size, "version %s\n", XP_VERSION);
+
+    for (size_t i = 0; i < sizeof(equal) / sizeof(equal[0]) && at < size; i++) {
+        char value[64];
+        const char *source;
+
+        xp_params_show(p, equal[i], value, sizeof(value), &source);
+        at += (size_t)snprintf(text + at, size - at, "CROSSPRESS_%s %s\n", equal[i], value);
+    }
+}
+
+static uint64_t number_of(const char *text)
+{
+    uint8_t hash[crypto_hash_sha256_BYTES];
+
+    crypto_hash_sha256(hash, (const uint8_t *)text, strlen(text));
+    return xp_get64(hash);
+}
+
+/* ----------------------------------------------------------------------------------- with an allgather */
+
+/* Round 1: where every rank is. */
+struct where {
+    struct xp_host host;
+    struct xp_address address; /* a reachable one of this host, if it has any */
+};
+
+/* Round 2: rank 0's door; the others only say whether they are still there. */
+struct door {
+    int32_t status;
+    struct xp_address address;
+    uint8_t secret[16];
+    char text[160];
+};
+
+_Static_assert(sizeof(struct where) <= XP_PMI_MAX && sizeof(struct door) <= XP_PMI_MAX, "both fit into a PMI value");
+
+struct gatherer {
+    xp_allgather_fn fn;
+    void *user;
+    const char *text; /* where fn leaves the text of its failure, or NULL */
+};
+
+static xp_status gather(struct start *s, const struct gatherer *g, const void *in, void *out, size_t len)
+{
+    int e = g->fn(g->user, in, out, len);
+
+    if (e == 0)
+        return XP_OK;
+    if (g->text) {
+        snprintf(s->err, s->err_size, "%s", g->text);
+        return (xp_status)e;
+    }
+    snprintf(s->err, s->err_size, "start-up: the allgather of the caller returned %d", e);
+    return XP_ERR_REMOTE;
+}
+
+/* The address rank 0 listens on: as private as the ranks allow. */
+static xp_status choose_address(struct start *s, const struct where *all, struct xp_address *out)
+{
+    int far = -1;
+
+    for (int r = 1; r < s->me.size && far < 0; r++)
+        if (strcmp(all[r].host.boot, all[0].host.boot) != 0 || all[r].host.netns != all[0].host.netns)
+            far = r;
+    if (s->p->interface_[0]) {
+        if (xp_address_of_interface(s->p->interface_, out))
+            return XP_OK;
+        snprintf(s->err, s->err_size, "start-up: interface \"%s\" (CROSSPRESS_INTERFACE) has no address", s->p->interface_);
+        return XP_ERR_INVALID_ARG;
+    }
+    if (far < 0) {
+        xp_address_loopback(out, 0);
+        return XP_OK;
+    }
+    if ((all[far].address.len && xp_address_facing(&all[far].address, out)) || xp_address_of_interface(NULL, out))
+        return XP_OK;
+    snprintf(s->err, s->err_size, "start-up: rank 0 has no network address that other hosts could reach");
+    return XP_ERR_SYSTEM;
+}
+
+/* Rank 0: opens the door. Returns the listening socket, or -1 with door->status and door->text saying why. */
+static int open_door(struct start *s, const struct where *all, struct door *door)
+{
+    int fd;
+
+    door->status = choose_address(s, all, &door->address);
+    if (door->status != XP_OK) {
+        snprintf(door->text, sizeof(door->text), "%.159s", s->err);
+        return -1;
+    }
+    xp_address_set_port(&door->address, 0);
+    fd = xp_socket_listen(&door->address);
+    if (fd < 0) {
+        door->status = XP_ERR_SYSTEM;
+        snprintf(door->text, sizeof(door->text), "start-up: rank 0 cannot listen: %s", strerror(-fd));
+        return -1;
+    }
+    randombytes_buf(door->secret, sizeof(door->secret));
+    return fd;
+}
+
+static xp_status first_failure(struct start *s, const struct door *doors)
+{
+    for (int r = 0; r < s->me.size; r++) {
+        if (doors[r].status == XP_OK)
+            continue;
+        snprintf(s->err, s->err_size, "%.*s", (int)sizeof(doors[r].text) - 1, doors[r].text);
+        return doors[r].status < 0 ? (xp_status)doors[r].status : XP_ERR_REMOTE;
+    }
+    return XP_OK;
+}
+
+/* Round 2 and the star, with everybody's place known. */
+static xp_status meet(struct start *s, const struct gatherer *g, const struct where *all, struct door *doors)
+{
+    struct door mine;
+    int listener = -1;
+    xp_status e;
+
+    memset(&mine, 0, sizeof(mine));
+    if (s->me.rank == 0)
+        listener = open_door(s, all, &mine);
+    e = gather(s, g, &mine, doors, sizeof(mine));
+    if (e == XP_OK)
+        e = first_failure(s, doors);
+    if (e == XP_OK) {
+        if (s->p->secret[0])
+            xp_handshake_key(s->me.key, s->p->secret, strlen(s->p->secret));
+        else
+            xp_handshake_key(s->me.key, doors[0].secret, sizeof(doors[0].secret));
+        if (s->me.rank == 0)
+            e = xp_star_gather(s->net, listener, &s->me, s->deadline, s->err, s->err_size);
+        else
+            e = xp_star_join(s->net, &doors[0].address, 1, &s->me, s->deadline, s->err, s->err_size);
+    }
+    if (listener >= 0)
+        close(listener);
+    sodium_memzero(&mine, sizeof(mine));
+    sodium_memzero(doors, (size_t)s->me.size * sizeof(*doors));
+    return e;
+}
+
+static xp_status start_by_allgather(struct start *s, const struct gatherer *g)
+{
+    size_t n = (size_t)s->me.size;
+    struct where mine, *all = calloc(n, sizeof(*all));
+    struct door *doors = calloc(n, sizeof(*doors));
+    xp_status e = all && doors ? XP_OK : XP_ERR_NO_MEMORY;
+
+    memset(&mine, 0, sizeof(mine));
+    xp_host_read(&mine.host);
+    xp_address_of_interface(s->p->interface_[0] ? s->p->interface_ : NULL, &mine.address);
+    if (e == XP_OK)
+        e = gather(s, g, &mine, all, sizeof(mine));
+    if (e == XP_OK)
+        e = meet(s, g, all, doors);
+    free(all);
+    free(doors);
+    return e;
+}
+
+/* --------------------------------------------------------------------------------- with an environment */
+
+/* Rank 0 listens on the address that everybody knows. Returns the socket or -1 with a text. */
+static int listen_as_agreed(struct start *s, const struct xp_launch *l)
+{
+    struct xp_address found[ROOT_ADDRESSES];
+    int n, e = -EADDRNOTAVAIL;
+
+    if (l->listen_fd >= 0)
+        return l->listen_fd;
+    n = xp_address_resolve(l->host, l->port, found, ROOT_ADDRESSES);
+    for (int port = l->port; port < l->port + l->nports; port++) {
+        for (int i = 0; i < n; i++) {
+            int fd;
+
+            xp_address_set_port(&found[i], port);
+            fd = xp_socket_listen(&found[i]);
+            if (fd >= 0)
+                return fd;
+            e = fd;
+        }
+    }
+    snprintf(s->err, s->err_size, "start-up (%s): rank 0 cannot listen on %s port %d: %s%s", l->name, l->host, l->port,
+             n == 0 ? "unknown host" : strerror(-e),
+             e == -EADDRNOTAVAIL ? "; set CROSSPRESS_ROOT=host:port to an address of rank 0's host" : "");
+    return -1;
+}
+
+static xp_status join_as_agreed(struct start *s, const struct xp_launch *l)
+{
+    struct xp_address roots[ROOT_ADDRESSES * XP_LAUNCH_PORTS];
+    int n = 0;
+
+    for (int port = l->port; port < l->port + l->nports; port++)
+        n += xp_address_resolve(l->host, port, roots + n, ROOT_ADDRESSES);
+    if (n == 0) {
+        snprintf(s->err, s->err_size, "start-up (%s): rank %d cannot resolve \"%s\", the host of rank 0", l->name, l->rank,
+                 l->host);
+        return XP_ERR_SYSTEM;
+    }
+    return xp_star_join(s->net, roots, n, &s->me, s->deadline, s->err, s->err_size);
+}
+
+static xp_status start_by_address(struct start *s, const struct xp_launch *l)
+{
+    const char *secret = s->p->secret[0] ? s->p->secret : l->identity;
+    int listener;
+    xp_status e;
+
+    xp_handshake_key(s->me.key, secret, strlen(secret));
+    s->me.job = number_of(l->identity);
+    if (s->me.rank != 0)
+        return join_as_agreed(s, l);
+    if (s->me.size == 1) /* nobody to wait for: no socket */
+        return xp_star_gather(s->net, -1, &s->me, s->deadline, s->err, s->err_size);
+    listener = listen_as_agreed(s, l);
+    if (listener < 0)
+        return XP_ERR_SYSTEM;
+    e = xp_star_gather(s->net, listener, &s->me, s->deadline, s->err, s->err_size);
+    if (listener != l->listen_fd)
+        close(listener);
+    return e;
+}
+
+/* ------------------------------------------------------------------------------------------ the sources */
+
+static xp_status run_threads(struct start *s, const xp_bootstrap *boot)
+{
+    struct xp_thread_seat seat = {.group = boot->threads, .rank = boot->rank, .deadline = s->deadline};
+    struct gatherer g = {xp_thread_group_allgather, &seat, seat.err};
+    xp_status e;
+
+    s->me.rank = boot->rank;
+    s->me.size = xp_thread_group_size(boot->threads);
+    if (boot->rank < 0 || boot->rank >= s->me.size) {
+        snprintf(s->err, s->err_size, "start-up: rank %d of a thread group of %d", boot->rank, s->me.size);
+        return XP_ERR_INVALID_ARG;
+    }
+    e = start_by_allgather(s, &g);
+    if (e != XP_OK)
+        xp_thread_group_break(boot->threads, boot->rank);
+    return e;
+}
+
+static xp_status run_callback(struct start *s, const xp_bootstrap *boot)
+{
+    struct gatherer g = {boot->allgather, boot->allgather_user, NULL};
+
+    s->me.rank = boot->rank;
+    s->me.size = boot->nranks;
+    if (boot->nranks < 1 || boot->rank < 0 || boot->rank >= boot->nranks) {
+        snprintf(s->err, s->err_size, "start-up: rank %d of %d ranks", boot->rank, boot->nranks);
+        return XP_ERR_INVALID_ARG;
+    }
+    return start_by_allgather(s, &g);
+}
+
+static const char *read_env(const char *name)
+{
+    return getenv(name);
+}
+
+static xp_status run_environment(struct start *s)
+{
+    struct xp_launch l;
+    xp_status e = xp_launch_detect(&l, s->p, read_env, s->err, s->err_size);
+
+    if (e != XP_OK)
+        return e;
+    s->me.rank = l.rank;
+    s->me.size = l.size;
+    if (l.pmi_fd >= 0) {
+        struct xp_pmi pmi = {.fd = l.pmi_fd, .rank = l.rank, .size = l.size, .deadline = s->deadline};
+        struct gatherer g = {xp_pmi_allgather, &pmi, pmi.err};
+        return start_by_allgather(s, &g);
+    }
+    return start_by_address(s, &l);
+}
+
+xp_status xp_bootstrap_run(struct xp_bootstrap_net *net, const xp_bootstrap *boot, const struct xp_params *p, char *err,
+                           size_t err_size)
+{
+    struct start s = {.net = net, .p = p, .err = err, .err_size = err_size};
+    xp_status e;
+
+    memset(net, 0, sizeof(*net));
+    if (sodium_init() < 0) {
+        snprintf(err, err_size, "start-up: libsodium finds no source of random numbers");
+        return XP_ERR_SYSTEM;
+    }
+    s.deadline = xp_now() + (p->timeout < START_SECONDS ? p->timeout : START_SECONDS);
+    describe_settings(p, s.me.settings, sizeof(s.me.settings));
+    if (boot && boot->threads)
+        e = run_threads(&s, boot);
+    else if (boot && boot->allgather)
+        e = run_callback(&s, boot);
+    else
+        e = run_environment(&s);
+    sodium_memzero(s.me.key, sizeof(s.me.key));
+    if (e == XP_ERR_NO_MEMORY && err[0] == '\0')
+        snprintf(err, err_size, "start-up: no memory");
+    return e;
+}
