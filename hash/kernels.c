@@ -27,6 +27,7 @@ static void fill_avx2(struct xp_kernels *k)
     k->fht_i16 = xp_fht_i16_avx2;
     k->fht_i32 = xp_fht_i32_avx2;
     k->hash = xp_hash_avx2;
+    k->assign = xp_assign_avx2;
 }
 
 static void fill_avx512(struct xp_kernels *k)
@@ -34,6 +35,7 @@ static void fill_avx512(struct xp_kernels *k)
     k->fht_i16 = xp_fht_i16_avx512;
     k->fht_i32 = xp_fht_i32_avx512;
     k->hash = xp_hash_avx512;
+    k->assign = xp_assign_avx512;
 }
 #else
 static void fill_avx2(struct xp_kernels *k)
