@@ -130,6 +130,18 @@ typedef void (*xp_quantise_fn)(const struct xp_quantiser *q, enum xp_qformat f, 
  * accepted. Exact. */
 typedef void (*xp_dequantise_fn)(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t, void *row);
 
+/* ---- entropy coding (rans.h) -------------------------------------------------------------------------------------- */
+
+/* rans_encode: n integers within +-XP_RANS_MAX_Q, one class per group of 16, to the bytes of a row (FORMAT.md). work:
+ * xp_rans_work_bytes(n), 64-byte aligned. Returns the bytes written, 0 when they are more than cap. Exact. */
+typedef size_t (*xp_rans_encode_fn)(const int16_t *q, size_t n, const uint8_t *classes, unsigned lanes, void *work,
+                                    uint8_t *out, size_t cap);
+
+/* rans_decode: `count` rows of n integers each back. Any bytes are safe: s->ok says whether they are a row. Exact where
+ * ok. */
+struct xp_rans_stream;
+typedef void (*xp_rans_decode_fn)(struct xp_rans_stream *s, size_t count, size_t n, unsigned lanes);
+
 /* ---- the table ---------------------------------------------------------------------------------------------------- */
 struct xp_kernels {
     size_t size;
@@ -145,6 +157,8 @@ struct xp_kernels {
     xp_assign_fn assign;
     xp_quantise_fn quantise;
     xp_dequantise_fn dequantise;
+    xp_rans_encode_fn rans_encode;
+    xp_rans_decode_fn rans_decode;
 };
 
 enum xp_isa { XP_ISA_C = 0, XP_ISA_AVX2 = 1, XP_ISA_AVX512 = 2 };

@@ -25,8 +25,6 @@ void xp_hash_avx512(const struct xp_hasher *h, const struct xp_rows *in, uint32_
 
 /* assign.c, x86/assign_*.c */
 void xp_assign_c(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, size_t K, uint32_t *assign);
-void xp_assign_avx2(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, size_t K, uint32_t *assign);
-void xp_assign_avx512(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, size_t K, uint32_t *assign);
 
 /* residual.c, x86/residual_*.c */
 float xp_energy_c(const float *x, size_t n);
@@ -40,5 +38,12 @@ void xp_centroid_c(const struct xp_rows *in, const uint32_t *order, const uint32
 /* quantise.c, x86/quantise_*.c */
 void xp_quantise_c(const struct xp_quantiser *q, enum xp_qformat f, const float *res, uint8_t *out);
 void xp_dequantise_c(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t, void *row);
+
+/* rans.c, x86/rans_*.c */
+size_t xp_rans_encode_c(const int16_t *q, size_t n, const uint8_t *classes, unsigned lanes, void *work, uint8_t *out, size_t cap);
+void xp_rans_decode_c(struct xp_rans_stream *s, size_t count, size_t n, unsigned lanes);
+size_t xp_rans_encode_avx512(const int16_t *q, size_t n, const uint8_t *classes, unsigned lanes, void *work, uint8_t *out,
+                             size_t cap);
+void xp_rans_decode_avx512(struct xp_rans_stream *s, size_t count, size_t n, unsigned lanes);
 
 #endif

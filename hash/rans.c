@@ -1,0 +1,280 @@
+/*
+ * rans.c - the entropy coder in plain C, and what its variants share
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "hash/rans.h"
+#include "hash/bytes.h"
+#include "hash/variants.h"
+
+#include <string.h>
+
+#define LOW 0x10000u /* states are at least this, except below the last steps */
+#define MASK ((1u << XP_RANS_BITS) - 1)
+
+static size_t groups_of(size_t n)
+{
+    return (n + XP_RANS_GROUP - 1) / XP_RANS_GROUP;
+}
+
+/* ---- the parts of a row ------------------------------------------------------------------------------------- */
+
+#define STATE_BYTES (XP_RANS_MAX_LANES * 36 / 8)
+#define MOST_LOW_BITS 11
+
+size_t xp_rans_bound(size_t n)
+{
+    return STATE_BYTES + groups_of(n) * 2 * MOST_LOW_BITS + 2 * n + 2 * n;
+}
+
+size_t xp_rans_work_bytes(size_t n)
+{
+    size_t groups = groups_of(n);
+
+    return groups * XP_RANS_GROUP + 64                     /* symbols */
+         + 2 * n + 64                                      /* words */
+         + groups * 2 * MOST_LOW_BITS + 64 + 2 * n + 64;   /* planes, escapes */
+}
+
+struct xp_rans_work xp_rans_cut(void *work, size_t n)
+{
+    size_t groups = groups_of(n);
+    struct xp_rans_work w;
+    uint8_t *p = work;
+
+    w.index = p;
+    p += groups * XP_RANS_GROUP + 64 + 2 * n;
+    w.words_end = p;
+    p += 64;
+    w.planes = p;
+    w.escapes = p + groups * 2 * MOST_LOW_BITS + 64;
+    return w;
+}
+
+/* A state of 17 + e bits travels as e in 4 bits and its 16 + e bits below the leading one. */
+static size_t write_states(const uint32_t *state, unsigned lanes, uint8_t *out)
+{
+    const uint8_t *begin = out;
+    uint64_t hold = 0;
+    unsigned have = 0;
+
+    for (unsigned i = 0; i < lanes; i++) {
+        const unsigned bits = 31 - (unsigned)__builtin_clz(state[i]);
+
+        hold |= ((uint64_t)(state[i] ^ 1u << bits) << 4 | (bits - 16)) << have;
+        for (have += 4 + bits; have >= 8; have -= 8, hold >>= 8)
+            *out++ = (uint8_t)hold;
+    }
+    if (have)
+        *out++ = (uint8_t)hold;
+    return (size_t)(out - begin);
+}
+
+static const uint8_t *read_states(const uint8_t *p, const uint8_t *end, unsigned lanes, uint32_t *state)
+{
+    uint64_t hold = 0;
+    unsigned have = 0;
+
+    for (unsigned i = 0; i < lanes; i++) {
+        unsigned bits;
+
+        for (; have < 35; have += 8, p++)
+            hold |= (uint64_t)(p < end ? *p : 0) << have;
+        bits = 16 + (hold & 15);
+        state[i] = 1u << bits | (uint32_t)(hold >> 4 & ((1ull << bits) - 1));
+        hold >>= 4 + bits;
+        have -= 4 + bits;
+    }
+    return p - have / 8;
+}
+
+size_t xp_rans_assemble(const uint32_t *state, unsigned lanes, const struct xp_rans_work *w, struct xp_rans_parts parts,
+                        const uint8_t *words, uint8_t *out, size_t cap)
+{
+    uint8_t head[STATE_BYTES + 8];
+    const size_t head_bytes = write_states(state, lanes, head), word_bytes = (size_t)(w->words_end - words);
+    const size_t all = head_bytes + parts.plane_bytes + word_bytes + parts.escape_bytes;
+
+    if (all > cap)
+        return 0;
+    memcpy(out, head, head_bytes);
+    out += head_bytes;
+    memcpy(out, w->planes, parts.plane_bytes);
+    out += parts.plane_bytes;
+    memcpy(out, words, word_bytes);
+    memcpy(out + word_bytes, w->escapes, parts.escape_bytes);
+    return all;
+}
+
+int xp_rans_open(const struct xp_rans_stream *s, size_t n, unsigned lanes, uint32_t *state, const uint8_t **planes,
+                 const uint8_t **words)
+{
+    size_t plane_bytes = 0;
+
+    for (size_t g = 0; g < groups_of(n); g++)
+        plane_bytes += 2 * xp_rans_low_bits(s->classes[g]);
+    *planes = read_states(s->in, s->in + s->len, lanes, state);
+    if (*planes > s->in + s->len || plane_bytes > (size_t)(s->in + s->len - *planes))
+        return 0;
+    *words = *planes + plane_bytes;
+    return 1;
+}
+
+void xp_rans_begin(const uint8_t *index, size_t n, unsigned lanes, uint32_t *state)
+{
+    const size_t steps = xp_rans_steps(n, lanes);
+
+    for (unsigned lane = 0; lane < lanes; lane++) {
+        state[lane] = 2;
+        for (size_t step = steps + XP_RANS_TAIL; step-- > steps;)
+            state[lane] = state[lane] << 5 | (step * lanes + lane < n ? index[step * lanes + lane] : 0);
+    }
+}
+
+int xp_rans_end(const struct xp_rans_stream *s, size_t n, unsigned lanes, uint32_t *state)
+{
+    const size_t steps = xp_rans_steps(n, lanes);
+
+    for (unsigned lane = 0; lane < lanes; lane++) {
+        for (size_t i = steps * lanes + lane; i < (steps + XP_RANS_TAIL) * lanes; i += lanes, state[lane] >>= 5) {
+            if (i < n)
+                s->q[i] = (int16_t)(state[lane] & 31);
+            else if (state[lane] & 31)
+                return 0;
+        }
+        if (state[lane] != 2)
+            return 0;
+    }
+    return 1;
+}
+
+/* ---- integers to symbols and low bits ------------------------------------------------------------------------- */
+
+static struct xp_rans_parts split(const int16_t *q, size_t n, const uint8_t *classes, const struct xp_rans_work *w)
+{
+    uint8_t *plane = w->planes, *escape = w->escapes;
+    struct xp_rans_parts parts;
+
+    for (size_t g = 0; g < groups_of(n); g++) {
+        const struct xp_rans_table *t = xp_rans_table(classes[g]);
+        unsigned low = xp_rans_low_bits(classes[g]), bits[16] = {0};
+        int half = low ? 1 << (low - 1) : 0;
+
+        for (size_t i = 16 * g; i < 16 * g + 16; i++) {
+            int u = i < n ? q[i] + half : half, symbol = (u >> low) + 16;
+
+            if (symbol < t->first || symbol > t->last) {
+                xp_put16(escape, (uint16_t)q[i]);
+                escape += 2;
+                u = symbol = 0;
+            }
+            w->index[i] = (uint8_t)symbol;
+            for (unsigned b = 0; b < low; b++)
+                bits[b] |= ((unsigned)u >> b & 1) << (i % 16);
+        }
+        for (unsigned b = 0; b < low; b++, plane += 2)
+            xp_put16(plane, (uint16_t)bits[b]);
+    }
+    parts.plane_bytes = (size_t)(plane - w->planes);
+    parts.escape_bytes = (size_t)(escape - w->escapes);
+    return parts;
+}
+
+/* s->q holds symbols and becomes integers. 0 when the escapes do not end where the row does. */
+static int join(const struct xp_rans_stream *s, size_t n, const uint8_t *planes, const uint8_t *escapes)
+{
+    const uint8_t *end = s->in + s->len;
+
+    for (size_t g = 0; g < groups_of(n); g++) {
+        const unsigned low = xp_rans_low_bits(s->classes[g]);
+        const int half = low ? 1 << (low - 1) : 0;
+
+        for (size_t i = 16 * g; i < 16 * g + 16 && i < n; i++) {
+            int u = (s->q[i] - 16) * (1 << low) - half;
+
+            if (!s->q[i]) {
+                if (end - escapes < 2)
+                    return 0;
+                s->q[i] = (int16_t)xp_get16(escapes);
+                escapes += 2;
+                continue;
+            }
+            for (unsigned b = 0; b < low; b++)
+                u += (xp_get16(planes + 2 * b) >> (i % 16) & 1) << b;
+            s->q[i] = (int16_t)u;
+        }
+        planes += 2 * low;
+    }
+    memset(s->q + n, 0, (groups_of(n) * XP_RANS_GROUP - n) * sizeof(*s->q));
+    return escapes == end;
+}
+
+/* ---- encoding: last symbol first ------------------------------------------------------------------------------- */
+
+size_t xp_rans_encode_c(const int16_t *q, size_t n, const uint8_t *classes, unsigned lanes, void *work, uint8_t *out, size_t cap)
+{
+    const struct xp_rans_work w = xp_rans_cut(work, n);
+    const struct xp_rans_parts parts = split(q, n, classes, &w);
+    uint8_t *words = w.words_end;
+    uint32_t state[XP_RANS_MAX_LANES];
+
+    xp_rans_begin(w.index, n, lanes, state);
+    for (size_t i = xp_rans_steps(n, lanes) * lanes; i-- > 0;) {
+        uint32_t span = xp_rans_table(classes[i / XP_RANS_GROUP])->span[w.index[i]];
+        uint32_t f = span & 0xffff, x = state[i % lanes];
+
+        if (x >= f << 20) {
+            words -= 2;
+            xp_put16(words, (uint16_t)x);
+            x >>= 16;
+        }
+        state[i % lanes] = (x / f << XP_RANS_BITS) + x % f + (span >> 16);
+    }
+    return xp_rans_assemble(state, lanes, &w, parts, words, out, cap);
+}
+
+/* ---- decoding ---------------------------------------------------------------------------------------------------- */
+
+static unsigned find(const uint32_t *span, uint32_t slot)
+{
+    const uint32_t key = slot << 16 | 0xffff;
+    unsigned s = key >= span[16] ? 16 : 0;
+
+    s += key >= span[s + 8] ? 8 : 0;
+    s += key >= span[s + 4] ? 4 : 0;
+    s += key >= span[s + 2] ? 2 : 0;
+    return s + (key >= span[s + 1]);
+}
+
+static int decode_row(const struct xp_rans_stream *s, size_t n, unsigned lanes)
+{
+    const uint8_t *planes, *p, *end = s->in + s->len;
+    uint32_t state[XP_RANS_MAX_LANES];
+    const size_t coded = xp_rans_steps(n, lanes) * lanes;
+
+    if (!xp_rans_open(s, n, lanes, state, &planes, &p))
+        return 0;
+    for (size_t i = 0; i < coded; i++) {
+        const uint32_t *span = xp_rans_table(s->classes[i / XP_RANS_GROUP])->span;
+        uint32_t x = state[i % lanes];
+        const uint32_t slot = x & MASK;
+        const unsigned symbol = find(span, slot);
+
+        x = (span[symbol] & 0xffff) * (x >> XP_RANS_BITS) + slot - (span[symbol] >> 16);
+        if (x < LOW) {
+            if (end - p < 2)
+                return 0;
+            x = x << 16 | xp_get16(p);
+            p += 2;
+        }
+        state[i % lanes] = x;
+        s->q[i] = (int16_t)symbol;
+    }
+    return xp_rans_end(s, n, lanes, state) && join(s, n, planes, p);
+}
+
+void xp_rans_decode_c(struct xp_rans_stream *s, size_t count, size_t n, unsigned lanes)
+{
+    for (size_t i = 0; i < count; i++)
+        s[i].ok = decode_row(&s[i], n, lanes);
+}
