@@ -14,7 +14,7 @@
 #define ESCAPES (BIT(XP_Q_RAW) | BIT(XP_Q_ZERO)) /* exact formats: always allowed */
 #define INTS XP_Q_ALL_INTS
 
-static const struct xp_codec_ops *const codecs[] = { &xp_codec_raw, &xp_codec_exact, &xp_codec_quant, NULL };
+static const struct xp_codec_ops *const codecs[] = { &xp_codec_raw, &xp_codec_exact, &xp_codec_quant, &xp_codec_lsh, NULL };
 
 static const struct {
     const char *name;

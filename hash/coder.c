@@ -9,6 +9,7 @@
 
 #include "hash/coder_impl.h"
 #include "hash/frame.h"
+#include "hash/lsh_scratch.h"
 #include "hash/signs.h"
 
 /* ---- memory -------------------------------------------------------------------------------------------------- */
@@ -61,6 +62,8 @@ xp_status xp_coder_reserve(struct xp_coder *c, size_t rows)
         if (renew(&c->first, rows, 4) || renew(&c->map, rows, 4) || renew(&c->work, words, 4))
             return XP_ERR_NO_MEMORY;
     }
+    if (c->lsh && xp_lsh_reserve(c, rows))
+        return XP_ERR_NO_MEMORY;
     c->cap_rows = rows;
     c->why = "";
     return XP_OK;
@@ -80,6 +83,11 @@ static xp_status allocate(struct xp_coder *c)
     c->quantiser.dim = c->desc.dim;
     c->quantiser_seed = c->desc.seed;
     xp_signs_fill(c->desc.seed, XP_SIGNS_QUANTISE, c->desc.dim, c->quantiser.signs);
+    if (may_use(c, XP_CODEC_LSH)) {
+        xp_status s = xp_lsh_create(c);
+        if (s)
+            return s;
+    }
     return xp_coder_reserve(c, c->desc.max_rows);
 }
 
@@ -155,6 +163,7 @@ void xp_coder_destroy(struct xp_coder *c)
 {
     if (!c)
         return;
+    xp_lsh_destroy(c);
     free(c->first);
     free(c->map);
     free(c->work);

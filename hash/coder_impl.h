@@ -21,6 +21,8 @@
 #define XP_SAMPLE_MIN 16
 #define XP_SAMPLE_MAX 128
 
+struct xp_lsh_scratch;
+
 struct xp_coder {
     struct xp_coder_desc desc; /* isa, seed and the lsh knobs have no zeros left */
     struct xp_kernels kernels;
@@ -41,7 +43,8 @@ struct xp_coder {
 
     /* For cap_rows rows. */
     size_t cap_rows;
-    uint32_t *first, *map, *work;  /* exact: xp_dedup. lsh: rows sorted by cluster, cluster of each row, bucket ids */
+    uint32_t *first, *map, *work;  /* exact: xp_dedup. lsh: rows that count for a mean, bucket ids */
+    struct xp_lsh_scratch *lsh;    /* NULL unless codec lsh may be used (lsh_scratch.h) */
 
     uint32_t *sample_index;        /* select.c: XP_SAMPLE_MAX rows, */
     uint8_t *sample;               /* coded, and decoded again behind that */

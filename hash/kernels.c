@@ -29,6 +29,7 @@ static void fill_avx2(struct xp_kernels *k)
     k->fht_i16 = xp_fht_i16_avx2;
     k->fht_i32 = xp_fht_i32_avx2;
     k->hash = xp_hash_avx2;
+    k->assign = xp_assign_avx2;
 }
 
 static void fill_avx512(struct xp_kernels *k)
@@ -36,6 +37,7 @@ static void fill_avx512(struct xp_kernels *k)
     k->fht_i16 = xp_fht_i16_avx512;
     k->fht_i32 = xp_fht_i32_avx512;
     k->hash = xp_hash_avx512;
+    k->assign = xp_assign_avx512;
     k->rans_encode = xp_rans_encode_avx512;
     k->rans_decode = xp_rans_decode_avx512;
 }

@@ -9,7 +9,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include <errno.h>
-#include <poll.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -213,8 +213,14 @@ static int listen_as_agreed(struct start *s, const struct xp_launch *l)
     struct xp_address found[ROOT_ADDRESSES];
     int n, e = -EADDRNOTAVAIL;
 
-    if (l->listen_fd >= 0)
-        return l->listen_fd;
+    if (l->listen_fd >= 0) {
+        e = fcntl(l->listen_fd, F_GETFL);
+        if (e >= 0 && fcntl(l->listen_fd, F_SETFL, e | O_NONBLOCK) == 0 &&
+            fcntl(l->listen_fd, F_SETFD, FD_CLOEXEC) == 0)
+            return l->listen_fd;
+        snprintf(s->err, s->err_size, "start-up (%s): CROSSPRESS_LISTEN_FD %d: %s", l->name, l->listen_fd, strerror(errno));
+        return -1;
+    }
     n = xp_address_resolve(l->host, l->port, found, ROOT_ADDRESSES);
     for (int port = l->port; port < l->port + l->nports; port++) {
         for (int i = 0; i < n; i++) {

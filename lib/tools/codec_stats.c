@@ -170,7 +170,7 @@ static const struct {
 } trials[] = {
     { "exact", 0 },         { "fp8", NO_LIMIT },    { "int8", NO_LIMIT },  { "int6", NO_LIMIT },     { "int5", NO_LIMIT },
     { "int4", NO_LIMIT },   { "int3", NO_LIMIT },   { "int2", NO_LIMIT },  { "quant", 0.01 },        { "quant", 0.03 },
-    { "quant", 0.1 },       { "quant", 0.25 },      { "lsh", 0.03 },       { "lsh", 0.1 },           { "lsh+int4", NO_LIMIT },
+    { "quant", 0.1 },       { "quant", 0.25 },      { "lsh", 0.03 },       { "lsh", 0.1 },           { "lsh", 0.25 },
 };
 
 /* Encodes the rows; *len 0 when this build lacks the codec. */

@@ -1,0 +1,243 @@
+/*
+ * test_coder.c - the coder: what it accepts, its bound, its fall-back to raw, its fixed memory
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "hash/codec.h"
+#include "hash/frame.h"
+#include "tests/harness/random.h"
+#include "tests/harness/values.h"
+
+static struct xp_coder_desc describe(const char *codec, xp_dtype t, size_t dim)
+{
+    struct xp_coder_desc d = { .dtype = t, .dim = dim, .mode = XP_MODE_BOUNDED, .eps = 0.05, .isa = XP_ISA_AVX512 };
+
+    cr_assert_eq(xp_codec_parse(codec, &d.choice), XP_OK, "%s", codec);
+    return d;
+}
+
+static struct xp_coder *make(const struct xp_coder_desc *d)
+{
+    struct xp_coder *c = NULL;
+
+    cr_assert_eq(xp_coder_create(&c, d), XP_OK);
+    return c;
+}
+
+Test(coder, refuses_what_it_cannot_do)
+{
+    struct xp_coder_desc good = describe("raw", XP_F32, 8), d;
+    struct xp_coder *c = NULL;
+
+    d = good; d.dtype = (xp_dtype)0;
+    cr_assert_eq(xp_coder_create(&c, &d), XP_ERR_INVALID_ARG);
+    d = good; d.dim = 0;
+    cr_assert_eq(xp_coder_create(&c, &d), XP_ERR_INVALID_ARG);
+    d = good; d.dim = ((size_t)1 << 20) + 1;
+    cr_assert_eq(xp_coder_create(&c, &d), XP_ERR_INVALID_ARG);
+    d = good; d.mode = XP_MODE_FOLDED;
+    cr_assert_eq(xp_coder_create(&c, &d), XP_ERR_UNSUPPORTED);
+    d = good; d.dtype = XP_BYTE;
+    cr_assert_eq(xp_coder_create(&c, &d), XP_ERR_UNSUPPORTED, "bytes are never lossy");
+    d = describe("int4", XP_F32, 8); d.mode = XP_MODE_EXACT;
+    cr_assert_eq(xp_coder_create(&c, &d), XP_ERR_UNSUPPORTED, "no lossy codec in exact mode");
+    for (int i = 0; i < 5; i++) {
+        static const double eps[] = { 0, 1, -0.1, NAN, INFINITY };
+        d = good; d.eps = eps[i];
+        cr_assert_eq(xp_coder_create(&c, &d), XP_ERR_INVALID_ARG, "eps %g", eps[i]);
+    }
+    cr_assert_null(c);
+    xp_coder_destroy(NULL);
+}
+
+/* Every codec, odd shapes, random rows: within the bound, decoded within eps, and byte for byte the same again. */
+Test(coder, every_codec_keeps_its_promise_and_repeats_itself)
+{
+    struct random rng = random_start("coder");
+    const char *name;
+
+    for (unsigned n = 0; (name = xp_codec_name(n, NULL)); n++) {
+        if (!strcmp(name, "book"))
+            continue;
+        for (int round = 0; round < 12; round++) {
+            xp_dtype t = (xp_dtype)(XP_BF16 + round % 3);
+            struct xp_coder_desc d = describe(name, t, 1 + random_below(&rng, 300));
+            size_t rows = random_below(&rng, 70), bytes = d.dim * xp_dtype_size(t), cap = xp_frame_bound(t, d.dim, rows), len, again;
+            unsigned char *data = malloc(rows * bytes + 1), *back = malloc(rows * bytes + 1), *frame = malloc(cap), *same = malloc(cap);
+            struct xp_rows in = { .data = data, .rows = rows, .dim = d.dim, .dtype = t };
+            struct xp_coder *c, *other;
+
+            d.eps = (double[]){ 0.01, 0.05, 0.3 }[round % 3];
+            d.eps_ref = XP_EPS_REF_ROW;
+            c = make(&d);
+            for (size_t i = 0; i < rows * d.dim; i++)
+                value_put(data, t, i, random_normal(&rng) * (i % 50 == 3 ? 20 : 1));
+            cr_assert_eq(xp_coder_encode(c, &in, frame, cap, &len, NULL), XP_OK, "%s", name);
+            cr_assert_leq(len, cap);
+            cr_assert_eq(xp_coder_decode(c, frame, len, back, rows), XP_OK, "%s: %s", name, xp_coder_why(c));
+            for (size_t r = 0; r < rows; r++)
+                cr_assert_leq(value_distance(data + r * bytes, back + r * bytes, t, d.dim), d.eps * value_norm(data + r * bytes, t, d.dim),
+                              "%s, row %zu of %zu x %zu", name, r, rows, d.dim);
+            d.isa = XP_ISA_C;
+            other = make(&d);
+            cr_assert_eq(xp_coder_encode(other, &in, same, cap, &again, NULL), XP_OK);
+            cr_assert_eq(again, len, "%s", name);
+            cr_assert_arr_eq(same, frame, len, "%s: plain C gives other bytes", name);
+            xp_coder_destroy(c);
+            xp_coder_destroy(other);
+            free(data);
+            free(back);
+            free(frame);
+            free(same);
+        }
+    }
+}
+
+Test(coder, random_bits_never_expand)
+{
+    struct random rng = random_start("coder_bits");
+    static uint16_t rows[50][33];
+    static unsigned char frame[8192], back[sizeof(rows)];
+    const char *name;
+
+    for (unsigned n = 0; (name = xp_codec_name(n, NULL)); n++) {
+        if (!strcmp(name, "book"))
+            continue;
+        for (int t = XP_BF16; t <= XP_F16; t++) {
+            struct xp_coder_desc d = describe(name, (xp_dtype)t, 33);
+            struct xp_rows in = { .data = rows, .rows = 50, .dim = 33, .dtype = (xp_dtype)t };
+            struct xp_coder *c = make(&d);
+            size_t len;
+
+            for (size_t i = 0; i < 50 * 33; i++)
+                rows[i / 33][i % 33] = (uint16_t)random_bits(&rng);
+            cr_assert_eq(xp_coder_encode(c, &in, frame, sizeof(frame), &len, NULL), XP_OK);
+            cr_assert_leq(len, xp_frame_bound((xp_dtype)t, 33, 50));
+            cr_assert_eq(xp_coder_decode(c, frame, len, back, 50), XP_OK);
+            for (size_t r = 0; r < 50; r++)
+                if (!isfinite(value_norm(rows[r], (xp_dtype)t, 33)))
+                    cr_assert_arr_eq(back + r * 66, rows[r], 66, "%s: row %zu with NaN or Inf", name, r);
+            xp_coder_destroy(c);
+        }
+    }
+}
+
+Test(coder, gathers_rows_through_an_index)
+{
+    static const uint32_t index[] = { 3, 0, 3, 1 };
+    float rows[4][2] = { { 1, 2 }, { 3, 4 }, { 5, 6 }, { 7, 8 } }, back[4][2];
+    struct xp_rows in = { .data = rows, .index = index, .rows = 4, .dim = 2, .dtype = XP_F32 };
+    unsigned char frame[256];
+    size_t len;
+
+    for (int exact = 0; exact < 2; exact++) {
+        struct xp_coder_desc d = describe(exact ? "exact" : "raw", XP_F32, 2);
+        struct xp_coder *c = make(&d);
+
+        cr_assert_eq(xp_coder_encode(c, &in, frame, sizeof(frame), &len, NULL), XP_OK);
+        cr_assert_eq(xp_coder_decode(c, frame, len, back, 4), XP_OK);
+        for (int r = 0; r < 4; r++)
+            cr_assert_arr_eq(back[r], rows[index[r]], sizeof(back[r]));
+        xp_coder_destroy(c);
+    }
+}
+
+Test(coder, refuses_other_shapes_small_rooms_and_more_rows_than_planned)
+{
+    struct xp_coder_desc d = describe("quant", XP_F32, 2);
+    float rows[10][2] = { { 1 } };
+    struct xp_rows in = { .data = rows, .rows = 10, .dim = 2, .dtype = XP_F32 }, other;
+    unsigned char frame[512];
+    struct xp_coder *c;
+    size_t len = 77;
+
+    d.max_rows = 9;
+    c = make(&d);
+    cr_assert_eq(xp_coder_encode(c, &in, frame, sizeof(frame), &len, NULL), XP_ERR_INVALID_ARG);
+    in.rows = 9;
+    cr_assert_eq(xp_coder_encode(c, &in, frame, xp_frame_bound(XP_F32, 2, 9) - 1, &len, NULL), XP_ERR_INVALID_ARG);
+    other = in;
+    other.dim = 3;
+    cr_assert_eq(xp_coder_encode(c, &other, frame, sizeof(frame), &len, NULL), XP_ERR_INVALID_ARG);
+    other = in;
+    other.dtype = XP_F16;
+    cr_assert_eq(xp_coder_encode(c, &other, frame, sizeof(frame), &len, NULL), XP_ERR_INVALID_ARG);
+    cr_assert(xp_coder_why(c)[0]);
+    cr_assert_eq(len, 77, "nothing is set on an error");
+    cr_assert_eq(xp_coder_encode(c, &in, frame, sizeof(frame), &len, NULL), XP_OK);
+    xp_coder_destroy(c);
+}
+
+Test(coder, decodes_any_codec_of_its_shape_and_refuses_what_disagrees)
+{
+    struct random rng = random_start("coder_any");
+    struct xp_coder_desc d = describe("raw", XP_BF16, 64), wrong;
+    static uint16_t rows[80][64], back[81][64];
+    static unsigned char frame[80 * 132 + 64];
+    struct xp_rows in = { .data = rows, .rows = 80, .dim = 64, .dtype = XP_BF16 };
+    struct xp_coder *reader, *other;
+    const char *name;
+    size_t len = 0;
+
+    for (size_t i = 0; i < 80 * 64; i++)
+        value_put(rows, XP_BF16, i, random_normal(&rng));
+    d.mode = XP_MODE_EXACT;
+    reader = make(&d);
+    for (unsigned n = 0; (name = xp_codec_name(n, NULL)); n++) {
+        struct xp_coder_desc w;
+        struct xp_coder *writer;
+
+        if (!strcmp(name, "book"))
+            continue;
+        w = describe(name, XP_BF16, 64);
+        w.eps = 0.2;
+        w.seed = 12345 + n;
+        writer = make(&w);
+        cr_assert_eq(xp_coder_encode(writer, &in, frame, sizeof(frame), &len, NULL), XP_OK);
+        cr_assert_eq(xp_coder_decode(reader, frame, len, back, 80), XP_OK, "%s: %s", name, xp_coder_why(reader));
+        for (size_t r = 0; r < 80; r++)
+            cr_assert_leq(value_distance(rows[r], back[r], XP_BF16, 64), 0.2 * value_norm(rows[r], XP_BF16, 64), "%s", name);
+        cr_assert_eq(xp_coder_decode(reader, frame, len, back, 79), XP_ERR_CORRUPT);
+        cr_assert_eq(xp_coder_decode(reader, frame, len, back, 81), XP_ERR_CORRUPT);
+        xp_coder_destroy(writer);
+    }
+    wrong = describe("raw", XP_F16, 64);
+    other = make(&wrong);
+    cr_assert_eq(xp_coder_decode(other, frame, len, back, 80), XP_ERR_CORRUPT);
+    xp_coder_destroy(other);
+    wrong = describe("raw", XP_BF16, 63);
+    other = make(&wrong);
+    cr_assert_eq(xp_coder_decode(other, frame, len, back, 80), XP_ERR_CORRUPT);
+    xp_coder_destroy(other);
+    xp_coder_destroy(reader);
+}
+
+Test(coder, figures_add_up)
+{
+    struct xp_coder_desc d = describe("int4", XP_F32, 128);
+    static float rows[20][128];
+    static unsigned char frame[20 * 516 + 64];
+    struct xp_rows in = { .data = rows, .rows = 20, .dim = 128, .dtype = XP_F32 };
+    struct random rng = random_start("coder_figures");
+    xp_codec_stats st = { .size = sizeof(st) };
+    struct xp_coder *c;
+    size_t len, sum = 0;
+
+    d.eps = 0.5;
+    c = make(&d);
+    for (int call = 0; call < 3; call++) {
+        for (size_t i = 0; i < 20 * 128; i++)
+            rows[i / 128][i % 128] = (float)random_normal(&rng);
+        cr_assert_eq(xp_coder_encode(c, &in, frame, sizeof(frame), &len, &st), XP_OK);
+        sum += len;
+    }
+    cr_assert(st.rows == 60 && st.raw_bytes == 3 * sizeof(rows) && st.frame_bytes == sum);
+    cr_assert(st.err_mean > 0 && st.err_mean <= st.err_max && st.err_max <= 0.5);
+    cr_assert_str_eq(st.codec, "int4");
+    xp_coder_destroy(c);
+}
