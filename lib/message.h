@@ -9,6 +9,7 @@
 #ifndef XP_MESSAGE_H
 #define XP_MESSAGE_H
 
+#include <ctype.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -81,6 +82,16 @@ static inline int xp_msg_head_read(const uint8_t in[XP_MSG_HEAD], uint32_t most,
     h->len = xp_get32(in + 8);
     h->word = xp_get32(in + 12);
     return 1;
+}
+
+/* A text that came over the wire, made fit to print. */
+static inline void xp_msg_text(char *out, size_t size, const uint8_t *body, size_t len)
+{
+    size_t n = len < size - 1 ? len : size - 1;
+
+    for (size_t i = 0; i < n; i++)
+        out[i] = isprint(body[i]) ? (char)body[i] : '?';
+    out[n] = '\0';
 }
 
 #endif

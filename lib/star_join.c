@@ -6,7 +6,6 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,16 +52,6 @@ static int read_message(int fd, struct xp_msg_head *head, uint8_t *body, uint32_
     return xp_socket_read(fd, body, head->len, deadline);
 }
 
-/* A text that came over the wire, made fit to print. */
-static void copy_text(char *out, size_t size, const uint8_t *body, size_t len)
-{
-    size_t n = len < size - 1 ? len : size - 1;
-
-    for (size_t i = 0; i < n; i++)
-        out[i] = isprint(body[i]) ? (char)body[i] : '?';
-    out[n] = '\0';
-}
-
 static enum outcome attempt(struct joining *j, const struct xp_address *root, double deadline)
 {
     uint8_t body[TEXT_MAX], response[XP_RESPONSE_MAX], nonce_root[XP_NONCE], nonce_leaf[XP_NONCE];
@@ -88,7 +77,7 @@ static enum outcome attempt(struct joining *j, const struct xp_address *root, do
     if (e != 0)
         return try_again(j, fd, "no answer to the proof", e);
     if (head.type == XP_MSG_ABORT) {
-        copy_text(j->reason, TEXT_MAX, body, head.len);
+        xp_msg_text(j->reason, TEXT_MAX, body, head.len);
         close(fd);
         return REFUSED;
     }
@@ -113,7 +102,7 @@ static xp_status await_start(struct xp_bootstrap_net *net, const struct joining 
     }
     if (e == 0 && head.type == XP_MSG_ABORT) {
         xp_status s = (xp_status)(int32_t)head.word;
-        copy_text(err, err_size, body, head.len);
+        xp_msg_text(err, err_size, body, head.len);
         return s < 0 ? s : XP_ERR_REMOTE;
     }
     if (e == -ETIMEDOUT) {
