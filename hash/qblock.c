@@ -263,8 +263,8 @@ void xp_qblock_encode(enum xp_qformat f, const uint32_t *signs, const float *res
     }
     const struct xp_qstep s = xp_qstep_choose(f, &stats, h, n);
     xp_put16(step, s.wire);
-    for (size_t i = 0; i < n; i++)
-        w[i] = (uint16_t)code_of(q, &s, h[i]);
+    for (size_t j = 0; j < n; j++)
+        w[n == XP_QBLOCK ? xp_qposition(j) : j] = (uint16_t)code_of(q, &s, h[j]);
     if (q->paired)
         for (size_t i = 0; i < n / 2; i++)
             w[i] = (uint16_t)(w[i] * q->levels + w[i + n / 2]);
@@ -297,11 +297,13 @@ void xp_qblock_decode(enum xp_qformat f, const uint32_t *signs, const uint8_t *s
         return;
     }
     unpack(codes, q->paired ? n / 2 : n, q->bits, w);
-    for (size_t i = q->paired ? n / 2 : n; i-- > 0;) {
-        h[i] = (int16_t)(q->paired ? w[i] / q->levels : w[i]);
-        if (q->paired)
-            h[i + n / 2] = (int16_t)(w[i] % q->levels);
-    }
+    if (q->paired)
+        for (size_t i = 0; i < n / 2; i++) {
+            w[i + n / 2] = w[i] % q->levels;
+            w[i] /= q->levels;
+        }
+    for (size_t j = 0; j < n; j++)
+        h[j] = (int16_t)w[n == XP_QBLOCK ? xp_qposition(j) : j];
     rotate(h, n);
     /* Codes count from 0: their middle, (levels - 1) / 2 each, adds up in the first value only. */
     h[0] = (int16_t)(h[0] - (int)n * (q->levels - 1) / 2);

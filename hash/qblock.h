@@ -44,6 +44,16 @@ static inline size_t xp_qblocks(size_t dim)
     return (dim + XP_QBLOCK - 1) / XP_QBLOCK;
 }
 
+/*
+ * Where the code of rotated value j stands in a whole block (integer formats; tail blocks and FP8 keep the natural order).
+ * Position bits 0 .. 6 are bits 3 0 4 2 1 5 6 of j: with this order both directions of the rotation need no shuffle beyond those
+ * of the butterflies on AVX2, and end in the order of the row.
+ */
+static inline size_t xp_qposition(size_t j)
+{
+    return (j >> 3 & 1) | (j & 1) << 1 | (j >> 4 & 1) << 2 | (j >> 2 & 1) << 3 | (j >> 1 & 1) << 4 | (j & 0x60);
+}
+
 /* Bytes of the codes of one block of n values. */
 size_t xp_qblock_bytes(enum xp_qformat f, size_t n);
 
