@@ -14,8 +14,8 @@
 #include <string.h>
 
 #define LANES 8
-#define VECTORS 2 /* row vectors that share a broadcast */
-#define BATCH 4   /* centroids that share a load of rows */
+#define VECTORS 3 /* row vectors that share a broadcast */
+#define BATCH 2   /* centroids that share a load of rows; with more the sums do not stay in registers */
 #define ROWS (LANES * VECTORS)
 #define MAX_PAIRS (XP_HASH_MAX_WIDTH / 2)
 
