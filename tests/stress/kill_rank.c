@@ -1,0 +1,289 @@
+/*
+ * kill_rank.c - a rank dies, stops or leaves at a given point: every other rank gets an error that names it, soon, and can go on
+ *
+ * Each case: N processes exchange in a loop; the victim ends itself (or stops) at its point. A survivor checks the time
+ * since then, the text, that nothing of the old comm is left in the process, and that a fresh comm of the survivors works.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include <dirent.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "tests/harness/procs.h"
+
+#define DEADLINE "2"
+#define SOON 2.0
+#define ROWS 64u
+#define DIM 4096u
+#define STEPS 1000000
+
+enum point { IN_COMPUTE, IN_BARRIER, BEFORE_EXCHANGE, IN_EXCHANGE, IN_DESTROY, POINTS };
+static const char *const point_name[] = {"in compute", "in barrier", "before exchange", "in exchange", "in destroy"};
+
+enum fate { KILLED, EXITED, LEFT, STOPPED };
+static const char *const fate_name[] = {"killed", "exits", "leaves in good order", "stopped"};
+
+struct trial {
+    int n, nodes, victim;
+    enum point point;
+    enum fate fate;
+    const char *transport;
+    int no_reap;
+};
+
+/* Seen by all processes of a trial. */
+struct board {
+    double when;         /* the victim met its fate */
+    double worst;        /* longest time from then to an error */
+    char failure[512];   /* first complaint of a survivor */
+};
+
+static struct board *board;
+static struct procs second; /* the group of the survivors */
+
+static double now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int count_entries(const char *folder)
+{
+    DIR *d = opendir(folder);
+    int n = 0;
+
+    while (d && readdir(d))
+        n++;
+    if (d)
+        closedir(d);
+    return n;
+}
+
+static int complain(const char *text, const char *detail)
+{
+    if (board->failure[0] == '\0')
+        snprintf(board->failure, sizeof(board->failure), "%s: %s", text, detail);
+    return 1;
+}
+
+/* Does not return, except when the victim leaves in good order. */
+static void meet_fate(const struct trial *t, xp_comm *comm)
+{
+    board->when = now();
+    if (t->fate == KILLED)
+        raise(SIGKILL);
+    if (t->fate == EXITED)
+        _exit(0);
+    if (t->fate == STOPPED)
+        raise(SIGSTOP);
+    xp_comm_destroy(comm);
+    exit(0);
+}
+
+struct buffers {
+    char *send, *recv;
+    size_t rows[PROCS_MAX];
+};
+
+static xp_status one_step(const struct trial *t, xp_comm *comm, xp_plan *plan, struct buffers *b, int step)
+{
+    int mine = xp_comm_rank(comm) == t->victim && step == 20;
+    const struct timespec compute = {0, 1000000};
+    xp_request *req = NULL;
+    xp_status s;
+
+    if (mine && t->point == IN_BARRIER)
+        meet_fate(t, comm);
+    s = xp_comm_barrier(comm);
+    if (s != XP_OK)
+        return s;
+    if (mine && t->point == IN_COMPUTE)
+        meet_fate(t, comm);
+    nanosleep(&compute, NULL);
+    if (mine && t->point == BEFORE_EXCHANGE)
+        meet_fate(t, comm);
+    s = xp_alltoallv(plan, b->send, b->rows, b->recv, b->rows, &req);
+    if (s != XP_OK)
+        return s;
+    if (mine && t->point == IN_EXCHANGE) {
+        xp_request_test(req);
+        meet_fate(t, comm);
+    }
+    s = xp_request_wait(req);
+    xp_request_free(req);
+    return s;
+}
+
+/* Runs until something fails. */
+static xp_status run_steps(const struct trial *t, xp_comm *comm, char *error, size_t size)
+{
+    struct buffers b = {calloc((size_t)t->n * ROWS, DIM), calloc((size_t)t->n * ROWS, DIM), {0}};
+    xp_plan_desc d;
+    xp_plan *plan = NULL;
+    xp_status s;
+
+    for (int r = 0; r < t->n; r++)
+        b.rows[r] = ROWS;
+    xp_plan_desc_init(&d);
+    d.dtype = XP_BYTE;
+    d.dim = DIM;
+    d.mode = XP_MODE_RAW;
+    d.max_send_rows = d.max_recv_rows = ROWS * (size_t)t->n;
+    s = xp_plan_create(&plan, comm, &d);
+    for (int step = 0; step < STEPS && s == XP_OK; step++)
+        s = one_step(t, comm, plan, &b, step);
+    snprintf(error, size, "%s", xp_comm_last_error(comm));
+    xp_plan_destroy(plan);
+    free(b.send);
+    free(b.recv);
+    return s;
+}
+
+static int fresh_comm_works(const struct trial *t, int rank)
+{
+    char text[16];
+    xp_comm *comm;
+    xp_status s;
+    int mine = rank < t->victim ? rank : rank - 1;
+    int all[PROCS_MAX];
+
+    snprintf(text, sizeof(text), "%d", mine);
+    setenv("CROSSPRESS_RANK", text, 1);
+    snprintf(text, sizeof(text), "%d", t->n - 1);
+    setenv("CROSSPRESS_SIZE", text, 1);
+    setenv("CROSSPRESS_ROOT", second.root, 1);
+    setenv("CROSSPRESS_SECRET", second.secret, 1);
+    snprintf(text, sizeof(text), "%d", second.listen_fd);
+    setenv("CROSSPRESS_LISTEN_FD", text, 1);
+    s = xp_comm_create(&comm, NULL, NULL);
+    if (s != XP_OK)
+        return complain("fresh comm", xp_last_error());
+    s = xp_comm_allgather(comm, &rank, all, sizeof(rank));
+    if (s != XP_OK)
+        return complain("gather of the fresh comm", xp_comm_last_error(comm));
+    for (int r = 0; r < t->n - 1; r++)
+        if (all[r] != (r < t->victim ? r : r + 1))
+            return complain("gather of the fresh comm", "wrong values");
+    xp_comm_destroy(comm);
+    return 0;
+}
+
+static int check_survivor(const struct trial *t, xp_status s, const char *error, double took)
+{
+    char name[16];
+
+    snprintf(name, sizeof(name), "rank %d", t->victim);
+    if (s != XP_ERR_REMOTE && !(s == XP_ERR_TIMEOUT && t->fate == STOPPED))
+        return complain(xp_status_string(s), error);
+    if (!strstr(error, name))
+        return complain("the text does not name the rank", error);
+    if (took > board->worst)
+        board->worst = took;
+    if (took > (t->fate == STOPPED ? atof(DEADLINE) + 1.5 : SOON)) {
+        snprintf(name, sizeof(name), "%.2f s", took);
+        return complain("too late", name);
+    }
+    return 0;
+}
+
+static int rank_main(int rank, void *arg)
+{
+    const struct trial *t = arg;
+    int fds = count_entries("/proc/self/fd"), threads = count_entries("/proc/self/task");
+    char error[512] = "";
+    double start;
+    xp_comm *comm;
+    xp_status s;
+
+    setenv("CROSSPRESS_TIMEOUT", DEADLINE, 1);
+    setenv("CROSSPRESS_TRANSPORT", t->transport, 1);
+    s = xp_comm_create(&comm, NULL, NULL);
+    if (s != XP_OK)
+        return complain("create", xp_last_error());
+    if (t->point == IN_DESTROY) { /* all leave together; the victim does not say goodbye */
+        xp_comm_barrier(comm);
+        if (rank == t->victim)
+            meet_fate(t, comm);
+        start = now();
+        xp_comm_destroy(comm);
+    } else {
+        s = run_steps(t, comm, error, sizeof(error));
+        if (rank == t->victim) /* a stopped one that was woken at the end */
+            return 0;
+        if (check_survivor(t, s, error, now() - board->when) != 0)
+            return 1;
+        start = now();
+        xp_comm_destroy(comm);
+    }
+    if (now() - start > 2.0)
+        return complain("destroy", "took more than 2 s");
+    if (strcmp(t->transport, "shm") == 0 && /* a loaded UCX keeps some of its own */
+        (count_entries("/proc/self/fd") != fds || count_entries("/proc/self/task") != threads)) {
+        snprintf(error, sizeof(error), "%d descriptors and %d threads before, %d and %d after", fds, threads,
+                 count_entries("/proc/self/fd"), count_entries("/proc/self/task"));
+        return complain("left behind", error);
+    }
+    return fresh_comm_works(t, rank);
+}
+
+static int run_trial(const struct trial *t)
+{
+    struct procs p = {.n = t->n, .nodes = t->nodes, .no_reap = t->no_reap};
+    int bad = 0;
+
+    memset(board, 0, sizeof(*board));
+    second.n = t->n - 1;
+    if (procs_open(&second) != 0 || procs_start(&p, rank_main, (void *)t) != 0)
+        return 1;
+    close(second.listen_fd);
+    if (t->fate == STOPPED) {
+        const struct timespec nap = {6, 0};
+        nanosleep(&nap, NULL);
+        kill(p.pid[t->victim], SIGKILL);
+    }
+    procs_wait(&p, 20);
+    for (int r = 0; r < t->n; r++)
+        bad += r != t->victim && p.code[r] != 0;
+    printf("%s %d ranks on %d node%s over %-4s rank %d %s %s%s: worst %.0f ms%s%s\n", bad ? "FAIL" : "ok  ", t->n, t->nodes,
+           t->nodes > 1 ? "s" : "", t->transport, t->victim, fate_name[t->fate], point_name[t->point],
+           t->no_reap ? ", not reaped" : "", 1000 * board->worst, bad ? ": " : "", bad ? board->failure : "");
+    fflush(stdout);
+    return bad != 0;
+}
+
+int main(int argc, char **argv)
+{
+    const char *transport = argc > 1 ? argv[1] : "shm";
+    int nodes = strcmp(transport, "shm") == 0 ? 1 : 2, failed = 0, trials = 0;
+
+    setenv("UCX_NET_DEVICES", "lo", 0);
+    board = mmap(NULL, sizeof(*board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (board == MAP_FAILED)
+        return 1;
+    for (enum point at = 0; at < POINTS; at++) {
+        for (int victim = 0; victim < 4; victim += 3) {
+            struct trial t = {4, nodes, victim, at, KILLED, transport, victim == 3};
+            failed += run_trial(&t);
+            trials++;
+        }
+    }
+    const struct trial others[] = {
+        {4, nodes, 2, IN_EXCHANGE, EXITED, transport, 0},
+        {4, nodes, 2, BEFORE_EXCHANGE, LEFT, transport, 0},
+        {4, nodes, 0, IN_BARRIER, LEFT, transport, 0},
+        {4, nodes, 1, BEFORE_EXCHANGE, STOPPED, transport, 0},
+        {4, nodes, 0, IN_BARRIER, STOPPED, transport, 0},
+    };
+    for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++, trials++)
+        failed += run_trial(&others[i]);
+    printf("%d passed, %d failed\n", trials - failed, failed);
+    return failed != 0;
+}
