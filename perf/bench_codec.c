@@ -26,6 +26,7 @@ static const struct codec_case {
 
 struct work {
     struct perf *p;
+    const char *isa;
     xp_codec *codec;
     size_t rows, bytes, cap, len;
     char *in, *out;
@@ -98,7 +99,7 @@ static void show(struct work *w, const struct codec_case *c, const double *best,
     json_real(j, "eps", c->eps);
     json_text(j, "codec", c->codec);
     json_text(j, "used", w->stats.codec);
-    json_text(j, "isa", xp_isa_name(xp_cpu_isa()));
+    json_text(j, "isa", w->isa);
     json_real(j, "memcpy_ms", 1e3 * best[0]);
     json_real(j, "encode_ms", 1e3 * best[1]);
     json_real(j, "decode_ms", 1e3 * best[2]);
@@ -129,7 +130,7 @@ static int bench_case(struct work *w, const struct codec_case *c)
     d.eps = c->eps;
     d.eps_ref = o->eps_ref;
     d.codec = c->codec;
-    d.isa = getenv("CROSSPRESS_ISA");
+    d.isa = w->isa;
     s = xp_codec_create(&w->codec, &d);
     if (s != XP_OK)
         return perf_fail(w->p, "codec %s: %s", c->codec, xp_last_error());
@@ -161,7 +162,7 @@ static int bench_cases(struct work *w)
     int code = 0;
 
     printf("codec: %zu x %zu %s rows (%s), %.1f MB, best of %d, isa %s; memcpy, encode, decode in GB/s of rows\n", w->rows,
-           w->p->rows.dim, perf_dtype_name(w->p->rows.dtype), w->p->rows.name, 1e-6 * (double)w->bytes, o->iters, xp_isa_name(xp_cpu_isa()));
+           w->p->rows.dim, perf_dtype_name(w->p->rows.dtype), w->p->rows.name, 1e-6 * (double)w->bytes, o->iters, w->isa);
     printf("%-8s %-6s %-8s %8s %8s %8s   %7s %7s   %6s %9s %9s %8s\n", "codec", "eps", "used", "memcpy", "encode", "decode", "enc/cpy", "dec/cpy",
            "wire", "err mean", "err max", "rows raw");
     if (o->codec != NULL || o->mode != XP_MODE_DEFAULT || o->eps != 0.0) {
@@ -183,8 +184,11 @@ int bench_codec(struct perf *p)
 {
     const struct row_source *rows = &p->rows;
     struct work w = {.p = p, .rows = p->opt->rows};
-    int code;
+    int isa = xp_isa_parse(getenv("CROSSPRESS_ISA")), code;
 
+    if (isa < 0)
+        return perf_fail(p, "CROSSPRESS_ISA: %s", isa == -2 ? "this CPU lacks it" : "unknown (c, avx2, avx512)");
+    w.isa = xp_isa_name((enum xp_isa)isa);
     if (!p->opt->rows_given)
         w.rows = rows->kind == ROWS_FILE ? rows->file_rows : DEFAULT_ROWS;
     w.bytes = w.rows * rows->row_bytes;

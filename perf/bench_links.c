@@ -207,17 +207,16 @@ static int measure_class(struct perf *p, xp_comm *comm, int across, int *found)
 
     if (!find_pair(comm, across, &l))
         return 0;
+    if (xp_comm_rank(comm) == 0 && !*found)
+        printf("%-14s %-6s %-9s %13s %12s %12s %12s\n", "link", "over", "ranks", "latency", "64 KiB MB/s", "1 MiB MB/s", "16 MiB MB/s");
     *found = 1;
     l.memory = malloc(WINDOW * sizes[SIZES - 1]);
     if (l.memory == NULL)
         return link_fail(&l, "memory", XP_ERR_NO_MEMORY);
     memset(l.memory, 1, WINDOW * sizes[SIZES - 1]);
     code = measure_link(&l, &f);
-    if (code == 0 && xp_comm_rank(comm) == 0) {
-        if (!across || comm->nodes == comm->size)
-            printf("%-14s %-6s %-9s %13s %12s %12s %12s\n", "link", "over", "ranks", "latency", "64 KiB MB/s", "1 MiB MB/s", "16 MiB MB/s");
+    if (code == 0 && xp_comm_rank(comm) == 0)
         show(&l, &f);
-    }
     free(l.memory);
     return code;
 }
