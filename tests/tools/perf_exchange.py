@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """perf_exchange.py - xp_perf alltoallv --check over shapes of groups, rows and modes
 
-usage: perf_exchange.py XP_PERF
+usage: perf_exchange.py XP_PERF [no-ucx]     no-ucx: a build that has shared memory only
 
 SPDX-License-Identifier: Apache-2.0
 """
@@ -12,15 +12,17 @@ import tempfile
 
 import numpy as np
 
-from tap import case, done, run
+from tap import case, done, run, skip
 
-xp_perf = sys.argv[1]
+xp_perf, one_node_only = sys.argv[1], 'no-ucx' in sys.argv[2:]
 folder = tempfile.TemporaryDirectory()
 FIELDS = ('command shape dtype data ranks nodes mode eps algo codec transport isa seed iters median_ms best_ms raw_bytes raw_bytes_slow '
           'wire_bytes wire_bytes_slow wire_bytes_fast wire_ratio rel_err_mean rel_err_max bypassed').split()
 
 
 def exchange(name, *args, check=lambda c: True):
+    if one_node_only and '--nodes' in args and args[args.index('--nodes') + 1] != '1':
+        return skip(name, 'needs UCX')
     path = os.path.join(folder.name, 'out.json')
     if os.path.exists(path):
         os.remove(path)
