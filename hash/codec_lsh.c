@@ -25,6 +25,9 @@
 #define PREFIX 8
 #define CENTROID_FORMAT XP_Q_INT8
 #define ROWS_PER_CLUSTER 16 /* fewer on the average do not pay for their centroid */
+#define CENTROID_BITS 8.125 /* of a value of a centroid */
+#define PAIRS_NEEDED 3      /* rows of one bucket in a sample, to say anything */
+#define LEAST_RHO 1e-4
 
 /* ---- clusters ------------------------------------------------------------------------------------------------ */
 
@@ -70,6 +73,68 @@ static void make_clusters(struct xp_coder *c, const struct xp_rows *in)
     if (c->desc.lsh_refine > 0)
         xp_clusters_refine(&l->clusters, &c->kernels, l->sketch, l->hasher.sketch, (unsigned)c->desc.lsh_refine,
                            (in->rows + ROWS_PER_CLUSTER - 1) / ROWS_PER_CLUSTER);
+}
+
+/* ---- prediction ------------------------------------------------------------------------------------------------ */
+
+/* Half the squared distance of two rows of one bucket is what their centroid would leave of each. Returns the sum over all
+ * such pairs. */
+static double within_buckets(const struct xp_coder *c, const struct xp_rows *in, const uint32_t *ids, size_t *pairs)
+{
+    double sum = 0;
+
+    for (size_t a = 0; a < in->rows; a++) {
+        for (size_t b = a + 1; b < in->rows; b++) {
+            double d;
+
+            if (ids[a] != ids[b])
+                continue;
+            d = c->kernels.distance(xp_row(in, a), xp_row(in, b), in->dtype, in->dim);
+            if (isfinite(d)) {
+                sum += d / 2;
+                ++*pairs;
+            }
+        }
+    }
+    return sum;
+}
+
+/* Mean energy of the rows, the mean row taken off. */
+static double centred_energy(const struct xp_coder *c, const struct xp_rows *in)
+{
+    double sum = 0;
+    size_t counted = 0;
+
+    for (size_t r = 0; r < in->rows; r++) {
+        double e;
+
+        c->kernels.residual(xp_row(in, r), in->dtype, c->mean, in->dim, c->residual);
+        e = c->kernels.energy(c->residual, in->dim);
+        if (isfinite(e)) {
+            sum += e;
+            counted++;
+        }
+    }
+    return counted ? sum / (double)counted : 0;
+}
+
+double xp_lsh_gain(struct xp_coder *c, const struct xp_rows *sample, size_t rows)
+{
+    struct xp_hasher *h = &c->lsh->hasher;
+    const double buckets = pow(2.0 * h->w, h->k), most = (double)rows / ROWS_PER_CLUSTER + 1;
+    const double clusters = fmin(buckets, most);
+    size_t pairs = 0;
+    double energy, left;
+
+    mean_of(c, sample, NULL, sample->rows, c->first, c->mean);
+    xp_hasher_set_mean(h, c->desc.lsh_center ? c->mean : NULL);
+    c->kernels.hash(h, sample, c->map, c->lsh->sketch);
+    energy = centred_energy(c, sample);
+    left = within_buckets(c, sample, c->map, &pairs);
+    if (pairs < PAIRS_NEEDED || energy <= 0)
+        return 0;
+    left = fmax(left / (double)pairs / energy, LEAST_RHO);
+    return -0.5 * log2(left) - clusters / (double)rows * CENTROID_BITS - log2(clusters) / (double)c->desc.dim;
 }
 
 /* ---- encode --------------------------------------------------------------------------------------------------- */

@@ -22,6 +22,10 @@ xp_status xp_lsh_create(struct xp_coder *c);
 /* Room for the clusters of `rows` rows. */
 xp_status xp_lsh_reserve(struct xp_coder *c, size_t rows);
 
+/* Bits a value that the centroids of `rows` rows like these would save, less what they cost (codec_lsh.c). Memory for the rows of
+ * the sample has been reserved. */
+double xp_lsh_gain(struct xp_coder *c, const struct xp_rows *sample, size_t rows);
+
 void xp_lsh_destroy(struct xp_coder *c);
 
 #endif

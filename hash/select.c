@@ -4,16 +4,18 @@
  * At most 2 % of the rows (at least 16, at most XP_SAMPLE_MAX) are coded for trial: that gives the bytes and the time of
  * a row as they are here, on this machine. Predicted seconds of a row =
  *     bytes on the wire / link speed + encoding + decoding        (plain rows: bytes / link speed)
- * and the least wins; coding must win by 3 %, so that a wrong guess does not cost more than that. While the speed of the
+ * Codec lsh is not tried (a sample has too few rows of a cluster) but predicted, from the pairs of sampled rows that share a
+ * bucket. The least wins; coding must win by 3 %, so that a wrong guess does not cost more than that. While the speed of the
  * link is unknown it counts as slow: only bytes decide, and the choice depends on nothing but the rows.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include <time.h>
 
-#include "hash/coder_impl.h"
+#include "hash/lsh_scratch.h"
 
 #define MUST_WIN 0.97
+#define LSH_MUST_GAIN 0.25 /* bits a value: a sample sees clusters only roughly */
 
 /* Hashing rows for equality runs about as fast as they can be read: bytes per second, a careful guess. */
 #define DEDUP_BYTES_PER_S 4e9
@@ -83,20 +85,33 @@ static int select_exact(struct xp_coder *c, double link)
     return choose(c, cheap ? &xp_codec_exact : &xp_codec_raw, cheap);
 }
 
+/* Codec lsh is predicted from codec quant: fewer bits a value, about twice the time. */
+static struct trial predict_lsh(struct xp_coder *c, const struct xp_rows *sample, size_t rows, struct trial quant)
+{
+    double gain = xp_lsh_gain(c, sample, rows);
+
+    if (gain < LSH_MUST_GAIN)
+        return (struct trial){ (double)c->row_bytes, 0 };
+    quant.bytes -= gain * (double)c->desc.dim / 8;
+    if (quant.bytes < 2)
+        quant.bytes = 2; /* its place in the map, its format */
+    quant.seconds *= 2;
+    return quant;
+}
+
 static int select_bounded(struct xp_coder *c, const struct xp_rows *in, double link)
 {
-    const struct xp_codec_ops *quant = xp_codec_by_id(XP_CODEC_QUANT);
+    const struct xp_codec_ops *best = &xp_codec_quant;
     struct xp_rows sample = take_sample(c, in);
-    double plain = (double)c->row_bytes, coded;
-    struct trial t;
+    struct trial quant = try_codec(c, best, &sample, link > 0);
+    struct trial lsh = predict_lsh(c, &sample, in->rows, quant);
+    double plain = (double)c->row_bytes, coded = quant.bytes + quant.seconds * link;
 
-    if (!quant)
-        return select_exact(c, link);
-    t = try_codec(c, quant, &sample, link > 0);
-    coded = t.bytes + t.seconds * link;
-    if (coded < MUST_WIN * plain)
-        return choose(c, quant, 1);
-    return select_exact(c, link);
+    if (lsh.bytes + lsh.seconds * link < coded) {
+        coded = lsh.bytes + lsh.seconds * link;
+        best = &xp_codec_lsh;
+    }
+    return coded < MUST_WIN * plain ? choose(c, best, 1) : select_exact(c, link);
 }
 
 int xp_coder_select(struct xp_coder *c, const struct xp_rows *in, const struct xp_select_env *env)
