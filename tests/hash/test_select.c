@@ -1,0 +1,121 @@
+/*
+ * test_select.c - the codec that is chosen: few bytes on slow links, plain rows on fast ones
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include <criterion/criterion.h>
+#include <string.h>
+
+#include "hash/coder_impl.h"
+#include "tests/harness/random.h"
+
+#define ROWS 2000
+#define DIM 128
+
+static float rows[ROWS][DIM];
+static struct xp_rows in = { .data = rows, .rows = ROWS, .dim = DIM, .dtype = XP_F32 };
+static const struct xp_select_env slow = { 1e7 }, fast = { 1e13 }, unknown = { 0 };
+
+static void fill(size_t kinds, double noise)
+{
+    struct random rng = random_start("select");
+
+    for (size_t r = 0; r < ROWS; r++) {
+        struct random centre = random_seeded(77 + random_below(&rng, kinds));
+        for (size_t i = 0; i < DIM; i++)
+            rows[r][i] = (float)((kinds > 1 ? random_normal(&centre) : 0) + noise * random_normal(&rng));
+    }
+}
+
+static struct xp_coder *make(const char *codec, xp_mode mode, double eps)
+{
+    struct xp_coder_desc d = { .dtype = XP_F32, .dim = DIM, .mode = mode, .eps = eps, .isa = XP_ISA_AVX512 };
+    struct xp_coder *c;
+
+    cr_assert_eq(xp_codec_parse(codec, &d.choice), XP_OK);
+    cr_assert_eq(xp_coder_create(&c, &d), XP_OK);
+    return c;
+}
+
+static void expect(struct xp_coder *c, const struct xp_select_env *env, int pays, const char *codec)
+{
+    cr_assert_eq(xp_coder_select(c, &in, env), pays);
+    cr_assert_str_eq(xp_coder_codec(c)->name, codec);
+}
+
+Test(select, noise_goes_to_quant_on_a_slow_link_and_plain_on_a_fast_one)
+{
+    struct xp_coder *c = make("auto", XP_MODE_BOUNDED, 0.03);
+
+    fill(1, 1);
+    expect(c, &slow, 1, "quant");
+    expect(c, &unknown, 1, "quant");
+    expect(c, NULL, 1, "quant");
+    expect(c, &fast, 0, "raw");
+    xp_coder_destroy(c);
+}
+
+Test(select, clear_clusters_go_to_lsh)
+{
+    struct xp_coder *c = make("auto", XP_MODE_BOUNDED, 0.03);
+
+    fill(8, 0.02);
+    expect(c, &unknown, 1, "lsh");
+    expect(c, &fast, 0, "raw");
+    xp_coder_destroy(c);
+}
+
+Test(select, an_eps_that_nothing_meets_sends_rows_losslessly)
+{
+    struct xp_coder *c = make("auto", XP_MODE_BOUNDED, 1e-9);
+
+    fill(1, 1);
+    expect(c, &unknown, 1, "exact");
+    expect(c, &fast, 0, "raw");
+    xp_coder_destroy(c);
+}
+
+Test(select, exact_looks_for_duplicates_only_where_that_is_cheap)
+{
+    struct xp_coder *c = make("auto", XP_MODE_EXACT, 0);
+
+    expect(c, &slow, 1, "exact");
+    expect(c, &unknown, 1, "exact");
+    expect(c, &fast, 0, "raw");
+    xp_coder_destroy(c);
+}
+
+Test(select, a_named_codec_is_taken_as_it_is)
+{
+    struct xp_coder *a = make("int3", XP_MODE_BOUNDED, 0.5), *b = make("raw", XP_MODE_EXACT, 0), *c = make("auto", XP_MODE_RAW, 0);
+
+    expect(a, &fast, 1, "quant");
+    expect(b, &slow, 0, "raw");
+    expect(c, &slow, 0, "raw");
+    xp_coder_destroy(a);
+    xp_coder_destroy(b);
+    xp_coder_destroy(c);
+}
+
+Test(select, looks_at_no_more_rows_than_it_says)
+{
+    struct xp_coder *c = make("auto", XP_MODE_BOUNDED, 0.03);
+    static uint32_t index[ROWS];
+    size_t sampled = 0;
+
+    fill(1, 1);
+    for (uint32_t i = 0; i < ROWS; i++)
+        index[i] = i;
+    in.index = index;
+    xp_coder_select(c, &in, &unknown);
+    for (size_t i = 0; i < XP_SAMPLE_MAX; i++)
+        sampled += c->sample_index[i] != 0;
+    cr_assert(sampled <= ROWS / 50 && sampled >= XP_SAMPLE_MIN - 1, "%zu rows", sampled);
+    in.index = NULL;
+    in.rows = 0;
+    expect(c, &slow, 0, "raw");
+    in.rows = 1;
+    xp_coder_select(c, &in, &slow);
+    in.rows = ROWS;
+    xp_coder_destroy(c);
+}
