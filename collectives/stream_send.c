@@ -28,13 +28,21 @@ void xp_send_begin(struct xp_send_stream *s, struct xp_pipe *p, int peer, unsign
         p->stats->rows_unique += s->rows; /* prepare takes the copies off */
 }
 
-static int contiguous(const struct xp_send_stream *s)
+/* Whether the rows lie one after another; *first gets the first of them. Empty segments may point anywhere. */
+static int contiguous(const struct xp_send_stream *s, const char **first)
 {
-    size_t row_bytes = s->pipe->shape->row_bytes;
-    for (size_t i = 1; i < s->nseg; i++)
-        if (s->seg[i].rows && s->seg[i].base != s->seg[i - 1].base + s->seg[i - 1].rows * row_bytes)
-            return 0;
-    return 1;
+    const char *next = NULL;
+    int together = 1;
+    for (size_t i = 0; i < s->nseg; i++) {
+        if (!s->seg[i].rows)
+            continue;
+        if (!next)
+            *first = s->seg[i].base;
+        else if (s->seg[i].base != next)
+            together = 0;
+        next = s->seg[i].base + s->seg[i].rows * s->pipe->shape->row_bytes;
+    }
+    return together;
 }
 
 /* The rows of the stream as one batch. Rows of scattered segments are listed in the index arena. */
@@ -42,17 +50,17 @@ static struct xp_rows rows_of(struct xp_send_stream *s)
 {
     struct xp_pipe *p = s->pipe;
     const struct xp_shape *shape = p->shape;
-    struct xp_rows in = {.data = s->seg[0].base, .rows = s->rows, .dim = shape->dim, .dtype = shape->dtype};
-    if (contiguous(s))
+    const char *base = NULL;
+    int together = contiguous(s, &base);
+    struct xp_rows in = {.data = base, .rows = s->rows, .dim = shape->dim, .dtype = shape->dtype};
+    if (together)
         return in;
     uint32_t *list = p->index_out + p->index_out_used;
     p->index_out_used += s->rows;
     size_t n = 0;
-    for (size_t i = 0; i < s->nseg; i++) {
-        size_t first = (size_t)(s->seg[i].base - s->seg[0].base) / shape->row_bytes;
+    for (size_t i = 0; i < s->nseg; i++)
         for (size_t r = 0; r < s->seg[i].rows; r++)
-            list[n++] = (uint32_t)(first + r);
-    }
+            list[n++] = (uint32_t)((size_t)(s->seg[i].base - base) / shape->row_bytes + r);
     in.index = list;
     return in;
 }
