@@ -142,6 +142,24 @@ static void transport_log(void *comm, xp_log_level level, const char *fmt, ...)
     xp_log(comm, level, "%s", text);
 }
 
+/* With transport shm the nodes may be simulated: to shared memory all ranks of the machine are then of one node. */
+static xp_status open_shm(struct xp_comm *c, struct xp_transport_env env)
+{
+    int *one_node = NULL;
+    xp_status s;
+
+    if (strcmp(c->params.transport, "shm") == 0) {
+        one_node = calloc((size_t)c->size, sizeof(*one_node));
+        if (!one_node)
+            return xp_error(c, XP_ERR_NO_MEMORY, "no memory for the nodes of %d ranks", c->size);
+        env.node_of = one_node;
+        env.node_local_size = c->size;
+    }
+    s = open_route(c, "shm", ROUTE_SHM, &env, &c->shm);
+    free(one_node);
+    return s;
+}
+
 xp_status xp_routes_open(struct xp_comm *c, const struct xp_place *places, const char *interface_)
 {
     int one_machine = xp_topology_one_machine(places, c->size);
@@ -164,7 +182,7 @@ xp_status xp_routes_open(struct xp_comm *c, const struct xp_place *places, const
     if (strcmp(c->params.transport, "shm") == 0 && !one_machine)
         return xp_error(c, XP_ERR_INVALID_ARG, "transport shm was asked for, but the ranks run on several machines");
     if (any_pair(c, ROUTE_SHM))
-        s = open_route(c, "shm", ROUTE_SHM, &env, &c->shm);
+        s = open_shm(c, env);
     if (s == XP_OK && any_pair(c, ROUTE_UCX))
         s = open_route(c, "ucx", ROUTE_UCX, &env, &c->ucx);
     if (s == XP_OK)
