@@ -21,6 +21,7 @@
 #define GUEST_SECONDS 5.0
 #define RETURN_SECONDS 1.0 /* a rank whose connection broke may knock again within this */
 #define ABORT_SECONDS 0.5
+#define VERDICT_SECONDS 1.0 /* a start-up that has failed stays at the door, so that those still to come hear why */
 
 struct guest {
     int fd;
@@ -35,6 +36,7 @@ struct gathering {
     const struct xp_identity *me;
     int listener;
     int joined; /* ranks that have proved themselves, this one included */
+    int told;   /* ranks that have heard of the failure */
     double *lost; /* [size] when the connection of a rank broke; 0 = it did not */
     struct pollfd *polls;
     struct guest guests[GUESTS_MAX]; /* oldest first */
@@ -91,10 +93,21 @@ static void take_newcomers(struct gathering *g)
     }
 }
 
-/* A fault that an authentic rank reported, or that lies between it and this one: the start-up is over. */
-static void give_up(struct gathering *g, xp_status s)
+/* Whether an authentic rank does not fit to this job; then the start-up is over. */
+static void find_fault(struct gathering *g, const struct xp_response *r)
 {
-    g->status = s;
+    char text[256];
+
+    if (xp_settings_differ(r->settings, g->me->settings, text, sizeof(text)))
+        snprintf(g->err, g->err_size, "start-up: rank %u and rank 0 have different settings: %s", r->rank, text);
+    else if (r->size != (uint32_t)g->me->size || r->rank == 0 || r->rank >= r->size)
+        snprintf(g->err, g->err_size, "start-up: a process says it is rank %u of %u, but this is rank 0 of %d", r->rank, r->size,
+                 g->me->size);
+    else if (g->net->fds[r->rank] >= 0)
+        snprintf(g->err, g->err_size, "start-up: two processes say they are rank %u", r->rank);
+    else
+        return;
+    g->status = XP_ERR_MISMATCH;
 }
 
 /* The guest has sent a whole RESPONSE. Returns 1 when it became a rank; its socket is then the star's. */
@@ -102,7 +115,6 @@ static int admit(struct gathering *g, struct guest *guest)
 {
     struct xp_response r;
     uint8_t msg[XP_MSG_HEAD + XP_MAC];
-    char text[256];
 
     if (!xp_response_read(guest->buf + XP_MSG_HEAD, guest->got - XP_MSG_HEAD, g->me->key, guest->nonce, &r)) {
         send_abort(guest->fd, XP_ERR_REMOTE, "the secret is not that of this job", 0);
@@ -112,25 +124,15 @@ static int admit(struct gathering *g, struct guest *guest)
         send_abort(guest->fd, XP_ERR_REMOTE, "this is another job", 0);
         return 0;
     }
-    if (xp_settings_differ(r.settings, g->me->settings, text, sizeof(text))) {
-        snprintf(g->err, g->err_size, "start-up: rank %u and rank 0 have different settings: %s", r.rank, text);
-        give_up(g, XP_ERR_MISMATCH);
-    } else if (r.size != (uint32_t)g->me->size || r.rank == 0 || r.rank >= r.size) {
-        snprintf(g->err, g->err_size, "start-up: a process says it is rank %u of %u, but this is rank 0 of %d", r.rank,
-                 r.size, g->me->size);
-        give_up(g, XP_ERR_MISMATCH);
-    } else if (g->net->fds[r.rank] >= 0) {
-        snprintf(g->err, g->err_size, "start-up: two processes say they are rank %u", r.rank);
-        give_up(g, XP_ERR_MISMATCH);
-    }
-    if (g->status != XP_OK) {
-        /* The leaf believes a fault only from a root that has proved itself. */
-        xp_socket_write(guest->fd, msg, xp_welcome_write(msg, g->me->key, guest->nonce, r.nonce, r.rank), 0);
-        send_abort(guest->fd, g->status, g->err, xp_now() + ABORT_SECONDS);
-        return 0;
-    }
+    if (g->status == XP_OK)
+        find_fault(g, &r);
     if (xp_socket_write(guest->fd, msg, xp_welcome_write(msg, g->me->key, guest->nonce, r.nonce, r.rank), 0) != 0)
         return 0;
+    if (g->status != XP_OK) { /* after the welcome: a leaf believes this only from a root that has proved itself */
+        send_abort(guest->fd, g->status, g->err, xp_now() + ABORT_SECONDS);
+        g->told++;
+        return 0;
+    }
     g->net->fds[r.rank] = guest->fd;
     g->lost[r.rank] = 0;
     g->joined++;
@@ -204,15 +206,15 @@ static void hear_all(struct gathering *g, double deadline)
     for (int r = 1; r < g->net->size; r++)
         if (g->net->fds[r] >= 0 && g->polls[nguests + r].fd == g->net->fds[r] && g->polls[nguests + r].revents)
             hear_rank(g, r);
-    for (int i = nguests - 1; i >= 0 && g->status == XP_OK; i--)
+    for (int i = nguests - 1; i >= 0; i--)
         if ((g->polls[1 + i].revents && !hear_guest(g, &g->guests[i])) || xp_now() - g->guests[i].since > GUEST_SECONDS)
             drop_guest(g, i);
-    if (g->status == XP_OK && g->polls[0].revents)
+    if (g->polls[0].revents)
         take_newcomers(g);
     for (int r = 1; r < g->net->size && g->status == XP_OK; r++) {
         if (g->lost[r] > 0 && xp_now() - g->lost[r] > RETURN_SECONDS) {
             snprintf(g->err, g->err_size, "start-up: rank %d came and went away", r);
-            give_up(g, XP_ERR_REMOTE);
+            g->status = XP_ERR_REMOTE;
         }
     }
 }
@@ -245,11 +247,24 @@ static void tell_all(struct gathering *g)
     for (int r = 1; r < g->net->size; r++) {
         if (g->net->fds[r] < 0)
             continue;
-        if (g->status != XP_OK)
-            send_abort(g->net->fds[r], g->status, g->err, deadline);
-        else
+        if (g->status == XP_OK) {
             xp_socket_write(g->net->fds[r], msg, sizeof(msg), deadline); /* a death now is liveness's first finding */
+        } else {
+            send_abort(g->net->fds[r], g->status, g->err, deadline);
+            close(g->net->fds[r]);
+            g->net->fds[r] = -1;
+            g->told++;
+        }
     }
+}
+
+/* The start-up has failed by somebody's fault: the others are still coming and should not wait for a closed door. */
+static void tell_latecomers(struct gathering *g)
+{
+    double until = xp_now() + VERDICT_SECONDS;
+
+    while (g->told < g->net->size - 1 && xp_now() < until)
+        hear_all(g, until);
 }
 
 static xp_status allocate(struct gathering *g, int size)
@@ -280,13 +295,15 @@ xp_status xp_star_gather(struct xp_bootstrap_net *net, int listener, const struc
     while (g->status == XP_OK && g->joined < net->size) {
         if (xp_now() >= deadline) {
             name_the_missing(g, deadline - start);
-            give_up(g, XP_ERR_TIMEOUT);
+            g->status = XP_ERR_TIMEOUT;
             break;
         }
         hear_all(g, deadline);
     }
     if (s == XP_OK)
         tell_all(g);
+    if (g->status == XP_ERR_MISMATCH || g->status == XP_ERR_REMOTE)
+        tell_latecomers(g);
     s = g->status;
     while (g->nguests > 0)
         drop_guest(g, g->nguests - 1);
