@@ -96,7 +96,7 @@ void xp_gather_settle(struct xp_liveness *l)
     char text[XP_BAD_NEWS_MAX];
     xp_status fault;
 
-    if (l->rank != 0 || !g->active)
+    if (l->rank != 0 || !g->active || atomic_load(&l->status) != XP_OK)
         return;
     for (int r = 1; r < l->size; r++)
         if (!l->parts[r].here && !l->left[r])

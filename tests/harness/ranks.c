@@ -58,7 +58,8 @@ int ranks_run(struct ranks *r, rank_fn fn, void *arg)
 
     if (r->n < 1 || r->n > RANKS_MAX || xp_thread_group_create(&group, r->n) != XP_OK)
         abort();
-    watchdog_arm("ranks_run", r->watchdog_s > 0 ? r->watchdog_s : 60);
+    if (r->watchdog_s >= 0)
+        watchdog_arm("ranks_run", r->watchdog_s > 0 ? r->watchdog_s : 60);
     for (int i = 0; i < r->n; i++) {
         seats[i] = (struct seat){r, group, fn, arg, i};
         r->error[i][0] = '\0';
@@ -69,7 +70,8 @@ int ranks_run(struct ranks *r, rank_fn fn, void *arg)
         pthread_join(threads[i], NULL);
         bad += r->status[i] != XP_OK;
     }
-    watchdog_disarm();
+    if (r->watchdog_s >= 0)
+        watchdog_disarm();
     xp_thread_group_destroy(group);
     return bad;
 }

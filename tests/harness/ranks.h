@@ -19,7 +19,7 @@ struct ranks {
     const int *node_of;    /* [n] instead of blocks, or NULL */
     const char *transport; /* NULL = auto */
     double timeout_s;      /* of every wait of the library; 0 = 20 */
-    double watchdog_s;     /* of the whole run; 0 = 60 */
+    double watchdog_s;     /* of the whole run; 0 = 60, negative = none (there is one watchdog, for one run at a time) */
     xp_log_fn log;         /* such as expect_log */
     void *log_user;
     /* results */
