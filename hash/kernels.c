@@ -36,8 +36,14 @@ static void fill_avx512(struct xp_kernels *k)
 {
     k->fht_i16 = xp_fht_i16_avx512;
     k->fht_i32 = xp_fht_i32_avx512;
+    k->energy = xp_energy_avx512;
+    k->distance = xp_distance_avx512;
+    k->residual = xp_residual_avx512;
+    k->restore = xp_restore_avx512;
+    k->centroid = xp_centroid_avx512;
     k->hash = xp_hash_avx512;
     k->assign = xp_assign_avx512;
+    k->dequantise = xp_dequantise_avx512;
     k->rans_encode = xp_rans_encode_avx512;
     k->rans_decode = xp_rans_decode_avx512;
 }

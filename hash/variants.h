@@ -30,16 +30,30 @@ void xp_assign_avx512(const int16_t *sketch, size_t n, unsigned s, const int16_t
 
 /* residual.c, x86/residual_*.c */
 float xp_energy_c(const float *x, size_t n);
+float xp_energy_avx2(const float *x, size_t n);
+float xp_energy_avx512(const float *x, size_t n);
 float xp_distance_c(const void *a, const void *b, xp_dtype t, size_t dim);
+float xp_distance_avx2(const void *a, const void *b, xp_dtype t, size_t dim);
+float xp_distance_avx512(const void *a, const void *b, xp_dtype t, size_t dim);
 void xp_residual_c(const void *row, xp_dtype t, const float *base, size_t dim, float *out);
+void xp_residual_avx2(const void *row, xp_dtype t, const float *base, size_t dim, float *out);
+void xp_residual_avx512(const void *row, xp_dtype t, const float *base, size_t dim, float *out);
 void xp_restore_c(const float *in, const float *base, size_t dim, xp_dtype t, void *row);
+void xp_restore_avx2(const float *in, const float *base, size_t dim, xp_dtype t, void *row);
+void xp_restore_avx512(const float *in, const float *base, size_t dim, xp_dtype t, void *row);
 
 /* centroid.c, x86/centroid_*.c */
 void xp_centroid_c(const struct xp_rows *in, const uint32_t *order, const uint32_t *start, size_t K, float *out);
+void xp_centroid_avx2(const struct xp_rows *in, const uint32_t *order, const uint32_t *start, size_t K, float *out);
+void xp_centroid_avx512(const struct xp_rows *in, const uint32_t *order, const uint32_t *start, size_t K, float *out);
 
 /* quantise.c, x86/quantise_*.c */
 void xp_quantise_c(const struct xp_quantiser *q, enum xp_qformat f, const float *res, uint8_t *out);
+void xp_quantise_avx2(const struct xp_quantiser *q, enum xp_qformat f, const float *res, uint8_t *out);
+void xp_quantise_avx512(const struct xp_quantiser *q, enum xp_qformat f, const float *res, uint8_t *out);
 void xp_dequantise_c(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t, void *row);
+void xp_dequantise_avx2(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t, void *row);
+void xp_dequantise_avx512(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t, void *row);
 
 /* rans.c, x86/rans_*.c */
 size_t xp_rans_encode_c(const int16_t *q, size_t n, const uint8_t *classes, unsigned lanes, void *work, uint8_t *out, size_t cap);

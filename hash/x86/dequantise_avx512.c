@@ -1,0 +1,232 @@
+/*
+ * dequantise_avx512.c - the bytes of a row format to a row, with AVX-512
+ *
+ * A block of 128 codes becomes four vectors of int16, is rotated back in registers, and leaves as 32 values a store: the last butterfly
+ * (v0) is VPMADDWD, whose even and odd results are the values of even and odd index, which is also how bf16 pairs are stored.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "hash/bytes.h"
+#include "hash/qblock.h"
+#include "hash/variants.h"
+#include "hash/x86/qblock_avx512.h"
+#include "hash/x86/rows_avx512.h"
+
+#include <string.h>
+
+/* ---- codes ------------------------------------------------------------------------------------------------------- */
+
+/* Bytes in code order to words with registers (v3, v6). */
+XP_INLINE void widen(struct xp_bytes512 u, __m512i w[4])
+{
+    const __m512i low = _mm512_set1_epi16(0xff);
+
+    w[0] = _mm512_and_si512(u.a, low);
+    w[1] = _mm512_srli_epi16(u.a, 8);
+    w[2] = _mm512_and_si512(u.b, low);
+    w[3] = _mm512_srli_epi16(u.b, 8);
+}
+
+XP_INLINE struct xp_bytes512 add_planes(struct xp_bytes512 u, const uint8_t *p, int value)
+{
+    return (struct xp_bytes512){_mm512_or_si512(u.a, xp_get_plane64(p, value)), _mm512_or_si512(u.b, xp_get_plane64(p + 8, value))};
+}
+
+XP_INLINE struct xp_bytes512 add_quads(struct xp_bytes512 u, const uint8_t *p)
+{
+    const struct xp_bytes512 q = xp_get_quads128(p);
+
+    return (struct xp_bytes512){_mm512_or_si512(u.a, xp_shift_up512(q.a, 4)), _mm512_or_si512(u.b, xp_shift_up512(q.b, 4))};
+}
+
+XP_INLINE void get_single(const int bits, const uint8_t *p, __m512i w[4])
+{
+    struct xp_bytes512 u;
+
+    if (bits == 8)
+        u = (struct xp_bytes512){_mm512_loadu_si512(p), _mm512_loadu_si512(p + 64)};
+    else if (bits >= 4)
+        u = xp_get_nibbles128(p);
+    else
+        u = xp_get_quads128(p);
+    if (bits == 6 || bits == 7)
+        u = add_quads(u, p + 64);
+    if (bits == 3)
+        u = add_planes(u, p + 32, 4);
+    if (bits == 5)
+        u = add_planes(u, p + 64, 16);
+    if (bits == 7)
+        u = add_planes(u, p + 96, 64);
+    widen(u, w);
+}
+
+/* The bits of a pair above `at`, as bytes. */
+XP_INLINE __m512i get_pair_part(const int bits, const uint8_t *p)
+{
+    __m512i x = _mm512_setzero_si512();
+    int at = 0;
+
+    if (bits & 4) {
+        x = xp_get_nibbles64(p);
+        p += 32;
+        at = 4;
+    }
+    if (bits & 2) {
+        x = _mm512_or_si512(x, xp_shift_up512(xp_get_quads64(p), at));
+        p += 16;
+        at += 2;
+    }
+    return _mm512_or_si512(x, xp_get_plane64(p, 1 << at));
+}
+
+/* One word of pairs to its two codes. */
+XP_INLINE void divide(__m512i pairs, __m512i levels, __m512i mul, __m128i shift, __m512i *first, __m512i *second)
+{
+    *first = _mm512_srl_epi16(_mm512_mulhi_epu16(pairs, mul), shift);
+    *second = _mm512_sub_epi16(pairs, _mm512_mullo_epi16(*first, levels));
+}
+
+XP_INLINE void get_pairs(const struct xp_qinfo *q, const int bits, const uint8_t *p, __m512i w[4])
+{
+    const __m512i levels = _mm512_set1_epi16((short)q->levels), mul = _mm512_set1_epi16((short)q->div_mul);
+    const __m512i low = _mm512_set1_epi16(0xff);
+    const __m128i shift = _mm_cvtsi32_si128(q->div_shift);
+    const __m512i bytes = bits >= 8 ? _mm512_loadu_si512(p) : get_pair_part(bits, p);
+    __m512i even = _mm512_and_si512(bytes, low), odd = _mm512_srli_epi16(bytes, 8);
+
+    if (bits >= 8) {
+        const __m512i upper = get_pair_part(bits & 7, p + 64);
+        even = _mm512_or_si512(even, _mm512_slli_epi16(upper, 8));
+        odd = _mm512_or_si512(odd, _mm512_andnot_si512(low, upper));
+    }
+    divide(even, levels, mul, shift, &w[0], &w[2]);
+    divide(odd, levels, mul, shift, &w[1], &w[3]);
+}
+
+/* ---- values -------------------------------------------------------------------------------------------------------- */
+
+struct output {
+    const uint32_t *signs; /* of the block */
+    const float *base;     /* of the block, or NULL */
+    char *row;             /* where the block goes */
+    __m512 step;
+};
+
+/* 16 integers to f32: sign (1 bits: minus), times step, plus base. The product is exact, so the fused form gives the same. */
+XP_INLINE __m512 value_of(__m512i h, unsigned minus, __m512 step, const int has_base, __m512 base)
+{
+    const __m512i s = _mm512_mask_sub_epi32(h, _cvtu32_mask16(minus), _mm512_setzero_si512(), h);
+
+    return has_base ? _mm512_fmadd_ps(_mm512_cvtepi32_ps(s), step, base) : _mm512_mul_ps(_mm512_cvtepi32_ps(s), step);
+}
+
+XP_INLINE void store_pair(char *p, const xp_dtype t, struct xp_pair512 x)
+{
+    __m512 a, b;
+
+    if (t == XP_BF16) {
+        const __m512i even = _mm512_srli_epi32(xp_round_bf16_512(x.even), 16), odd = xp_round_bf16_512(x.odd);
+        _mm512_storeu_si512(p, _mm512_mask_blend_epi16(0xaaaaaaaa, even, odd));
+        return;
+    }
+    xp_join512(x, &a, &b);
+    xp_store512(p, t, a, 16);
+    xp_store512(p + 16 * (t == XP_F32 ? 4 : 2), t, b, 16);
+}
+
+/* Rotated words in row order except for v0: finishes 128 values. */
+XP_INLINE void finish(const __m512i w[4], const struct output *o, const xp_dtype t, const int has_base)
+{
+    const __m512i plus = _mm512_set1_epi32(0x00010001), minus = _mm512_set1_epi32((int)0xffff0001);
+    const struct xp_pair512 none = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+
+    XP_UNROLL
+    for (int i = 0; i < 4; i++) {
+        const struct xp_pair512 base =
+            has_base ? xp_split512(_mm512_loadu_ps(o->base + 32 * i), _mm512_loadu_ps(o->base + 32 * i + 16)) : none;
+        struct xp_pair512 x;
+        x.even = value_of(_mm512_madd_epi16(w[i], plus), _pext_u32(o->signs[i], 0x55555555), o->step, has_base, base.even);
+        x.odd = value_of(_mm512_madd_epi16(w[i], minus), _pext_u32(o->signs[i], 0xaaaaaaaa), o->step, has_base, base.odd);
+        store_pair(o->row + 32 * (size_t)i * (t == XP_F32 ? 4 : 2), t, x);
+    }
+}
+
+/* ---- rows ---------------------------------------------------------------------------------------------------------- */
+
+/* A block that is not whole, or FP8: through the C functions. */
+static void other_block(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *step, const uint8_t *codes, size_t first,
+                        const float *base, xp_dtype t, char *row)
+{
+    const size_t n = xp_qblock_size(q->dim, first), have = q->dim - first < n ? q->dim - first : n;
+    float x[XP_QBLOCK];
+
+    xp_qblock_decode(f, q->signs + first / 32, step, codes, n, x);
+    xp_restore_avx512(x, base ? base + first : NULL, have, t, row + first * (t == XP_F32 ? 4 : 2));
+}
+
+/* The whole blocks of a row; bits and paired are the format's, constants here. Returns the values done. */
+XP_INLINE size_t whole_blocks(const struct xp_quantiser *q, enum xp_qformat f, const int bits, const int paired, const uint8_t *in,
+                              const float *base, const xp_dtype t, char *row)
+{
+    const struct xp_qinfo *info = &xp_qinfo[f];
+    const size_t size = t == XP_F32 ? 4 : 2, bytes = (size_t)bits * (paired ? 8 : 16);
+    const uint8_t *step = in, *codes = in + 2 * xp_qblocks(q->dim);
+    /* The middle of the codes, 64 (levels - 1) in value 0: half of it in each word of the last butterfly. */
+    const __m512i middle = _mm512_maskz_set1_epi16(3, (short)(32 * (info->levels - 1)));
+    size_t first = 0;
+
+    for (; first + XP_QBLOCK <= q->dim; first += XP_QBLOCK) {
+        const struct output o = {q->signs + first / 32, base ? base + first : NULL, row + first * size,
+                                 _mm512_set1_ps(xp_qstep_value(xp_get16(step)))};
+        __m512i w[4];
+
+        if (paired)
+            get_pairs(info, bits, codes, w);
+        else
+            get_single(bits, codes, w);
+        xp_unrotate512(w);
+        w[0] = _mm512_sub_epi16(w[0], middle);
+        finish(w, &o, t, base != NULL);
+        step += 2;
+        codes += bytes;
+    }
+    return first;
+}
+
+XP_INLINE size_t blocks_of_type(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, const xp_dtype t,
+                                char *row)
+{
+    switch (f) {
+    case XP_Q_INT2: return whole_blocks(q, f, 2, 0, in, base, t, row);
+    case XP_Q_INT25: return whole_blocks(q, f, 5, 1, in, base, t, row);
+    case XP_Q_INT3: return whole_blocks(q, f, 3, 0, in, base, t, row);
+    case XP_Q_INT35: return whole_blocks(q, f, 7, 1, in, base, t, row);
+    case XP_Q_INT4: return whole_blocks(q, f, 4, 0, in, base, t, row);
+    case XP_Q_INT45: return whole_blocks(q, f, 9, 1, in, base, t, row);
+    case XP_Q_INT5: return whole_blocks(q, f, 5, 0, in, base, t, row);
+    case XP_Q_INT55: return whole_blocks(q, f, 11, 1, in, base, t, row);
+    case XP_Q_INT6: return whole_blocks(q, f, 6, 0, in, base, t, row);
+    case XP_Q_INT65: return whole_blocks(q, f, 13, 1, in, base, t, row);
+    case XP_Q_INT7: return whole_blocks(q, f, 7, 0, in, base, t, row);
+    case XP_Q_INT75: return whole_blocks(q, f, 15, 1, in, base, t, row);
+    case XP_Q_INT8: return whole_blocks(q, f, 8, 0, in, base, t, row);
+    default: return 0;
+    }
+}
+
+static size_t blocks(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t, char *row)
+{
+    switch (t) {
+    case XP_BF16: return blocks_of_type(q, f, in, base, XP_BF16, row);
+    case XP_F16: return blocks_of_type(q, f, in, base, XP_F16, row);
+    default: return blocks_of_type(q, f, in, base, XP_F32, row);
+    }
+}
+
+void xp_dequantise_avx512(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t, void *row)
+{
+    const uint8_t *codes = in + 2 * xp_qblocks(q->dim);
+
+    for (size_t first = blocks(q, f, in, base, t, row); first < q->dim; first += XP_QBLOCK)
+        other_block(q, f, in + first / XP_QBLOCK * 2, codes + first / XP_QBLOCK * xp_qblock_bytes(f, XP_QBLOCK), first, base, t, row);
+}
