@@ -230,7 +230,7 @@ static void add_stats(xp_codec_stats *sum, const xp_codec_stats *st)
 static xp_status try_codec(struct xp_coder *c, const struct xp_codec_ops *ops, const struct xp_rows *in, uint8_t *frame,
                            size_t cap, size_t *payload)
 {
-    size_t room = ops == &xp_codec_raw ? cap : in->rows * c->row_bytes;
+    size_t room = ops == &xp_codec_raw ? cap : in->rows * c->row_bytes - 1;
 
     begin_stats(&c->stats, c, ops, in->rows);
     return ops->encode(c, in, frame + XP_FRAME_HEADER, room < cap ? room : cap, payload, &c->stats);
