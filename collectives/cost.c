@@ -59,7 +59,8 @@ double xp_cost_flat(const struct xp_shape *s)
 double xp_cost_hier(const struct xp_shape *s)
 {
     struct traffic t = traffic_of(s);
-    double slow = t.far_bytes * t.beta_slow * (s->dedup ? 1 - NODE_COPIES : 1), relay = 2 * t.far_bytes * t.beta_fast;
+    double copies = s->dedup && t.near_ranks > 0 ? NODE_COPIES : 0;
+    double slow = t.far_bytes * t.beta_slow * (1 - copies), relay = 2 * t.far_bytes * t.beta_fast;
     return ALPHA_SLOW * (t.nodes + 1) + (slow > relay ? slow : relay) + ALPHA_FAST * t.near_ranks * (t.nodes + 1) +
            t.near_bytes * t.beta_fast;
 }
