@@ -43,6 +43,7 @@ static void fill_avx512(struct xp_kernels *k)
     k->centroid = xp_centroid_avx512;
     k->hash = xp_hash_avx512;
     k->assign = xp_assign_avx512;
+    k->quantise = xp_quantise_avx512;
     k->dequantise = xp_dequantise_avx512;
     k->rans_encode = xp_rans_encode_avx512;
     k->rans_decode = xp_rans_decode_avx512;
