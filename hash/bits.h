@@ -39,6 +39,33 @@ static inline void xp_pack_bits(const uint32_t *v, size_t n, unsigned width, uin
         *out = (uint8_t)hold;
 }
 
+/* The same, value by value. */
+struct xp_bit_writer {
+    uint8_t *at;
+    uint64_t hold;
+    unsigned have, width;
+};
+
+static inline struct xp_bit_writer xp_bit_writer_init(uint8_t *out, unsigned width)
+{
+    return (struct xp_bit_writer){ .at = out, .width = width };
+}
+
+static inline void xp_write_bits(struct xp_bit_writer *b, uint32_t v)
+{
+    b->hold |= (uint64_t)v << b->have;
+    for (b->have += b->width; b->have >= 8; b->have -= 8, b->hold >>= 8)
+        *b->at++ = (uint8_t)b->hold;
+}
+
+/* Returns the end of the string. */
+static inline uint8_t *xp_bit_writer_end(struct xp_bit_writer *b)
+{
+    if (b->have)
+        *b->at++ = (uint8_t)b->hold;
+    return b->at;
+}
+
 struct xp_bit_reader {
     const uint8_t *at, *end;
     uint64_t hold;

@@ -14,7 +14,7 @@
 #define ESCAPES (BIT(XP_Q_RAW) | BIT(XP_Q_ZERO)) /* exact formats: always allowed */
 #define INTS XP_Q_ALL_INTS
 
-static const struct xp_codec_ops *const codecs[] = { &xp_codec_raw, &xp_codec_exact, &xp_codec_quant, &xp_codec_lsh, NULL };
+static const struct xp_codec_ops *const codecs[] = { &xp_codec_raw, &xp_codec_exact, &xp_codec_quant, &xp_codec_lsh, &xp_codec_book, NULL };
 
 static const struct {
     const char *name;
@@ -41,7 +41,7 @@ static const struct {
     { "lsh+int4", XP_CODEC_LSH, ESCAPES | BIT(XP_Q_INT4), "centroids + 4-bit residuals" },
     { "lsh+int3", XP_CODEC_LSH, ESCAPES | BIT(XP_Q_INT3), "centroids + 3-bit residuals" },
     { "lsh+int2", XP_CODEC_LSH, ESCAPES | BIT(XP_Q_INT2), "centroids + 2-bit residuals" },
-    { "book", XP_CODEC_BOOK, 0, "kept centroids, entropy-coded residuals (not in this version)" },
+    { "book", XP_CODEC_BOOK, ESCAPES, "mean, directions, spread per channel; entropy-coded residuals" },
 };
 
 const struct xp_codec_ops *const *xp_codec_list(void)
@@ -72,7 +72,7 @@ xp_status xp_codec_parse(const char *name, struct xp_codec_choice *out)
         if (strcmp(names[i].name, name))
             continue;
         if (!xp_codec_by_id(names[i].id))
-            return XP_ERR_UNSUPPORTED; /* a known name without a codec behind it: book */
+            return XP_ERR_UNSUPPORTED; /* a known name without a codec behind it */
         memset(out, 0, sizeof(*out));
         out->automatic = !strcmp(name, "auto");
         out->id = names[i].id;

@@ -88,6 +88,8 @@ static xp_status allocate(struct xp_coder *c)
         if (s)
             return s;
     }
+    if (c->ops == &xp_codec_book && xp_book_state_create(c, 1))
+        return XP_ERR_NO_MEMORY;
     return xp_coder_reserve(c, c->desc.max_rows);
 }
 
@@ -164,6 +166,7 @@ void xp_coder_destroy(struct xp_coder *c)
     if (!c)
         return;
     xp_lsh_destroy(c);
+    xp_book_state_destroy(c->book);
     free(c->first);
     free(c->map);
     free(c->work);

@@ -49,11 +49,17 @@ struct xp_coder {
     uint32_t *sample_index;        /* select.c: XP_SAMPLE_MAX rows, */
     uint8_t *sample;               /* coded, and decoded again behind that */
 
+    struct xp_book_state *book;    /* codec_book.c; NULL until a frame of that codec is met */
+
     xp_codec_stats stats;         /* of the frame being encoded */
 };
 
 /* Makes room for `rows` rows. XP_ERR_NO_MEMORY; XP_ERR_INVALID_ARG beyond desc.max_rows when that is fixed. */
 xp_status xp_coder_reserve(struct xp_coder *c, size_t rows);
+
+/* What the book codec keeps in a coder (c->book); made when it is first needed. */
+xp_status xp_book_state_create(struct xp_coder *c, int encodes);
+void xp_book_state_destroy(struct xp_book_state *s);
 
 /* Makes the quantiser's signs those of `seed`. */
 void xp_coder_seed(struct xp_coder *c, uint64_t seed);
@@ -65,6 +71,6 @@ static inline xp_status xp_corrupt(struct xp_coder *c, const char *why)
     return XP_ERR_CORRUPT;
 }
 
-extern const struct xp_codec_ops xp_codec_raw, xp_codec_exact, xp_codec_quant, xp_codec_lsh;
+extern const struct xp_codec_ops xp_codec_raw, xp_codec_exact, xp_codec_quant, xp_codec_lsh, xp_codec_book;
 
 #endif

@@ -19,6 +19,10 @@ static void fill_c(struct xp_kernels *k)
     k->assign = xp_assign_c;
     k->quantise = xp_quantise_c;
     k->dequantise = xp_dequantise_c;
+    k->uniform_spread = xp_uniform_spread_c;
+    k->uniform_error = xp_uniform_error_c;
+    k->uniform_quantise = xp_uniform_quantise_c;
+    k->uniform_restore = xp_uniform_restore_c;
     k->rans_encode = xp_rans_encode_c;
     k->rans_decode = xp_rans_decode_c;
 }

@@ -130,6 +130,25 @@ typedef void (*xp_quantise_fn)(const struct xp_quantiser *q, enum xp_qformat f, 
  * accepted. Exact. */
 typedef void (*xp_dequantise_fn)(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t, void *row);
 
+/* ---- uniform quantiser, one step per row (codec book) ---------------------------------------------------------------
+ * x: f32 values in groups of 16, zeros behind the last; finite. "16-lane sum" of f(0) ..: element i is added to partial
+ * i % 16, in increasing i; then partials p and p + 8, p + 4, p + 2, p + 1 are added pairwise.
+ */
+
+/* uniform_spread: 16-lane sum of (x[i] * weight[i / 16])^2. Exact. */
+typedef float (*xp_uniform_spread_fn)(const float *x, size_t groups, const float *weight);
+
+/* The integer of a value: sign(x) * trunc(min(|x| * inverse + bias[group], 30000)); bias is 0.5 or a little less.
+ * uniform_error: 16-lane sum of (|x| * inverse - |integer|)^2: the squared error in squared steps. Exact. */
+typedef float (*xp_uniform_error_fn)(const float *x, size_t groups, float inverse, const float *bias);
+
+/* uniform_quantise: the integers. Exact. */
+typedef void (*xp_uniform_quantise_fn)(const float *x, size_t groups, float inverse, const float *bias, int16_t *q);
+
+/* uniform_restore: row[i] = round_to_type(q[i] * step + base[i]), n values. q and base may be read up to the next multiple
+ * of 16. Any alignment of row. Exact. */
+typedef void (*xp_uniform_restore_fn)(const int16_t *q, const float *base, size_t n, float step, xp_dtype t, void *row);
+
 /* ---- entropy coding (rans.h) -------------------------------------------------------------------------------------- */
 
 /* rans_encode: n integers within +-XP_RANS_MAX_Q, one class per group of 16, to the bytes of a row (FORMAT.md). work:
@@ -157,6 +176,10 @@ struct xp_kernels {
     xp_assign_fn assign;
     xp_quantise_fn quantise;
     xp_dequantise_fn dequantise;
+    xp_uniform_spread_fn uniform_spread;
+    xp_uniform_error_fn uniform_error;
+    xp_uniform_quantise_fn uniform_quantise;
+    xp_uniform_restore_fn uniform_restore;
     xp_rans_encode_fn rans_encode;
     xp_rans_decode_fn rans_decode;
 };

@@ -46,8 +46,6 @@ Test(codec_api, create_refuses_and_says_why)
     refused(&d, XP_ERR_INVALID_ARG, "values");
     d = describe(); d.codec = "nope";
     refused(&d, XP_ERR_UNSUPPORTED, "nope");
-    d = describe(); d.codec = "book";
-    refused(&d, XP_ERR_UNSUPPORTED, "book");
     d = describe(); d.isa = "mmx";
     refused(&d, XP_ERR_UNSUPPORTED, "mmx");
     d = describe(); d.mode = XP_MODE_FOLDED;

@@ -188,7 +188,6 @@ for name, args in {
         **{f'eps {e}': ['encode', '--mode', 'bounded', '--eps', e, *good] for e in ('0', '1', '-0.1', 'nan', 'inf', '1e400', '', '0.1x', '1e-400')}}.items():
     refused(f'options: {name}', args, code=2)
 refused('unknown codec', ['encode', '--codec', 'nope', *good], ['nope'])
-refused('the codec of a later version', ['encode', '--mode', 'bounded', '--codec', 'book', *good], ['book', 'not in this version'])
 refused('a lossy codec without mode bounded', ['encode', '--codec', 'int4', *good], ['int4', 'lossy'])
 refused('a setting that does not parse', ['encode', *good], ['CROSSPRESS_EPS'], env={'CROSSPRESS_EPS': 'much'})
 refused('hashes that do not fit', ['stats', '--k', '8', '--width', '512', good[0]])

@@ -1,0 +1,57 @@
+/*
+ * book_rows.h - rows coded with a book: each row a stream of its own, within its promise (FORMAT.md, "Book rows")
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef XP_HASH_BOOK_ROWS_H
+#define XP_HASH_BOOK_ROWS_H
+
+#include "crosspress/codec.h"
+#include "hash/book.h"
+
+#define XP_BOOK_BATCH 4 /* rows decoded side by side */
+
+/* What every row owes: |x' - x| <= eps * |x|, or with mean set eps * min(|x|, |x - mean|), as quant_rows.h. */
+struct xp_book_promise {
+    double eps;
+    int to_mean;
+};
+
+/* Scratch for one shape of rows. */
+struct xp_book_room {
+    const struct xp_kernels *k;
+    xp_dtype dtype;
+    size_t dim, row_bytes, pad;
+    size_t most_symbols; /* dim and the most coordinates, in whole groups */
+    float mantissa[64];  /* 2^(i / 64) */
+    float *rest, *base, *bias;   /* rest: what is left to code */
+    uint8_t *typed, *restored;   /* the row in book order; as it will be decoded */
+    int16_t *q[XP_BOOK_BATCH];
+    uint8_t *classes[XP_BOOK_BATCH];
+    uint8_t *spare[XP_BOOK_BATCH]; /* rows at the end of the input, with slack */
+    void *work;                  /* of the entropy coder */
+    size_t cap_rows;
+    uint32_t *column[4];         /* encoding: step, offset, centroid, length of each row */
+    void *memory, *columns;
+};
+
+/* XP_ERR_INVALID_ARG, XP_ERR_NO_MEMORY. Fini accepts zeroed room. k must outlive the room. */
+xp_status xp_book_room_init(struct xp_book_room *m, const struct xp_kernels *k, xp_dtype t, size_t dim);
+void xp_book_room_fini(struct xp_book_room *m);
+
+/* Encoding needs it for the rows of one call. */
+xp_status xp_book_room_reserve(struct xp_book_room *m, size_t rows);
+
+/*
+ * Encodes rows. centroid[r] is row r's centroid; NULL for a book without centroids. *len gets the bytes, at most cap, or
+ * XP_ERR_UNSUPPORTED: they do not fit. Adds to st: rows_raw, err_mean (a sum over rows), err_max, err_ref_max.
+ */
+xp_status xp_book_encode_rows(struct xp_book_room *m, const struct xp_book *b, const struct xp_book_promise *p,
+                              const struct xp_rows *in, const uint32_t *centroid, uint8_t *out, size_t cap, size_t *len,
+                              xp_codec_stats *st);
+
+/* Decodes exactly `rows` rows from exactly len bytes. Any bytes are safe. XP_ERR_CORRUPT, *why says what. */
+xp_status xp_book_decode_rows(struct xp_book_room *m, const struct xp_book *b, const uint8_t *in, size_t len, size_t rows,
+                              void *out, const char **why);
+
+#endif

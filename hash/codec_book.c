@@ -1,0 +1,150 @@
+/*
+ * codec_book.c - rows coded with a book: entropy-coded residuals, each row within eps
+ *
+ * Payload (FORMAT.md, "Codec book"): kind u8; for kind 0 a book fitted on these very rows; the rows.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "hash/book_rows.h"
+#include "hash/coder_impl.h"
+
+#define KIND_OWN 0 /* the book lies in the frame */
+
+#define SAMPLE_ROWS 512
+#define SAMPLE_FLOATS (1u << 20)
+#define RANK_MAX_DIM 2048 /* beyond, finding directions costs more time than the rows take */
+
+struct xp_book_state {
+    struct xp_book_room room;
+    struct xp_book own, read; /* as fitted; as the receiver reads it */
+    uint32_t order[SAMPLE_ROWS];
+    size_t sample_rows;
+    float *work;              /* of the fit; NULL for coders that only decode */
+};
+
+static unsigned max_rank(const struct xp_coder *c)
+{
+    return c->desc.dim <= RANK_MAX_DIM && c->desc.dim >= 64 ? 32 : 0;
+}
+
+void xp_book_state_destroy(struct xp_book_state *s)
+{
+    if (!s)
+        return;
+    xp_book_room_fini(&s->room);
+    xp_book_fini(&s->own);
+    xp_book_fini(&s->read);
+    free(s->work);
+    free(s);
+}
+
+xp_status xp_book_state_create(struct xp_coder *c, int encodes)
+{
+    struct xp_book_state *s;
+    xp_status status;
+
+    if (c->book && (c->book->work || !encodes))
+        return XP_OK;
+    xp_book_state_destroy(c->book);
+    s = c->book = calloc(1, sizeof(*s));
+    if (!s)
+        return XP_ERR_NO_MEMORY;
+    status = xp_book_room_init(&s->room, &c->kernels, c->desc.dtype, c->desc.dim);
+    if (!status)
+        status = xp_book_init(&s->read, c->desc.dim, 0, XP_BOOK_MAX_RANK);
+    if (!status && encodes) {
+        s->sample_rows = SAMPLE_FLOATS / c->desc.dim < SAMPLE_ROWS ? SAMPLE_FLOATS / c->desc.dim : SAMPLE_ROWS;
+        s->sample_rows = s->sample_rows < 64 ? 64 : s->sample_rows;
+        status = xp_book_init(&s->own, c->desc.dim, 0, max_rank(c));
+        s->work = malloc(4 * xp_book_fit_floats(c->desc.dim, s->sample_rows, max_rank(c)));
+        if (!status && !s->work)
+            status = XP_ERR_NO_MEMORY;
+    }
+    if (!status && encodes && c->desc.max_rows)
+        status = xp_book_room_reserve(&s->room, c->desc.max_rows);
+    if (status) {
+        xp_book_state_destroy(s);
+        c->book = NULL;
+    }
+    return status;
+}
+
+/* Directions that pay for themselves over so many rows, measured on activations. */
+static unsigned rank_for(const struct xp_coder *c, size_t rows)
+{
+    const unsigned wanted = rows >= 3072 ? 32 : rows >= 1024 ? 16 : 0;
+
+    return wanted < max_rank(c) ? wanted : max_rank(c);
+}
+
+/* Fits a book on the rows, writes it at out, and reads it back into s->read. Returns its bytes; 0: no room. */
+static size_t fit_own(struct xp_coder *c, const struct xp_rows *in, uint8_t *out, size_t cap)
+{
+    struct xp_book_state *s = c->book;
+    const struct xp_book_sample sample = { in, s->order, xp_book_pick(&c->kernels, in, s->order, s->sample_rows) };
+    size_t bytes, used;
+
+    if (sample.count >= 8)
+        xp_book_fit(&s->own, &c->kernels, &sample, sample.count >= 64 ? rank_for(c, in->rows) : 0, in->rows, s->work);
+    else
+        xp_book_clear(&s->own);
+    bytes = xp_book_bytes(&s->own);
+    if (bytes > cap)
+        return 0;
+    xp_book_write(&s->own, out);
+    return xp_book_read(&s->read, out, bytes, &used, &c->why) == XP_OK ? bytes : 0;
+}
+
+static xp_status book_encode(struct xp_coder *c, const struct xp_rows *in, uint8_t *out, size_t cap, size_t *len,
+                             xp_codec_stats *st)
+{
+    struct xp_book_promise promise = { c->desc.eps, c->desc.eps_ref != XP_EPS_REF_ROW };
+    size_t at = 1, bytes;
+    xp_status s = xp_book_state_create(c, 1);
+
+    if (!s)
+        s = xp_book_room_reserve(&c->book->room, in->rows);
+    if (s)
+        return s;
+    if (cap < 1)
+        return XP_ERR_UNSUPPORTED;
+    out[0] = KIND_OWN;
+    bytes = fit_own(c, in, out + at, cap - at);
+    if (!bytes)
+        return XP_ERR_UNSUPPORTED;
+    at += bytes;
+    s = xp_book_encode_rows(&c->book->room, &c->book->read, &promise, in, NULL, out + at, cap - at, &bytes, st);
+    if (s)
+        return s;
+    st->err_mean /= (double)in->rows;
+    *len = at + bytes;
+    return XP_OK;
+}
+
+static xp_status book_decode(struct xp_coder *c, const uint8_t *in, size_t len, size_t rows, void *out)
+{
+    xp_status s = xp_book_state_create(c, 0);
+    size_t used;
+
+    if (s)
+        return s;
+    if (len < 1 || in[0] != KIND_OWN)
+        return xp_corrupt(c, "book: unknown kind");
+    s = xp_book_read(&c->book->read, in + 1, len - 1, &used, &c->why);
+    if (s)
+        return s;
+    return xp_book_decode_rows(&c->book->room, &c->book->read, in + 1 + used, len - 1 - used, rows, out, &c->why);
+}
+
+const struct xp_codec_ops xp_codec_book = {
+    .size = sizeof(struct xp_codec_ops),
+    .id = XP_CODEC_BOOK,
+    .name = "book",
+    .about = "mean, directions and spread per channel; one step a row; entropy coded",
+    .caps = XP_CAP_BOUNDED,
+    .encode = book_encode,
+    .decode = book_decode,
+};

@@ -1,0 +1,72 @@
+/*
+ * uniform.c - the uniform quantiser with one step per row (C variants)
+ *
+ * Values lie in book order, in groups of 16 whose cells of zero are widened alike (kernels.h).
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "hash/half.h"
+#include "hash/rans.h"
+#include "hash/variants.h"
+
+#define LANES 16
+
+static float fold_lanes(float *lane)
+{
+    for (size_t half = LANES / 2; half > 0; half /= 2)
+        for (size_t p = 0; p < half; p++)
+            lane[p] += lane[p + half];
+    return lane[0];
+}
+
+/* The integer below a + bias, as a float. a is not negative. */
+static inline float cell(float a, float bias)
+{
+    const float v = a + bias;
+
+    return (float)(int)(v < (float)XP_RANS_MAX_Q ? v : (float)XP_RANS_MAX_Q);
+}
+
+static inline float magnitude(float x)
+{
+    return x < 0 ? -x : x;
+}
+
+float xp_uniform_spread_c(const float *x, size_t groups, const float *weight)
+{
+    float lane[LANES] = {0};
+
+    for (size_t g = 0; g < groups; g++)
+        for (size_t i = 0; i < LANES; i++) {
+            const float v = x[LANES * g + i] * weight[g];
+            lane[i] += v * v;
+        }
+    return fold_lanes(lane);
+}
+
+float xp_uniform_error_c(const float *x, size_t groups, float inverse, const float *bias)
+{
+    float lane[LANES] = {0};
+
+    for (size_t g = 0; g < groups; g++)
+        for (size_t i = 0; i < LANES; i++) {
+            const float a = magnitude(x[LANES * g + i]) * inverse, e = a - cell(a, bias[g]);
+            lane[i] += e * e;
+        }
+    return fold_lanes(lane);
+}
+
+void xp_uniform_quantise_c(const float *x, size_t groups, float inverse, const float *bias, int16_t *q)
+{
+    for (size_t g = 0; g < groups; g++)
+        for (size_t i = LANES * g; i < LANES * (g + 1); i++) {
+            const int v = (int)cell(magnitude(x[i]) * inverse, bias[g]);
+            q[i] = (int16_t)(x[i] < 0 ? -v : v);
+        }
+}
+
+void xp_uniform_restore_c(const int16_t *q, const float *base, size_t n, float step, xp_dtype t, void *row)
+{
+    for (size_t i = 0; i < n; i++)
+        xp_store_f32(row, t, i, (float)q[i] * step + base[i]);
+}

@@ -1,0 +1,196 @@
+/*
+ * check_uniform.c - checkkernels' rows for the uniform quantiser with one step per row
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "check.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct values {
+    size_t groups;
+    struct guarded x, per_group, q;
+    float inverse;
+};
+
+static struct values make_values(struct check *c, enum check_fill fill)
+{
+    struct values v = {.groups = check_below(c, 4) ? 1 + check_below(c, 40) : check_below(c, 600)};
+    const double scale = exp2(-20 + 40.0 * (double)check_below(c, 1000) / 1000);
+
+    v.inverse = (float)(1 / scale);
+    v.x = guard_alloc(64 * v.groups, 0, 0);
+    v.per_group = guard_alloc(4 * v.groups, 0, 0);
+    v.q = guard_alloc(32 * v.groups, 0, 0);
+    check_fill_row(c, fill == FILL_NAN || fill == FILL_BITS ? FILL_GAUSS : fill, XP_F32, 16 * v.groups, v.x.p);
+    for (size_t i = 0; i < 16 * v.groups; i++) {
+        float *x = (float *)v.x.p + i;
+
+        if (fill == FILL_NAN) /* exactly between two integers */
+            *x = (float)(((double)check_below(c, 64) - 32) * 0.5 * scale);
+        if (fill == FILL_BITS)
+            *x = (float)(check_gauss(c) * scale * exp2((double)check_below(c, 24)));
+        ((int16_t *)v.q.p)[i] = (int16_t)check_random(c);
+    }
+    for (size_t g = 0; g < v.groups; g++)
+        ((float *)v.per_group.p)[g] = 0.5f - 0.01f * (float)check_below(c, 20);
+    return v;
+}
+
+static void free_values(struct values *v)
+{
+    guard_free(&v->x);
+    guard_free(&v->per_group);
+    guard_free(&v->q);
+}
+
+static void compare_sum(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested, int error)
+{
+    for (int round = 0; round < 60; round++)
+        for (int fill = 0; fill < FILL_COUNT; fill++) {
+            struct values v = make_values(c, (enum check_fill)fill);
+            struct guarded sum[2] = {guard_alloc(4, 0, 0), guard_alloc(4, 0, 0)};
+
+            for (int i = 0; i < 2; i++) {
+                const struct xp_kernels *k = i ? tested : plain;
+                *(float *)sum[i].p = error ? k->uniform_error(v.x.p, v.groups, v.inverse, v.per_group.p)
+                                           : k->uniform_spread(v.x.p, v.groups, v.per_group.p);
+                if (isnan(*(float *)sum[i].p)) /* any NaN is as good as another */
+                    *(float *)sum[i].p = NAN;
+            }
+            check_equal(c, &sum[0], &sum[1], "%zu groups, fill %s", v.groups, check_fill_name((enum check_fill)fill));
+            guard_free(&sum[0]);
+            guard_free(&sum[1]);
+            free_values(&v);
+        }
+}
+
+static void compare_spread(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
+{
+    compare_sum(c, plain, tested, 0);
+}
+
+static void compare_error(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
+{
+    compare_sum(c, plain, tested, 1);
+}
+
+static void compare_quantise(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
+{
+    for (int round = 0; round < 60; round++)
+        for (int fill = 0; fill < FILL_COUNT; fill++) {
+            struct values v = make_values(c, (enum check_fill)fill);
+            struct guarded q[2] = {guard_alloc(32 * v.groups, 0, 0x55), guard_alloc(32 * v.groups, 0, 0x55)};
+
+            plain->uniform_quantise(v.x.p, v.groups, v.inverse, v.per_group.p, q[0].p);
+            tested->uniform_quantise(v.x.p, v.groups, v.inverse, v.per_group.p, q[1].p);
+            check_equal(c, &q[0], &q[1], "%zu groups, fill %s, inverse %g", v.groups, check_fill_name((enum check_fill)fill),
+                        (double)v.inverse);
+            guard_free(&q[0]);
+            guard_free(&q[1]);
+            free_values(&v);
+        }
+}
+
+static void compare_restore(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
+{
+    static const xp_dtype types[] = {XP_BF16, XP_F16, XP_F32};
+
+    for (int round = 0; round < 60; round++)
+        for (int fill = 0; fill < FILL_COUNT; fill++) {
+            struct values v = make_values(c, (enum check_fill)fill);
+            const xp_dtype t = types[check_below(c, 3)];
+            const size_t n = v.groups ? 16 * v.groups - check_below(c, 16) : 0, gap = 2 * check_below(c, 20);
+            const float step = t == XP_F16 ? 0.01f : 1 / v.inverse;
+            struct guarded row[2] = {guard_alloc(n * xp_dtype_size(t), gap, 0x55), guard_alloc(n * xp_dtype_size(t), gap, 0x55)};
+
+            plain->uniform_restore(v.q.p, v.x.p, n, step, t, row[0].p);
+            tested->uniform_restore(v.q.p, v.x.p, n, step, t, row[1].p);
+            check_equal(c, &row[0], &row[1], "%s, %zu values, fill %s, step %g, gap %zu", check_dtype_name(t), n,
+                        check_fill_name((enum check_fill)fill), (double)step, gap);
+            guard_free(&row[0]);
+            guard_free(&row[1]);
+            free_values(&v);
+        }
+}
+
+/* ---- speed: GB/s of bf16 values, in the first cache ---- */
+
+#define BENCH_GROUPS 256
+
+struct run {
+    const struct xp_kernels *k;
+    float x[16 * BENCH_GROUPS], per_group[BENCH_GROUPS], sum;
+    int16_t q[16 * BENCH_GROUPS];
+    uint16_t row[16 * BENCH_GROUPS];
+};
+
+static void run_spread(void *arg)
+{
+    struct run *r = arg;
+    r->sum += r->k->uniform_spread(r->x, BENCH_GROUPS, r->per_group);
+}
+
+static void run_error(void *arg)
+{
+    struct run *r = arg;
+    r->sum += r->k->uniform_error(r->x, BENCH_GROUPS, 10.0f, r->per_group);
+}
+
+static void run_quantise(void *arg)
+{
+    struct run *r = arg;
+    r->k->uniform_quantise(r->x, BENCH_GROUPS, 10.0f, r->per_group, r->q);
+}
+
+static void run_restore(void *arg)
+{
+    struct run *r = arg;
+    r->k->uniform_restore(r->q, r->x, 16 * BENCH_GROUPS, 0.1f, XP_BF16, r->row);
+}
+
+static void bench(struct check *c, const struct xp_kernels *k, void (*what)(void *))
+{
+    struct run *r = aligned_alloc(64, (sizeof(*r) + 63) / 64 * 64);
+
+    r->k = k;
+    r->sum = 0;
+    for (size_t i = 0; i < 16 * BENCH_GROUPS; i++) {
+        r->x[i] = (float)check_gauss(c);
+        r->q[i] = (int16_t)(10 * check_gauss(c));
+        r->per_group[i / 16] = 0.45f;
+    }
+    bench_line(c, "4096 values as bf16", r->row, sizeof(r->row), what, r);
+    free(r);
+}
+
+static void bench_spread(struct check *c, const struct xp_kernels *k)
+{
+    bench(c, k, run_spread);
+}
+
+static void bench_error(struct check *c, const struct xp_kernels *k)
+{
+    bench(c, k, run_error);
+}
+
+static void bench_quantise(struct check *c, const struct xp_kernels *k)
+{
+    bench(c, k, run_quantise);
+}
+
+static void bench_restore(struct check *c, const struct xp_kernels *k)
+{
+    bench(c, k, run_restore);
+}
+
+const struct check_row check_uniform_rows[] = {
+    {"uniform_spread", offsetof(struct xp_kernels, uniform_spread), compare_spread, bench_spread},
+    {"uniform_error", offsetof(struct xp_kernels, uniform_error), compare_error, bench_error},
+    {"uniform_quantise", offsetof(struct xp_kernels, uniform_quantise), compare_quantise, bench_quantise},
+    {"uniform_restore", offsetof(struct xp_kernels, uniform_restore), compare_restore, bench_restore},
+    {NULL, 0, NULL, NULL},
+};
