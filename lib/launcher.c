@@ -13,6 +13,7 @@
 struct reading {
     struct xp_launch *l;
     xp_getenv_fn env;
+    int root_given; /* CROSSPRESS_ROOT, which outranks what the launcher says */
     char *err;
     size_t err_size;
 };
@@ -78,7 +79,7 @@ static int read_spawn(const struct reading *r)
     if (l->rank == 0 && get(r, "CROSSPRESS_LISTEN_FD") &&
         !get_number(r, "CROSSPRESS_LISTEN_FD", 0, 1 << 20, &l->listen_fd))
         return 0;
-    if (l->size > 1 && !get(r, "CROSSPRESS_ROOT")) {
+    if (l->size > 1 && !r->root_given) {
         snprintf(r->err, r->err_size, "spawn: CROSSPRESS_ROOT is not set");
         return 0;
     }
@@ -136,7 +137,7 @@ static int read_ompi(const struct reading *r)
         !get_number(r, "OMPI_COMM_WORLD_LOCAL_SIZE", 1, 1 << 20, &local))
         return 0;
     local_root(l);
-    if (local == l->size || get(r, "CROSSPRESS_ROOT"))
+    if (local == l->size || r->root_given)
         return 1;
     /* mpirun's own host is usually the first of the job; when it is not, rank 0 cannot listen there and says so. */
     if (xp_ompi_uri_host(uri ? uri : get(r, "PMIX_SERVER_URI2"), l->host, sizeof(l->host)))
@@ -185,7 +186,7 @@ static int read_slurm(const struct reading *r)
         return 0;
     snprintf(l->identity, sizeof(l->identity), "slurm %.60s.%.60s", job ? job : "", step ? step : "");
     local_root(l);
-    if (nodes && strcmp(nodes, "1") == 0)
+    if (r->root_given || (nodes && strcmp(nodes, "1") == 0))
         return 1;
     if (xp_slurm_first_host(get(r, "SLURM_STEP_NODELIST"), l->host, sizeof(l->host)))
         return 1;
@@ -193,7 +194,6 @@ static int read_slurm(const struct reading *r)
     return 0;
 }
 
-/* CROSSPRESS_ROOT outranks what the launcher says. */
 static int apply_root(struct xp_launch *l, const char *root)
 {
     const char *colon = strrchr(root, ':');
@@ -215,7 +215,7 @@ static int apply_root(struct xp_launch *l, const char *root)
 
 xp_status xp_launch_detect(struct xp_launch *l, const struct xp_params *p, xp_getenv_fn env, char *err, size_t err_size)
 {
-    struct reading r = {l, env, err, err_size};
+    struct reading r = {l, env, p->root[0] != '\0', err, err_size};
     int ok;
 
     memset(l, 0, sizeof(*l));
