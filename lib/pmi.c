@@ -16,6 +16,7 @@
 
 #include "crosspress/crosspress.h"
 #include "lib/comm.h"
+#include "lib/fork.h"
 #include "lib/pmi.h"
 #include "lib/socket.h"
 
@@ -24,6 +25,7 @@
 /* The server's socket is the process's, and so is the state of the conversation. */
 static pthread_mutex_t talking = PTHREAD_MUTEX_INITIALIZER;
 static int initialised;
+static int server_fd;
 static unsigned rounds;
 static char kvs_name[256];
 
@@ -105,8 +107,20 @@ static int initialise(struct xp_pmi *pmi)
         return fail(pmi, XP_ERR_SYSTEM, "no key-value space");
     snprintf(kvs_name, sizeof(kvs_name), "%s", name + 8);
     kvs_name[strcspn(kvs_name, " ")] = '\0';
+    server_fd = pmi->fd;
     initialised = 1;
     return 0;
+}
+
+/* A process that has said init and ends without finalize counts as crashed, and the launcher kills the others. It can be said once
+ * only, and later comms still need the server; hence at the end of the process. */
+__attribute__((destructor)) static void finalise(void)
+{
+    struct xp_pmi pmi = {.fd = server_fd, .deadline = xp_now() + 1};
+    char answer[LINE_MAX_LEN];
+
+    if (initialised && xp_fork_count() == 0)
+        ask(&pmi, answer, "finalize_ack", "cmd=finalize\n");
 }
 
 static void to_hex(char *out, const uint8_t *in, size_t len)

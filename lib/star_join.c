@@ -16,6 +16,7 @@
 #include "lib/star.h"
 
 #define ATTEMPT_SECONDS 5.0
+#define FIRST_ATTEMPT_SECONDS 0.25 /* where there are other addresses to try, patience grows from here */
 #define REFUSAL_SECONDS 5.0 /* refused for so long by everybody who answers: not a matter of time */
 #define START_GRACE 1.0     /* rank 0's own report of a missed deadline comes a little after the deadline */
 #define TEXT_MAX 512u
@@ -24,6 +25,7 @@ enum outcome { JOINED, TRY_AGAIN, REFUSED };
 
 struct joining {
     const struct xp_identity *me;
+    double patience; /* seconds for one attempt */
     char reason[TEXT_MAX + 64]; /* why the last attempt failed */
     int fd;
 };
@@ -56,7 +58,7 @@ static enum outcome attempt(struct joining *j, const struct xp_address *root, do
 {
     uint8_t body[TEXT_MAX], response[XP_RESPONSE_MAX], nonce_root[XP_NONCE], nonce_leaf[XP_NONCE];
     struct xp_msg_head head;
-    double limit = xp_now() + ATTEMPT_SECONDS;
+    double limit = xp_now() + j->patience;
     size_t len;
     int fd, e;
 
@@ -124,7 +126,7 @@ static void nap(double *seconds)
 xp_status xp_star_join(struct xp_bootstrap_net *net, const struct xp_address *roots, int nroots,
                        const struct xp_identity *me, double deadline, char *err, size_t err_size)
 {
-    struct joining j = {.me = me, .fd = -1};
+    struct joining j = {.me = me, .patience = nroots > 1 ? FIRST_ATTEMPT_SECONDS : ATTEMPT_SECONDS, .fd = -1};
     double start = xp_now(), refused_since = 0, pause = 0.005;
     char where[80];
 
@@ -154,8 +156,10 @@ xp_status xp_star_join(struct xp_bootstrap_net *net, const struct xp_address *ro
             xp_star_close(net);
             return XP_ERR_TIMEOUT;
         }
-        if (i == nroots - 1)
-            nap(&pause);
+        if (i < nroots - 1)
+            continue;
+        j.patience = 2 * j.patience < ATTEMPT_SECONDS ? 2 * j.patience : ATTEMPT_SECONDS;
+        nap(&pause);
     }
     net->fds[0] = j.fd;
     xp_status s = await_start(net, &j, deadline, err, err_size);
