@@ -41,7 +41,12 @@ static uint32_t square_norm(const int16_t *c, unsigned s)
         const __m512i v = _mm512_loadu_si512(c + i);
         sum = _mm512_add_epi32(sum, _mm512_madd_epi16(v, v));
     }
-    return (uint32_t)_mm512_reduce_add_epi32(sum);
+    /* Not _mm512_reduce_add_epi32: the compiler's header adds in int, where wrapping is undefined. */
+    const __m256i h = _mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64(sum, 1));
+    __m128i q = _mm_add_epi32(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
+    q = _mm_add_epi32(q, _mm_shuffle_epi32(q, 0x4E));
+    q = _mm_add_epi32(q, _mm_shuffle_epi32(q, 0xB1));
+    return (uint32_t)_mm_cvtsi128_si32(q);
 }
 
 struct nearest {
