@@ -88,7 +88,7 @@ struct energy {
 
 /* Folds GROUP times 16 columns from column `first` on, subtracts the mean, stores them and adds to the energy. */
 XP_INLINE void fold_columns(const struct xp_hasher *h, const struct strips *s, unsigned n, unsigned first, const float *mean,
-                            float *f, struct energy *e, const xp_dtype t)
+                            float *f, struct energy *e, struct xp_prefetch *ahead, const xp_dtype t)
 {
     const size_t size = t == XP_F32 ? 4 : 2;
     __m256 a[GROUP], b[GROUP];
@@ -102,6 +102,7 @@ XP_INLINE void fold_columns(const struct xp_hasher *h, const struct strips *s, u
         XP_UNROLL
         for (int i = 0; i < GROUP; i++)
             add_columns(&a[i], &b[i], p + (size_t)i * COLUMNS * size, flips + i * COLUMNS, t);
+        xp_prefetch_step(ahead);
     }
     XP_UNROLL
     for (int i = 0; i < GROUP; i++) {
@@ -128,14 +129,15 @@ XP_INLINE float lane_sum(struct energy e)
 }
 
 /* Step 1 of the contract; f and mean are split. Returns the lane sum of the squares. */
-XP_INLINE float fold(const struct xp_hasher *h, const void *row, const unsigned n, const float *mean, float *f, const xp_dtype t)
+XP_INLINE float fold(const struct xp_hasher *h, const void *row, const unsigned n, const float *mean, float *f, struct xp_prefetch *ahead, const xp_dtype t)
 {
     struct energy e = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     struct strips s;
 
     cut_row(&s, row, h->dim, n, t);
+    xp_prefetch_spread(ahead, 2, s.count * n / (GROUP * COLUMNS));
     for (unsigned first = 0; first < n; first += GROUP * COLUMNS)
-        fold_columns(h, &s, n, first, mean, f, &e, t);
+        fold_columns(h, &s, n, first, mean, f, &e, ahead, t);
     return lane_sum(e);
 }
 
@@ -246,12 +248,20 @@ XP_INLINE void across_blocks(int16_t *x, const int blocks, const int16_t *scale)
     store(r, blocks, x, BLOCK);
 }
 
+static size_t prefetch_steps(const struct xp_hasher *h)
+{
+    const size_t blocks = h->n / BLOCK, columns = BLOCK / 16;
+
+    return h->rounds == 1 ? blocks + columns : h->rounds == 2 ? 2 * blocks + columns : 2 * (blocks + columns);
+}
+
 /* Steps 2 and 3. scale_out: the first table of scales, laid out as lanes_out leaves the values. */
 XP_INLINE void rotate(const struct xp_hasher *h, const float *f, float s, const int blocks, const int16_t *scale_out,
                       struct xp_prefetch p, int16_t *x)
 {
     const __m256 factor = _mm256_set1_ps(s);
 
+    xp_prefetch_spread(&p, 1, prefetch_steps(h));
     for (int b = 0; b < blocks; b++) {
         if (h->rounds > 1)
             first_inside(f + b * BLOCK, factor, 1, x + b * BLOCK);
@@ -274,13 +284,6 @@ XP_INLINE void rotate(const struct xp_hasher *h, const float *f, float s, const 
             across_blocks(x + column, blocks, NULL);
             xp_prefetch_step(&p);
         }
-}
-
-static size_t prefetch_steps(const struct xp_hasher *h)
-{
-    const size_t blocks = h->n / BLOCK, columns = BLOCK / 16;
-
-    return h->rounds == 1 ? blocks + columns : h->rounds == 2 ? 2 * blocks + columns : 2 * (blocks + columns);
 }
 
 /* ---- argmax ---- */
@@ -343,19 +346,19 @@ static void make_tables(const struct xp_hasher *h, struct tables *t)
 XP_INLINE void hash_rows(const struct xp_hasher *h, const struct xp_rows *in, uint32_t *ids, int16_t *sketch, const unsigned n,
                          const xp_dtype t)
 {
-    const size_t steps = prefetch_steps(h);
     int16_t r[WIDE] __attribute__((aligned(64)));
     float f[WIDE] __attribute__((aligned(64)));
     struct tables tables;
 
     make_tables(h, &tables);
     for (size_t i = 0; i < in->rows; i++) {
-        const float s = xp_hash_scale(h, fold(h, xp_row(in, i), n, tables.mean, f, t));
+        struct xp_prefetch ahead = xp_prefetch_row(in, i + 1);
+        const float s = xp_hash_scale(h, fold(h, xp_row(in, i), n, tables.mean, f, &ahead, t));
         if (s == 0) {
             memset(r, 0, sizeof(r));
             ids[i] = XP_HASH_NONE;
         } else {
-            rotate(h, f, s, (int)n / BLOCK, tables.scale_out, xp_prefetch_row(in, i + 1, steps), r);
+            rotate(h, f, s, (int)n / BLOCK, tables.scale_out, ahead, r);
             ids[i] = bucket_id(h, r);
         }
         if (sketch)

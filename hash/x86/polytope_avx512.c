@@ -80,7 +80,7 @@ XP_INLINE void cut_row(struct strips *s, const void *row, size_t dim, unsigned n
 
 /* Folds `pairs` times 32 columns from column `first` on, subtracts the mean, stores them and adds to the energy. */
 XP_INLINE void fold_columns(const struct xp_hasher *h, const struct strips *s, unsigned n, unsigned first, const int pairs,
-                            const float *mean, float *f, __m512 *energy, const xp_dtype t)
+                            const float *mean, float *f, __m512 *energy, struct xp_prefetch *ahead, const xp_dtype t)
 {
     const size_t size = t == XP_F32 ? 4 : 2;
     __m512 a[GROUP], b[GROUP];
@@ -94,6 +94,7 @@ XP_INLINE void fold_columns(const struct xp_hasher *h, const struct strips *s, u
         XP_UNROLL
         for (int i = 0; i < pairs; i++)
             add_columns(&a[i], &b[i], p + (size_t)i * COLUMNS * size, signs[i], t);
+        xp_prefetch_step(ahead);
     }
     XP_UNROLL
     for (int i = 0; i < pairs; i++) {
@@ -119,17 +120,18 @@ XP_INLINE float lane_sum(__m512 v)
 }
 
 /* Step 1 of the contract; f and mean are split. Returns the lane sum of the squares. */
-XP_INLINE float fold(const struct xp_hasher *h, const void *row, const unsigned n, const float *mean, float *f, const xp_dtype t)
+XP_INLINE float fold(const struct xp_hasher *h, const void *row, const unsigned n, const float *mean, float *f, struct xp_prefetch *ahead, const xp_dtype t)
 {
     __m512 energy = _mm512_setzero_ps();
     struct strips s;
 
     cut_row(&s, row, h->dim, n, t);
+    xp_prefetch_spread(ahead, 2, n == WIDE ? 2 * s.count : s.count);
     if (n == WIDE) {
-        fold_columns(h, &s, n, 0, GROUP, mean, f, &energy, t);
-        fold_columns(h, &s, n, WIDE / 2, GROUP, mean, f, &energy, t);
+        fold_columns(h, &s, n, 0, GROUP, mean, f, &energy, ahead, t);
+        fold_columns(h, &s, n, WIDE / 2, GROUP, mean, f, &energy, ahead, t);
     } else {
-        fold_columns(h, &s, n, 0, (int)n / COLUMNS, mean, f, &energy, t);
+        fold_columns(h, &s, n, 0, (int)n / COLUMNS, mean, f, &energy, ahead, t);
     }
     return lane_sum(energy);
 }
@@ -189,6 +191,7 @@ static void rotate_wide(const struct xp_hasher *h, const float *f, float s, cons
     const __m512 factor = _mm512_set1_ps(s);
     __m512i r[16];
 
+    xp_prefetch_spread(&p, 1, h->rounds == 1 ? 2 : h->rounds == 2 ? 5 : 6);
     XP_UNROLL
     for (int i = 0; i < 16; i++)
         r[i] = to_i16(f + i * 32, factor);
@@ -214,8 +217,6 @@ static void rotate_wide(const struct xp_hasher *h, const float *f, float s, cons
     XP_UNROLL
     for (int i = 0; i < 16; i++)
         _mm512_store_si512(out + i * 32, r[i]);
-    p.step = (size_t)(p.end - p.next);
-    xp_prefetch_step(&p);
 }
 
 /* Steps 2 and 3 for n = 64, 128, 256. */
@@ -311,13 +312,14 @@ XP_INLINE void hash_rows(const struct xp_hasher *h, const struct xp_rows *in, ui
 
     make_tables(h, &tables);
     for (size_t i = 0; i < in->rows; i++) {
-        const float s = xp_hash_scale(h, fold(h, xp_row(in, i), n, tables.mean, f, t));
+        struct xp_prefetch ahead = xp_prefetch_row(in, i + 1);
+        const float s = xp_hash_scale(h, fold(h, xp_row(in, i), n, tables.mean, f, &ahead, t));
         if (s == 0) {
             memset(r, 0, sizeof(r));
             ids[i] = XP_HASH_NONE;
         } else {
             if (n == WIDE)
-                rotate_wide(h, f, s, tables.scale_out, xp_prefetch_row(in, i + 1, 12), r);
+                rotate_wide(h, f, s, tables.scale_out, ahead, r);
             else
                 rotate_narrow(h, f, s, (int)n / 32, r);
             ids[i] = bucket_id(h, r);

@@ -1,7 +1,8 @@
 /*
- * prefetch.h - brings the next row into L1 a few lines at a time, while the core is busy with the current one
+ * prefetch.h - brings the next row into the cache a few lines at a time, while the core is busy with the current one
  *
- * The hardware prefetcher stops at page ends, and a core that rotates in registers issues no loads of its own.
+ * The hardware prefetcher stops at page ends, and a core that rotates in registers issues no loads of its own. Half of
+ * the row is fetched during the fold and half during the rotation: all of it in either leaves the memory idle meanwhile.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -16,28 +17,39 @@
 struct xp_prefetch {
     const char *next, *end;
     size_t step; /* bytes */
+    int large;   /* two such rows would not leave room for anything else in L1: fetch to L2 */
 };
 
-/* Row r of the batch, to be fetched in `steps` steps; nothing behind the last row. */
-XP_INLINE struct xp_prefetch xp_prefetch_row(const struct xp_rows *in, size_t r, size_t steps)
+#define XP_PREFETCH_LARGE 8192 /* bytes of a row; L1 has 32 KiB */
+
+/* Row r of the batch; nothing behind the last row. Fetches nothing before xp_prefetch_spread. */
+XP_INLINE struct xp_prefetch xp_prefetch_row(const struct xp_rows *in, size_t r)
 {
-    struct xp_prefetch p = {NULL, NULL, 0};
+    struct xp_prefetch p = {NULL, NULL, 0, xp_row_bytes(in) > XP_PREFETCH_LARGE};
 
     if (r < in->rows) {
-        const size_t bytes = xp_row_bytes(in);
         p.next = xp_row(in, r);
-        p.end = p.next + bytes;
-        p.step = (bytes / steps + 63) / 64 * 64;
+        p.end = p.next + xp_row_bytes(in);
     }
     return p;
+}
+
+/* The next `steps` steps fetch one part in `parts` of what is left, rounded up to whole lines. */
+XP_INLINE void xp_prefetch_spread(struct xp_prefetch *p, size_t parts, size_t steps)
+{
+    p->step = ((size_t)(p->end - p->next) / (parts * steps) + 63) / 64 * 64;
 }
 
 XP_INLINE void xp_prefetch_step(struct xp_prefetch *p)
 {
     const char *until = p->next + p->step < p->end ? p->next + p->step : p->end;
 
-    for (; p->next < until; p->next += 64)
-        _mm_prefetch(p->next, _MM_HINT_T0);
+    if (p->large)
+        for (; p->next < until; p->next += 64)
+            _mm_prefetch(p->next, _MM_HINT_T1);
+    else
+        for (; p->next < until; p->next += 64)
+            _mm_prefetch(p->next, _MM_HINT_T0);
 }
 
 #endif
