@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "world.h"
+#include "tests/harness/world.h"
 
 enum { DIM = 16, EACH = 16, MAX_ROWS = 2000 };
 

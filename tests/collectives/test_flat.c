@@ -6,7 +6,7 @@
 #include <criterion/criterion.h>
 
 #include "tests/harness/random.h"
-#include "world.h"
+#include "tests/harness/world.h"
 
 static const struct world worlds[] = {{{1}}, {{2}}, {{1, 1}}, {{3}}, {{2, 2}, 1}, {{1, 1, 1, 1}}, {{4, 1, 3}, 1}};
 

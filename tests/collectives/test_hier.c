@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "tests/harness/random.h"
-#include "world.h"
+#include "tests/harness/world.h"
 
 static const struct world worlds[] = {{{1}},       {{3}},          {{1, 1}},       {{2, 2}},          {{2, 2}, 1},
                                       {{1, 2, 1}}, {{3, 1, 2}, 1}, {{2, 2, 2, 2}}, {{5, 1, 1, 2}, 1}};

@@ -11,7 +11,7 @@
 #include "collectives/pipeline.h"
 #include "collectives/rowmap.h"
 #include "tests/harness/random.h"
-#include "world.h"
+#include "tests/harness/world.h"
 
 enum { DIM = 12, MAX_ROWS = 400, MAX_SEG = 6 };
 

@@ -3,7 +3,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "world.h"
+#include "tests/harness/world.h"
 
 #include <stdio.h>
 #include <string.h>

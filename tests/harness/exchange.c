@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "world.h"
+#include "tests/harness/world.h"
 
 static uint64_t mix(uint64_t x)
 {
