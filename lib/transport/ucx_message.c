@@ -15,8 +15,6 @@
 
 #define SLAB 64 /* records allocated at a time */
 
-int xp_ucx_segment = 65000;
-
 struct xp_ucx_request *xp_ucx_request_new(struct xp_ucx *t)
 {
     if (t->spare == NULL) {

@@ -37,6 +37,7 @@ double xp_ucx_now(void)
  *    retransmission that gives up after 15 minutes. The comm has a liveness of its own.
  *  RNDV_THRESH: receives are posted before their messages come, so asking first only costs. The question waits behind the peer's
  *    own bulk bytes: 58 % of a 1 Gbit/s link between 4 hosts.
+ *  TCP_RX_SEG_SIZE: room for one XP_UCX_SEGMENT with its headers.
  */
 static const struct {
     const char *name, *value;
@@ -44,6 +45,7 @@ static const struct {
     {"TCP_CONN_NB", "y"},
     {"KEEPALIVE_INTERVAL", "100000s"},
     {"RNDV_THRESH", "inf"},
+    {"TCP_RX_SEG_SIZE", "256k"},
 };
 
 static void modify(const struct xp_transport_env *env, const struct xp_ucx_lib *lib, ucp_config_t *c, const char *name, const char *value)
