@@ -142,13 +142,13 @@ void xp_ucx_end_peer(struct xp_ucx *t, int peer, xp_status s)
     if (p->failed)
         return;
     p->failed = 1;
-    xp_ucx_close_endpoints(t, peer);
     for (int lane = 0; lane < 2; lane++) {
         for (struct xp_ucx_request *r = p->under_way[lane].first, *next; r != NULL; r = next) {
             next = r->next;
             xp_ucx_give_up(t, r, s);
         }
     }
+    xp_ucx_close_endpoints(t, peer); /* gives the sends back */
 }
 
 static void ucx_fail(struct xp_transport *base, int peer)

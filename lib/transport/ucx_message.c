@@ -113,6 +113,7 @@ static void take_back(struct xp_ucx *t, struct xp_ucx_segment *g, ucs_status_t s
     struct xp_ucx_request *r = g->request;
 
     g->handle = NULL;
+    g->back = 1;
     r->done++;
     if (r->status != XP_IN_PROGRESS || g->number >= r->segments)
         return;
@@ -152,7 +153,8 @@ static void received(void *handle, ucs_status_t s, const ucp_tag_recv_info_t *in
 
     take_back(t, g, s, info->length);
     t->lib->ucp_request_free(handle);
-    xp_ucx_advance(t, r);
+    if (!r->posting)
+        xp_ucx_advance(t, r);
 }
 
 /* UCX matches by tag alone, so the tag carries the sender: 16 bits of rank, 48 of tag. */
@@ -171,11 +173,12 @@ static ucs_status_ptr_t post_send(struct xp_ucx *t, struct xp_ucx_segment *g)
                                     wire_tag(r, t->env.rank), &p);
 }
 
-static ucs_status_ptr_t post_recv(struct xp_ucx *t, struct xp_ucx_segment *g, ucp_tag_recv_info_t *info)
+/* UCX 1.13 does not fill in the length of a message that was there already: it always has to call back. */
+static ucs_status_ptr_t post_recv(struct xp_ucx *t, struct xp_ucx_segment *g)
 {
     struct xp_ucx_request *r = g->request;
-    ucp_request_param_t p = {.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_RECV_INFO,
-                             .cb.recv = received, .user_data = g, .recv_info.tag_info = info};
+    ucp_request_param_t p = {.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FLAG_NO_IMM_CMPL,
+                             .cb.recv = received, .user_data = g};
 
     return t->lib->ucp_tag_recv_nbx(t->worker[r->lane], r->buf + g->number * XP_UCX_SEGMENT, segment_bytes(r, g->number),
                                     wire_tag(r, r->peer), ~(ucp_tag_t)0, &p);
@@ -185,18 +188,20 @@ static ucs_status_ptr_t post_recv(struct xp_ucx *t, struct xp_ucx_segment *g, uc
 static int post_segment(struct xp_ucx *t, struct xp_ucx_request *r)
 {
     struct xp_ucx_segment *g = r->segment;
-    ucp_tag_recv_info_t info = {0, 0};
 
     while (g < r->segment + XP_UCX_WINDOW && g->handle != NULL)
         g++;
     if (g == r->segment + XP_UCX_WINDOW)
         return 0;
     g->number = r->posted++;
-    ucs_status_ptr_t h = r->sending ? post_send(t, g) : post_recv(t, g, &info);
-    if (UCS_PTR_IS_PTR(h))
+    g->back = 0;
+    r->posting = 1;
+    ucs_status_ptr_t h = r->sending ? post_send(t, g) : post_recv(t, g);
+    r->posting = 0;
+    if (!UCS_PTR_IS_PTR(h))
+        take_back(t, g, UCS_PTR_RAW_STATUS(h), 0);
+    else if (!g->back)
         g->handle = h;
-    else
-        take_back(t, g, UCS_PTR_RAW_STATUS(h), info.length);
     return 1;
 }
 

@@ -6,6 +6,8 @@
 #include "lib/transport/ucx_state.h"
 
 #include <dirent.h>
+#include <errno.h>
+#include <net/if.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -153,6 +155,10 @@ xp_status xp_ucx_open(struct xp_transport **out, const struct xp_transport_env *
 
     if (lib == NULL)
         return XP_ERR_UNSUPPORTED;
+    if (env->interface_ != NULL && env->interface_[0] != '\0' && if_nametoindex(env->interface_) == 0) {
+        snprintf(err, err_size, "ucx: interface %s: %s", env->interface_, strerror(errno)); /* UCX would go on without it */
+        return XP_ERR_INVALID_ARG;
+    }
     struct xp_ucx *t = calloc(1, sizeof *t);
     if (t != NULL)
         t->peer = calloc((size_t)env->size, sizeof *t->peer);

@@ -19,6 +19,7 @@ struct xp_ucx_segment {
     struct xp_ucx_request *request;
     void *handle;  /* of UCX, NULL: not under way */
     size_t number; /* of the segment in its message */
+    int back;      /* its callback has been called */
 };
 
 /* An operation of the caller that is under way, cut into segments (ucx_message.c). */
@@ -34,6 +35,7 @@ struct xp_ucx_request {
     size_t segments;        /* of which the message consists, or a receive at most */
     xp_status status;       /* XP_IN_PROGRESS, or how it will end once its segments are back */
     int peer, lane, sending;
+    int posting;            /* inside a call of UCX that may call back */
     int ready;              /* in the transport's list of these */
     struct xp_ucx_request *next_ready;
     struct xp_ucx_segment segment[XP_UCX_WINDOW];
