@@ -343,6 +343,18 @@ static void make_tables(const struct xp_hasher *h, struct tables *t)
     }
 }
 
+/* Steps 2 to 4 for a folded row. */
+XP_INLINE uint32_t finish(const struct xp_hasher *h, const struct tables *t, const float *f, float s, const unsigned n,
+                          struct xp_prefetch ahead, int16_t *r)
+{
+    if (s == 0) {
+        memset(r, 0, n * sizeof(*r));
+        return XP_HASH_NONE;
+    }
+    rotate(h, f, s, (int)n / BLOCK, t->scale_out, ahead, r);
+    return bucket_id(h, r);
+}
+
 XP_INLINE void hash_rows(const struct xp_hasher *h, const struct xp_rows *in, uint32_t *ids, int16_t *sketch, const unsigned n,
                          const xp_dtype t)
 {
@@ -354,13 +366,7 @@ XP_INLINE void hash_rows(const struct xp_hasher *h, const struct xp_rows *in, ui
     for (size_t i = 0; i < in->rows; i++) {
         struct xp_prefetch ahead = xp_prefetch_row(in, i + 1);
         const float s = xp_hash_scale(h, fold(h, xp_row(in, i), n, tables.mean, f, &ahead, t));
-        if (s == 0) {
-            memset(r, 0, sizeof(r));
-            ids[i] = XP_HASH_NONE;
-        } else {
-            rotate(h, f, s, (int)n / BLOCK, tables.scale_out, ahead, r);
-            ids[i] = bucket_id(h, r);
-        }
+        ids[i] = finish(h, &tables, f, s, n, ahead, r);
         if (sketch)
             memcpy(sketch + i * h->sketch, r, h->sketch * sizeof(*r));
     }

@@ -303,29 +303,40 @@ static void make_tables(const struct xp_hasher *h, struct tables *t)
     }
 }
 
+/* Steps 2 to 4 for a folded row. */
+XP_INLINE uint32_t finish(const struct xp_hasher *h, const struct tables *t, const float *f, float s, const unsigned n,
+                          struct xp_prefetch ahead, int16_t *r)
+{
+    if (s == 0) {
+        memset(r, 0, n * sizeof(*r));
+        return XP_HASH_NONE;
+    }
+    if (n == WIDE)
+        rotate_wide(h, f, s, t->scale_out, ahead, r);
+    else
+        rotate_narrow(h, f, s, (int)n / 32, r);
+    return bucket_id(h, r);
+}
+
+/* The next row is folded before a row is rotated: its long chain of dependent sums then runs beside the rotation. */
 XP_INLINE void hash_rows(const struct xp_hasher *h, const struct xp_rows *in, uint32_t *ids, int16_t *sketch, const unsigned n,
                          const xp_dtype t)
 {
     int16_t r[WIDE] __attribute__((aligned(64)));
-    float f[WIDE] __attribute__((aligned(64)));
+    float f[2][WIDE] __attribute__((aligned(64)));
     struct tables tables;
+    float s = 0, s_next = 0;
 
     make_tables(h, &tables);
-    for (size_t i = 0; i < in->rows; i++) {
+    for (size_t i = 0; i <= in->rows; i++, s = s_next) {
         struct xp_prefetch ahead = xp_prefetch_row(in, i + 1);
-        const float s = xp_hash_scale(h, fold(h, xp_row(in, i), n, tables.mean, f, &ahead, t));
-        if (s == 0) {
-            memset(r, 0, sizeof(r));
-            ids[i] = XP_HASH_NONE;
-        } else {
-            if (n == WIDE)
-                rotate_wide(h, f, s, tables.scale_out, ahead, r);
-            else
-                rotate_narrow(h, f, s, (int)n / 32, r);
-            ids[i] = bucket_id(h, r);
-        }
+        if (i < in->rows)
+            s_next = xp_hash_scale(h, fold(h, xp_row(in, i), n, tables.mean, f[i % 2], &ahead, t));
+        if (i == 0)
+            continue;
+        ids[i - 1] = finish(h, &tables, f[(i - 1) % 2], s, n, ahead, r);
         if (sketch)
-            memcpy(sketch + i * h->sketch, r, h->sketch * sizeof(*r));
+            memcpy(sketch + (i - 1) * h->sketch, r, h->sketch * sizeof(*r));
     }
 }
 
