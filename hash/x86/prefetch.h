@@ -25,7 +25,8 @@ struct xp_prefetch {
 /* Row r of the batch; nothing behind the last row. Fetches nothing before xp_prefetch_spread. */
 XP_INLINE struct xp_prefetch xp_prefetch_row(const struct xp_rows *in, size_t r)
 {
-    struct xp_prefetch p = {NULL, NULL, 0, xp_row_bytes(in) > XP_PREFETCH_LARGE};
+    static const char nothing[1];
+    struct xp_prefetch p = {nothing, nothing, 0, xp_row_bytes(in) > XP_PREFETCH_LARGE};
 
     if (r < in->rows) {
         p.next = xp_row(in, r);
