@@ -1,0 +1,40 @@
+#!/usr/bin/env python3
+"""test_vectors.py - golden vectors: the library reads them, writes them again to the byte, and decode.py agrees
+
+usage: test_vectors.py XP_CODEC
+
+SPDX-License-Identifier: Apache-2.0
+"""
+import os
+import sys
+import tempfile
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'tools'))
+import decode
+from make import HERE, vectors
+from tap import case, done, run
+
+xp_codec = sys.argv[1]
+
+
+def get(*parts):
+    with open(os.path.join(*parts), 'rb') as f:
+        return f.read()
+
+
+with tempfile.TemporaryDirectory() as folder:
+    out = os.path.join(folder, 'out')
+    for name, source, options, env in vectors():
+        frame, rows = get(HERE, name + '.xpf'), get(HERE, name + '.npy')
+        for isa in ('c', 'avx2', 'auto'):
+            env['CROSSPRESS_ISA'] = isa
+            rc, _, err = run([xp_codec, 'decode', os.path.join(HERE, name + '.xpf'), out], env=env)
+            if rc and 'CPU has no' in err:
+                continue
+            case(f'{name}, {isa}: decodes to the same rows', rc == 0 and get(out) == rows, err)
+            rc, _, err = run([xp_codec, 'encode', *options, os.path.join(HERE, f'input_{source}.npy'), out], env=env)
+            case(f'{name}, {isa}: encodes to the same bytes', rc == 0 and get(out) == frame, err)
+        case(f'{name}: decode.py reads the same rows', decode.npy(*decode.read_file(frame)) == rows)
+everything = {decode.RAW, decode.FP8, decode.ZERO, decode.BASE, *decode.LEVELS}
+case('the vectors hold every row format', decode.formats_seen == everything, f'missing {everything - decode.formats_seen}')
+done()
