@@ -54,6 +54,9 @@ static void large_i16(int16_t *x, size_t n)
         if (left >= 16) {
             columns_i16(x, n, stride, 16);
             stride *= 16;
+        } else if (left >= 8) {
+            columns_i16(x, n, stride, 8);
+            stride *= 8;
         } else if (left >= 4) {
             columns_i16(x, n, stride, 4);
             stride *= 4;
@@ -129,6 +132,9 @@ static void large_i32(int32_t *x, size_t n)
         if (left >= 16) {
             columns_i32(x, n, stride, 16);
             stride *= 16;
+        } else if (left >= 8) {
+            columns_i32(x, n, stride, 8);
+            stride *= 8;
         } else if (left >= 4) {
             columns_i32(x, n, stride, 4);
             stride *= 4;
