@@ -15,12 +15,14 @@
 /* ---- sums in a fixed order ------------------------------------------------------------------------------
  * "lane sum" of f(0) .. f(n-1): 16 partial sums in f32; element i is added to partial (i / 2) % 16, in increasing i;
  * then partials p and p + 8, p + 4, p + 2, p + 1 are added pairwise. (bf16 pairs load as even/odd halves of a 32-bit lane.)
+ * "row sum" of f(0) .. f(n-1): 32 partial sums in f32; element i is added to partial i % 32, in increasing i; then partials p and
+ * p + 16, p + 8, p + 4, p + 2, p + 1 are added pairwise. (More partials, so that the additions of a long row do not wait for each other.)
  */
 
-/* energy: lane sum of x[i] * x[i]. NaN or Inf in, or overflow, gives NaN or Inf. Exact. */
+/* energy: row sum of x[i] * x[i]. NaN or Inf in, or overflow, gives NaN or Inf. Exact. */
 typedef float (*xp_energy_fn)(const float *x, size_t n);
 
-/* distance: lane sum of (a[i] - b[i])^2 over two typed rows; b NULL: of a[i]^2. Exact. */
+/* distance: row sum of (a[i] - b[i])^2 over two typed rows; b NULL: of a[i]^2. Exact. */
 typedef float (*xp_distance_fn)(const void *a, const void *b, xp_dtype t, size_t dim);
 
 /* ---- typed rows to f32 and back --------------------------------------------------------------------------- */

@@ -10,7 +10,6 @@
  */
 #include "hash/qblock.h"
 #include "hash/bytes.h"
-#include "hash/half.h"
 #include "hash/signs.h"
 #include "hash/variants.h"
 
@@ -136,11 +135,6 @@ static void make_integers(const uint32_t *signs, const float *x, size_t n, int16
 }
 
 /* ---- the step -------------------------------------------------------------------------------------------------- */
-
-float xp_qstep_value(uint16_t wire)
-{
-    return (wire & 0x7f80) >= (127 + 100) << 7 ? 0.0f : xp_bf16_to_f32(wire);
-}
 
 /* Rounds `step` (in units of h) to what the wire can say; per_unit = n * scale turns wire values into units of h. */
 static struct xp_qstep step_round(const struct xp_qinfo *q, float step, float per_unit, float *real)

@@ -9,6 +9,7 @@
 #ifndef XP_HASH_QBLOCK_H
 #define XP_HASH_QBLOCK_H
 
+#include "hash/half.h"
 #include "hash/kernels.h"
 
 #define XP_QFORMATS 16 /* enum xp_qformat is below this */
@@ -80,7 +81,10 @@ struct xp_qstep {
 struct xp_qstep xp_qstep_choose(enum xp_qformat f, const struct xp_qstats *s, const int16_t *h, size_t n);
 
 /* The factor that bf16 `wire` stands for; 0 when it is not below 2^100 (the encoder writes no such step). */
-float xp_qstep_value(uint16_t wire);
+static inline float xp_qstep_value(uint16_t wire)
+{
+    return (wire & 0x7f80) >= (127 + 100) << 7 ? 0.0f : xp_bf16_to_f32(wire);
+}
 
 /* Whole blocks in C: res has n values (padded), signs are the block's sign bits in 32-bit words. */
 void xp_qblock_encode(enum xp_qformat f, const uint32_t *signs, const float *res, size_t n, uint8_t *step, uint8_t *codes);

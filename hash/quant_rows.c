@@ -5,7 +5,7 @@
  * residual. So the format is predicted, coded, decoded and measured, and one step in either direction corrects the rest.
  *
  * The promise is |x' - x| <= eps * ref in exact arithmetic. Here both sides are f32 sums of squares: sums of n terms of one sign,
- * each term within 3 rounding errors, added in lanes, are within (n / 16 + 8) * 2^-24 of the truth (relatively; less than
+ * each term within 3 rounding errors, added in 32 partials, are within (n / 32 + 9) * 2^-24 of the truth (relatively; less than
  * that by a factor of two at least), and the comparison leaves room for that on both sides.
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -38,7 +38,7 @@ void xp_row_plan_init(struct xp_row_plan *p, const struct xp_coder *c, uint16_t 
 
     memset(p, 0, sizeof(*p));
     p->eps2 = c->desc.eps * c->desc.eps;
-    p->margin = (n / 16 + 16) * 0x1p-24;
+    p->margin = (n / 32 + 16) * 0x1p-24;
     p->least = n * 1e-37;
     p->reference = c->desc.eps_ref == XP_EPS_REF_ROW ? NULL : mean;
     p->bytes[XP_Q_RAW] = c->row_bytes;

@@ -6,35 +6,35 @@
 #include "hash/half.h"
 #include "hash/variants.h"
 
-#define LANES 16
+#define PARTIALS 32
 
-/* Adds up the 16 partial sums of a lane sum (kernels.h). */
-static float fold_lanes(float *lane)
+/* Adds up the partials of a row sum (kernels.h). */
+static float fold(float *partial)
 {
-    for (size_t half = LANES / 2; half > 0; half /= 2)
+    for (size_t half = PARTIALS / 2; half > 0; half /= 2)
         for (size_t p = 0; p < half; p++)
-            lane[p] += lane[p + half];
-    return lane[0];
+            partial[p] += partial[p + half];
+    return partial[0];
 }
 
 float xp_energy_c(const float *x, size_t n)
 {
-    float lane[LANES] = {0};
+    float partial[PARTIALS] = {0};
 
     for (size_t i = 0; i < n; i++)
-        lane[i / 2 % LANES] += x[i] * x[i];
-    return fold_lanes(lane);
+        partial[i % PARTIALS] += x[i] * x[i];
+    return fold(partial);
 }
 
 float xp_distance_c(const void *a, const void *b, xp_dtype t, size_t dim)
 {
-    float lane[LANES] = {0};
+    float partial[PARTIALS] = {0};
 
     for (size_t i = 0; i < dim; i++) {
         const float d = b ? xp_load_f32(a, t, i) - xp_load_f32(b, t, i) : xp_load_f32(a, t, i);
-        lane[i / 2 % LANES] += d * d;
+        partial[i % PARTIALS] += d * d;
     }
-    return fold_lanes(lane);
+    return fold(partial);
 }
 
 void xp_residual_c(const void *row, xp_dtype t, const float *base, size_t dim, float *out)

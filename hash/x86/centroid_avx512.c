@@ -44,7 +44,7 @@ XP_INLINE void mean_columns(const struct xp_rows *in, const uint32_t *order, siz
     }
     const __m512 divisor = _mm512_set1_ps(count ? (float)count : 1.0f);
     for (size_t k = 0; k * 16 < n; k++)
-        _mm512_mask_storeu_ps(out + k * 16, xp_first16(n - k * 16), _mm512_div_ps(total[k], divisor));
+        xp_store_f32_512(out + k * 16, _mm512_div_ps(total[k], divisor), n - k * 16);
 }
 
 XP_INLINE void centroids(const struct xp_rows *in, const uint32_t *order, const uint32_t *start, size_t K, float *out, const xp_dtype t,

@@ -112,20 +112,37 @@ struct output {
     __m512 step;
 };
 
-/* 16 integers to f32: sign (1 bits: minus), times step, plus base. The product is exact, so the fused form gives the same. */
-XP_INLINE __m512 value_of(__m512i h, unsigned minus, __m512 step, const int has_base, __m512 base)
+struct constants {
+    __m512i plus, minus, zero; /* the last butterfly: words (1, 1) and (1, -1) */
+    struct xp_bf16_constants512 bf16;
+    struct xp_split_index512 split;
+};
+
+static inline struct constants constants(void)
 {
-    const __m512i s = _mm512_mask_sub_epi32(h, _cvtu32_mask16(minus), _mm512_setzero_si512(), h);
+    struct constants k = {_mm512_set1_epi32(0x00010001), _mm512_set1_epi32((int)0xffff0001), _mm512_setzero_si512(),
+                          xp_bf16_constants512(), xp_split_index512()};
+
+    XP_KEEP(k.plus);
+    XP_KEEP(k.minus);
+    XP_KEEP(k.zero);
+    return k;
+}
+
+/* 16 integers to f32: sign (1 bits: minus), times step, plus base. The product is exact, so the fused form gives the same. */
+XP_INLINE __m512 value_of(__m512i h, unsigned minus, __m512 step, const int has_base, __m512 base, const struct constants *k)
+{
+    const __m512i s = _mm512_mask_sub_epi32(h, _cvtu32_mask16(minus), k->zero, h);
 
     return has_base ? _mm512_fmadd_ps(_mm512_cvtepi32_ps(s), step, base) : _mm512_mul_ps(_mm512_cvtepi32_ps(s), step);
 }
 
-XP_INLINE void store_pair(char *p, const xp_dtype t, struct xp_pair512 x)
+XP_INLINE void store_pair(char *p, const xp_dtype t, struct xp_pair512 x, const struct constants *k)
 {
     __m512 a, b;
 
     if (t == XP_BF16) {
-        const __m512i even = _mm512_srli_epi32(xp_round_bf16_512(x.even), 16), odd = xp_round_bf16_512(x.odd);
+        const __m512i even = _mm512_srli_epi32(xp_round_bf16_512(x.even, &k->bf16), 16), odd = xp_round_bf16_512(x.odd, &k->bf16);
         _mm512_storeu_si512(p, _mm512_mask_blend_epi16(0xaaaaaaaa, even, odd));
         return;
     }
@@ -135,19 +152,19 @@ XP_INLINE void store_pair(char *p, const xp_dtype t, struct xp_pair512 x)
 }
 
 /* Rotated words in row order except for v0: finishes 128 values. */
-XP_INLINE void finish(const __m512i w[4], const struct output *o, const xp_dtype t, const int has_base)
+XP_INLINE void finish(const __m512i w[4], const struct output *o, const xp_dtype t, const int has_base, const struct constants *k)
 {
-    const __m512i plus = _mm512_set1_epi32(0x00010001), minus = _mm512_set1_epi32((int)0xffff0001);
     const struct xp_pair512 none = {_mm512_setzero_ps(), _mm512_setzero_ps()};
 
     XP_UNROLL
     for (int i = 0; i < 4; i++) {
-        const struct xp_pair512 base =
-            has_base ? xp_split512(_mm512_loadu_ps(o->base + 32 * i), _mm512_loadu_ps(o->base + 32 * i + 16)) : none;
+        const float *b = o->base + 32 * i;
+        const struct xp_pair512 base = has_base ? xp_split512(_mm512_loadu_ps(b), _mm512_loadu_ps(b + 16), &k->split) : none;
+        const unsigned s = o->signs[i];
         struct xp_pair512 x;
-        x.even = value_of(_mm512_madd_epi16(w[i], plus), _pext_u32(o->signs[i], 0x55555555), o->step, has_base, base.even);
-        x.odd = value_of(_mm512_madd_epi16(w[i], minus), _pext_u32(o->signs[i], 0xaaaaaaaa), o->step, has_base, base.odd);
-        store_pair(o->row + 32 * (size_t)i * (t == XP_F32 ? 4 : 2), t, x);
+        x.even = value_of(_mm512_madd_epi16(w[i], k->plus), _pext_u32(s, 0x55555555), o->step, has_base, base.even, k);
+        x.odd = value_of(_mm512_madd_epi16(w[i], k->minus), _pext_u32(s, 0xaaaaaaaa), o->step, has_base, base.odd, k);
+        store_pair(o->row + 32 * (size_t)i * (t == XP_F32 ? 4 : 2), t, x, k);
     }
 }
 
@@ -164,69 +181,89 @@ static void other_block(const struct xp_quantiser *q, enum xp_qformat f, const u
     xp_restore_avx512(x, base ? base + first : NULL, have, t, row + first * (t == XP_F32 ? 4 : 2));
 }
 
-/* The whole blocks of a row; bits and paired are the format's, constants here. Returns the values done. */
-XP_INLINE size_t whole_blocks(const struct xp_quantiser *q, enum xp_qformat f, const int bits, const int paired, const uint8_t *in,
-                              const float *base, const xp_dtype t, char *row)
+XP_INLINE void unpack_and_unrotate(const struct xp_qinfo *info, const int bits, const int paired, const uint8_t *codes, __m512i middle,
+                                   __m512i w[4])
 {
-    const struct xp_qinfo *info = &xp_qinfo[f];
-    const size_t size = t == XP_F32 ? 4 : 2, bytes = (size_t)bits * (paired ? 8 : 16);
-    const uint8_t *step = in, *codes = in + 2 * xp_qblocks(q->dim);
-    /* The middle of the codes, 64 (levels - 1) in value 0: half of it in each word of the last butterfly. */
-    const __m512i middle = _mm512_maskz_set1_epi16(3, (short)(32 * (info->levels - 1)));
-    size_t first = 0;
-
-    for (; first + XP_QBLOCK <= q->dim; first += XP_QBLOCK) {
-        const struct output o = {q->signs + first / 32, base ? base + first : NULL, row + first * size,
-                                 _mm512_set1_ps(xp_qstep_value(xp_get16(step)))};
-        __m512i w[4];
-
-        if (paired)
-            get_pairs(info, bits, codes, w);
-        else
-            get_single(bits, codes, w);
-        xp_unrotate512(w);
-        w[0] = _mm512_sub_epi16(w[0], middle);
-        finish(w, &o, t, base != NULL);
-        step += 2;
-        codes += bytes;
-    }
-    return first;
+    if (paired)
+        get_pairs(info, bits, codes, w);
+    else
+        get_single(bits, codes, w);
+    xp_unrotate512(w);
+    w[0] = _mm512_sub_epi16(w[0], middle);
 }
 
-XP_INLINE size_t blocks_of_type(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, const xp_dtype t,
-                                char *row)
+/*
+ * The whole blocks of a row; bits and paired are the format's, constants here. Returns the values done.
+ * The rotation of a block is one long chain: it runs beside the output of the block before.
+ */
+XP_INLINE size_t whole_blocks(const struct xp_quantiser *q, enum xp_qformat f, const int bits, const int paired, const uint8_t *in,
+                              const float *base, const int has_base, const xp_dtype t, char *row)
+{
+    const struct constants k = constants();
+    const struct xp_qinfo *info = &xp_qinfo[f];
+    const size_t size = t == XP_F32 ? 4 : 2, bytes = (size_t)bits * (paired ? 8 : 16), blocks = q->dim / XP_QBLOCK;
+    const uint8_t *codes = in + 2 * xp_qblocks(q->dim);
+    /* The middle of the codes, 64 (levels - 1) in value 0: half of it in each word of the last butterfly. */
+    const __m512i middle = _mm512_maskz_set1_epi16(3, (short)(32 * (info->levels - 1)));
+    __m512i w[4], next[4];
+
+    if (blocks == 0)
+        return 0;
+    unpack_and_unrotate(info, bits, paired, codes, middle, next);
+    for (size_t b = 0; b < blocks; b++) {
+        const size_t first = b * XP_QBLOCK, ahead = b + 1 < blocks ? b + 1 : b;
+        const struct output o = {q->signs + first / 32, has_base ? base + first : NULL, row + first * size,
+                                 _mm512_set1_ps(xp_qstep_value(xp_get16(in + 2 * b)))};
+        memcpy(w, next, sizeof(w));
+        unpack_and_unrotate(info, bits, paired, codes + ahead * bytes, middle, next);
+        finish(w, &o, t, has_base, &k);
+    }
+    return blocks * XP_QBLOCK;
+}
+
+XP_INLINE size_t blocks_of_type(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base,
+                                const int has_base, const xp_dtype t, char *row)
 {
     switch (f) {
-    case XP_Q_INT2: return whole_blocks(q, f, 2, 0, in, base, t, row);
-    case XP_Q_INT25: return whole_blocks(q, f, 5, 1, in, base, t, row);
-    case XP_Q_INT3: return whole_blocks(q, f, 3, 0, in, base, t, row);
-    case XP_Q_INT35: return whole_blocks(q, f, 7, 1, in, base, t, row);
-    case XP_Q_INT4: return whole_blocks(q, f, 4, 0, in, base, t, row);
-    case XP_Q_INT45: return whole_blocks(q, f, 9, 1, in, base, t, row);
-    case XP_Q_INT5: return whole_blocks(q, f, 5, 0, in, base, t, row);
-    case XP_Q_INT55: return whole_blocks(q, f, 11, 1, in, base, t, row);
-    case XP_Q_INT6: return whole_blocks(q, f, 6, 0, in, base, t, row);
-    case XP_Q_INT65: return whole_blocks(q, f, 13, 1, in, base, t, row);
-    case XP_Q_INT7: return whole_blocks(q, f, 7, 0, in, base, t, row);
-    case XP_Q_INT75: return whole_blocks(q, f, 15, 1, in, base, t, row);
-    case XP_Q_INT8: return whole_blocks(q, f, 8, 0, in, base, t, row);
+    case XP_Q_INT2: return whole_blocks(q, f, 2, 0, in, base, has_base, t, row);
+    case XP_Q_INT25: return whole_blocks(q, f, 5, 1, in, base, has_base, t, row);
+    case XP_Q_INT3: return whole_blocks(q, f, 3, 0, in, base, has_base, t, row);
+    case XP_Q_INT35: return whole_blocks(q, f, 7, 1, in, base, has_base, t, row);
+    case XP_Q_INT4: return whole_blocks(q, f, 4, 0, in, base, has_base, t, row);
+    case XP_Q_INT45: return whole_blocks(q, f, 9, 1, in, base, has_base, t, row);
+    case XP_Q_INT5: return whole_blocks(q, f, 5, 0, in, base, has_base, t, row);
+    case XP_Q_INT55: return whole_blocks(q, f, 11, 1, in, base, has_base, t, row);
+    case XP_Q_INT6: return whole_blocks(q, f, 6, 0, in, base, has_base, t, row);
+    case XP_Q_INT65: return whole_blocks(q, f, 13, 1, in, base, has_base, t, row);
+    case XP_Q_INT7: return whole_blocks(q, f, 7, 0, in, base, has_base, t, row);
+    case XP_Q_INT75: return whole_blocks(q, f, 15, 1, in, base, has_base, t, row);
+    case XP_Q_INT8: return whole_blocks(q, f, 8, 0, in, base, has_base, t, row);
     default: return 0;
     }
 }
 
-static size_t blocks(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t, char *row)
+static size_t bf16_blocks(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, char *row)
 {
-    switch (t) {
-    case XP_BF16: return blocks_of_type(q, f, in, base, XP_BF16, row);
-    case XP_F16: return blocks_of_type(q, f, in, base, XP_F16, row);
-    default: return blocks_of_type(q, f, in, base, XP_F32, row);
-    }
+    return base ? blocks_of_type(q, f, in, base, 1, XP_BF16, row) : blocks_of_type(q, f, in, base, 0, XP_BF16, row);
+}
+
+static size_t f16_blocks(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, char *row)
+{
+    return base ? blocks_of_type(q, f, in, base, 1, XP_F16, row) : blocks_of_type(q, f, in, base, 0, XP_F16, row);
+}
+
+static size_t f32_blocks(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, char *row)
+{
+    return base ? blocks_of_type(q, f, in, base, 1, XP_F32, row) : blocks_of_type(q, f, in, base, 0, XP_F32, row);
 }
 
 void xp_dequantise_avx512(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t, void *row)
 {
     const uint8_t *codes = in + 2 * xp_qblocks(q->dim);
+    size_t first = t == XP_BF16 ? bf16_blocks(q, f, in, base, row)
+                   : t == XP_F16 ? f16_blocks(q, f, in, base, row)
+                                 : f32_blocks(q, f, in, base, row);
 
-    for (size_t first = blocks(q, f, in, base, t, row); first < q->dim; first += XP_QBLOCK)
+    for (; first < q->dim; first += XP_QBLOCK)
         other_block(q, f, in + first / XP_QBLOCK * 2, codes + first / XP_QBLOCK * xp_qblock_bytes(f, XP_QBLOCK), first, base, t, row);
 }

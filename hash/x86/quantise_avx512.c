@@ -135,7 +135,9 @@ static void choose_steps(struct group *g, size_t count, enum xp_qformat f)
     const __m512 by_max = _mm512_mul_ps(_mm512_set1_ps(q->max_steps), _mm512_cvtepi32_ps(largest));
     const __mmask16 dead = _mm512_cmp_ps_mask(scale, _mm512_setzero_ps(), _CMP_EQ_OQ);
 
-    const __m512i wire = _mm512_maskz_srli_epi32((__mmask16)~dead, xp_round_bf16_512(_mm512_div_ps(_mm512_min_ps(by_rms, by_max), per_unit)), 16);
+    const struct xp_bf16_constants512 k = xp_bf16_constants512();
+    const __m512 ideal = _mm512_div_ps(_mm512_min_ps(by_rms, by_max), per_unit);
+    const __m512i wire = _mm512_maskz_srli_epi32((__mmask16)~dead, xp_round_bf16_512(ideal, &k), 16);
     const __m512 real = _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(wire, 16)), per_unit);
     const __m512i exponent = _mm512_sub_epi32(_mm512_srli_epi32(_mm512_castps_si512(real), 23), _mm512_set1_epi32(127));
     const __m512i shift = _mm512_min_epu32(exponent, _mm512_set1_epi32(q->max_shift));

@@ -6,79 +6,139 @@
 #include "hash/variants.h"
 #include "hash/x86/rows_avx512.h"
 
-/* Adds the 16 partials of a lane sum in the order of the contract. */
-static float fold_lanes(__m512 acc)
+/* Partials 0 .. 15 and 16 .. 31 of a row sum. */
+struct partials {
+    __m512 low, high;
+};
+
+static float fold(struct partials p)
 {
-    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(acc), _mm512_extractf32x8_ps(acc, 1));
+    const __m512 all = _mm512_add_ps(p.low, p.high);
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
     const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
 
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
-XP_INLINE __m512 add_squares(__m512 acc, __m512 even, __m512 odd)
+XP_INLINE __m512 add_square(__m512 sum, __m512 x)
 {
-    acc = _mm512_add_ps(acc, _mm512_mul_ps(even, even));
-    return _mm512_add_ps(acc, _mm512_mul_ps(odd, odd));
+    return _mm512_add_ps(sum, _mm512_mul_ps(x, x));
 }
 
-/* Values beyond the row count as 0: they add +0 to a sum that is never -0. */
-XP_INLINE float energy(const void *x, const xp_dtype t, size_t n)
+/* Values [16, 32) of a row of which n are left; behind the end all are 0, which changes no sum. */
+XP_INLINE size_t second_half(size_t n)
 {
-    __m512 acc = _mm512_setzero_ps();
-    size_t i = 0;
-
-    for (; i + 32 <= n; i += 32) {
-        const struct xp_pair512 p = xp_load_pair512((const char *)x + i * xp_dtype_size(t), t, 32);
-        acc = add_squares(acc, p.even, p.odd);
-    }
-    if (i < n) {
-        const struct xp_pair512 p = xp_load_pair512((const char *)x + i * xp_dtype_size(t), t, n - i);
-        acc = add_squares(acc, p.even, p.odd);
-    }
-    return fold_lanes(acc);
+    return n > 16 ? n - 16 : 0;
 }
 
-XP_INLINE __m512 add_differences(__m512 acc, struct xp_pair512 a, struct xp_pair512 b)
+XP_INLINE void add_values(struct partials *s, const char *p, const xp_dtype t, const size_t size, size_t n)
 {
-    return add_squares(acc, _mm512_sub_ps(a.even, b.even), _mm512_sub_ps(a.odd, b.odd));
+    s->low = add_square(s->low, xp_load512(p, t, n));
+    s->high = add_square(s->high, xp_load512(p + 16 * size, t, n >= 32 ? 16 : second_half(n)));
 }
 
-XP_INLINE float distance(const void *a, const void *b, const xp_dtype t, const size_t size, size_t n)
+XP_INLINE float energy(const char *x, const xp_dtype t, const size_t size, size_t n)
 {
-    const char *p = a, *q = b;
-    __m512 acc = _mm512_setzero_ps();
+    struct partials s = {_mm512_setzero_ps(), _mm512_setzero_ps()};
     size_t i = 0;
 
     for (; i + 32 <= n; i += 32)
-        acc = add_differences(acc, xp_load_pair512(p + i * size, t, 32), xp_load_pair512(q + i * size, t, 32));
+        add_values(&s, x + i * size, t, size, 32);
     if (i < n)
-        acc = add_differences(acc, xp_load_pair512(p + i * size, t, n - i), xp_load_pair512(q + i * size, t, n - i));
-    return fold_lanes(acc);
+        add_values(&s, x + i * size, t, size, n - i);
+    return fold(s);
+}
+
+XP_INLINE __m512 difference(const char *a, const char *b, const xp_dtype t, size_t n)
+{
+    return _mm512_sub_ps(xp_load512(a, t, n), xp_load512(b, t, n));
+}
+
+XP_INLINE void add_differences(struct partials *s, const char *a, const char *b, const xp_dtype t, const size_t size, size_t n)
+{
+    s->low = add_square(s->low, difference(a, b, t, n));
+    s->high = add_square(s->high, difference(a + 16 * size, b + 16 * size, t, n >= 32 ? 16 : second_half(n)));
+}
+
+XP_INLINE float distance(const char *a, const char *b, const xp_dtype t, const size_t size, size_t n)
+{
+    struct partials s = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+    size_t i = 0;
+
+    for (; i + 32 <= n; i += 32)
+        add_differences(&s, a + i * size, b + i * size, t, size, 32);
+    if (i < n)
+        add_differences(&s, a + i * size, b + i * size, t, size, n - i);
+    return fold(s);
+}
+
+/* bf16 pairs split into even and odd values without a shuffle: partials 0 2 4 ... and 1 3 5 ... of the row sum. */
+static float fold_pairs(__m512 even, __m512 odd)
+{
+    const __m256 e8 = _mm256_add_ps(_mm512_castps512_ps256(even), _mm512_extractf32x8_ps(even, 1));
+    const __m256 o8 = _mm256_add_ps(_mm512_castps512_ps256(odd), _mm512_extractf32x8_ps(odd, 1));
+    const __m128 e4 = _mm_add_ps(_mm256_castps256_ps128(e8), _mm256_extractf128_ps(e8, 1));
+    const __m128 o4 = _mm_add_ps(_mm256_castps256_ps128(o8), _mm256_extractf128_ps(o8, 1));
+    const __m128 two = _mm_add_ps(_mm_unpacklo_ps(e4, o4), _mm_unpackhi_ps(e4, o4)); /* e0+e2 o0+o2 e1+e3 o1+o3 */
+    const __m128 one = _mm_add_ps(two, _mm_movehl_ps(two, two));
+
+    return _mm_cvtss_f32(_mm_add_ss(one, _mm_movehdup_ps(one)));
+}
+
+XP_INLINE __m512 even_of(__m512i w)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
+}
+
+XP_INLINE __m512 odd_of(__m512i w)
+{
+    return _mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32((int)0xffff0000)));
+}
+
+static float distance_bf16(const char *a, const char *b, size_t n)
+{
+    __m512 even = _mm512_setzero_ps(), odd = even;
+
+    for (size_t i = 0; i < n; i += 32) {
+        const __mmask32 m = n - i >= 32 ? 0xffffffffu : _bzhi_u32(0xffffffffu, (unsigned)(n - i));
+        const __m512i x = n - i >= 32 ? _mm512_loadu_si512(a + 2 * i) : _mm512_maskz_loadu_epi16(m, a + 2 * i);
+        const __m512i y = n - i >= 32 ? _mm512_loadu_si512(b + 2 * i) : _mm512_maskz_loadu_epi16(m, b + 2 * i);
+        even = add_square(even, _mm512_sub_ps(even_of(x), even_of(y)));
+        odd = add_square(odd, _mm512_sub_ps(odd_of(x), odd_of(y)));
+    }
+    return fold_pairs(even, odd);
 }
 
 float xp_energy_avx512(const float *x, size_t n)
 {
-    return energy(x, XP_F32, n);
+    return energy((const char *)x, XP_F32, 4, n);
 }
 
 float xp_distance_avx512(const void *a, const void *b, xp_dtype t, size_t dim)
 {
     switch (t) {
-    case XP_BF16: return b ? distance(a, b, XP_BF16, 2, dim) : energy(a, XP_BF16, dim);
-    case XP_F16: return b ? distance(a, b, XP_F16, 2, dim) : energy(a, XP_F16, dim);
-    default: return b ? distance(a, b, XP_F32, 4, dim) : energy(a, XP_F32, dim);
+    case XP_BF16: return b ? distance_bf16(a, b, dim) : energy(a, XP_BF16, 2, dim);
+    case XP_F16: return b ? distance(a, b, XP_F16, 2, dim) : energy(a, XP_F16, 2, dim);
+    default: return b ? distance(a, b, XP_F32, 4, dim) : energy(a, XP_F32, 4, dim);
     }
+}
+
+XP_INLINE void residual16(const char *row, const xp_dtype t, const float *base, size_t n, float *out)
+{
+    const __m512 m = base ? xp_load_f32_512(base, n) : _mm512_setzero_ps();
+
+    xp_store_f32_512(out, _mm512_sub_ps(xp_load512(row, t, n), m), n);
 }
 
 XP_INLINE void residual(const char *row, const xp_dtype t, const size_t size, const float *base, size_t n, float *out)
 {
-    for (size_t i = 0; i < n; i += 16) {
-        const size_t left = n - i;
-        const __m512 x = xp_load512(row + i * size, t, left);
-        const __m512 m = base ? _mm512_maskz_loadu_ps(xp_first16(left), base + i) : _mm512_setzero_ps();
-        _mm512_mask_storeu_ps(out + i, xp_first16(left), _mm512_sub_ps(x, m));
-    }
+    size_t i = 0;
+
+    for (; i + 16 <= n; i += 16)
+        residual16(row + i * size, t, base ? base + i : NULL, 16, out + i);
+    if (i < n)
+        residual16(row + i * size, t, base ? base + i : NULL, n - i, out + i);
 }
 
 void xp_residual_avx512(const void *row, xp_dtype t, const float *base, size_t dim, float *out)
@@ -90,15 +150,23 @@ void xp_residual_avx512(const void *row, xp_dtype t, const float *base, size_t d
     }
 }
 
+XP_INLINE void restore16(const float *in, const float *base, size_t n, const xp_dtype t, char *row)
+{
+    __m512 x = xp_load_f32_512(in, n);
+
+    if (base)
+        x = _mm512_add_ps(x, xp_load_f32_512(base, n));
+    xp_store512(row, t, x, n);
+}
+
 XP_INLINE void restore(const float *in, const float *base, size_t n, const xp_dtype t, const size_t size, char *row)
 {
-    for (size_t i = 0; i < n; i += 16) {
-        const __mmask16 m = xp_first16(n - i);
-        __m512 x = _mm512_maskz_loadu_ps(m, in + i);
-        if (base)
-            x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(m, base + i));
-        xp_store512(row + i * size, t, x, n - i);
-    }
+    size_t i = 0;
+
+    for (; i + 16 <= n; i += 16)
+        restore16(in + i, base ? base + i : NULL, 16, t, row + i * size);
+    if (i < n)
+        restore16(in + i, base ? base + i : NULL, n - i, t, row + i * size);
 }
 
 void xp_restore_avx512(const float *in, const float *base, size_t dim, xp_dtype t, void *row)

@@ -16,19 +16,24 @@ struct xp_pair512 {
     __m512 even, odd;
 };
 
-XP_INLINE __m512i xp_even_index512(void)
+struct xp_split_index512 {
+    __m512i even, odd;
+};
+
+XP_INLINE struct xp_split_index512 xp_split_index512(void)
 {
-    return _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    struct xp_split_index512 k = {_mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30),
+                                  _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31)};
+
+    XP_KEEP(k.even);
+    XP_KEEP(k.odd);
+    return k;
 }
 
-XP_INLINE __m512i xp_odd_index512(void)
+/* Two vectors of consecutive values to even and odd ones. */
+XP_INLINE struct xp_pair512 xp_split512(__m512 a, __m512 b, const struct xp_split_index512 *k)
 {
-    return _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-}
-
-XP_INLINE struct xp_pair512 xp_split512(__m512 a, __m512 b)
-{
-    return (struct xp_pair512){_mm512_permutex2var_ps(a, xp_even_index512(), b), _mm512_permutex2var_ps(a, xp_odd_index512(), b)};
+    return (struct xp_pair512){_mm512_permutex2var_ps(a, k->even, b), _mm512_permutex2var_ps(a, k->odd, b)};
 }
 
 /* Two vectors of 16 consecutive values from even and odd ones. */
@@ -47,67 +52,74 @@ XP_INLINE __mmask16 xp_first16(size_t n)
     return (__mmask16)_bzhi_u32(0xffff, n < 16 ? (unsigned)n : 16);
 }
 
-XP_INLINE __mmask32 xp_first32(size_t n)
+/* Masked loads and stores are slow: n >= 16 must be a constant where speed counts. */
+
+/* 16 f32 at p, of which the first n exist. */
+XP_INLINE __m512 xp_load_f32_512(const float *p, size_t n)
 {
-    return (__mmask32)_bzhi_u32(0xffffffffu, n < 32 ? (unsigned)n : 32);
+    return n >= 16 ? _mm512_loadu_ps(p) : _mm512_maskz_loadu_ps(xp_first16(n), p);
 }
 
-/* 32 values at p, of which the first n exist (n >= 32: all). */
-XP_INLINE struct xp_pair512 xp_load_pair512(const void *p, const xp_dtype t, size_t n)
+XP_INLINE void xp_store_f32_512(float *p, __m512 x, size_t n)
 {
-    if (t == XP_F32) {
-        const __m512 a = n >= 32 ? _mm512_loadu_ps(p) : _mm512_maskz_loadu_ps(xp_first16(n), p);
-        const __m512 b = n >= 32 ? _mm512_loadu_ps((const float *)p + 16)
-                                 : _mm512_maskz_loadu_ps(xp_first16(n > 16 ? n - 16 : 0), (const float *)p + 16);
-        return xp_split512(a, b);
-    }
-    const __m512i w = n >= 32 ? _mm512_loadu_si512(p) : _mm512_maskz_loadu_epi16(xp_first32(n), p);
-    if (t == XP_BF16)
-        return (struct xp_pair512){_mm512_castsi512_ps(_mm512_slli_epi32(w, 16)),
-                                   _mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32((int)0xffff0000)))};
-    /* Even halves, then odd halves, as 16 consecutive ones. */
-    return (struct xp_pair512){_mm512_cvtph_ps(_mm512_cvtepi32_epi16(w)), _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(w, 16)))};
+    if (n >= 16)
+        _mm512_storeu_ps(p, x);
+    else
+        _mm512_mask_storeu_ps(p, xp_first16(n), x);
 }
 
-/* 16 consecutive values at p, of which the first n exist. */
+/* 16 consecutive values of a row at p, of which the first n exist. */
 XP_INLINE __m512 xp_load512(const void *p, const xp_dtype t, size_t n)
 {
-    const __mmask16 m = xp_first16(n);
-
     if (t == XP_F32)
-        return _mm512_maskz_loadu_ps(m, p);
-    const __m256i w = _mm256_maskz_loadu_epi16(m, p);
+        return xp_load_f32_512(p, n);
+    const __m256i w = n >= 16 ? _mm256_loadu_si256(p) : _mm256_maskz_loadu_epi16(xp_first16(n), p);
     return t == XP_BF16 ? _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(w), 16)) : _mm512_cvtph_ps(w);
 }
 
-/* bf16 of x in the upper half of each lane, garbage below it; x is no NaN. */
-XP_INLINE __m512i xp_round_bf16_512(__m512 x)
-{
-    const __m512i u = _mm512_castps_si512(x), one = _mm512_set1_epi32(1);
-    const __m512i lsb = _mm512_and_si512(_mm512_srli_epi32(u, 16), one);
+struct xp_bf16_constants512 {
+    __m512i one, half; /* 1 and 0x7fff */
+};
 
-    return _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), lsb);
+XP_INLINE struct xp_bf16_constants512 xp_bf16_constants512(void)
+{
+    struct xp_bf16_constants512 k = {_mm512_set1_epi32(1), _mm512_set1_epi32(0x7fff)};
+
+    XP_KEEP(k.one);
+    XP_KEEP(k.half);
+    return k;
+}
+
+/* bf16 of x in the upper half of each lane, garbage below it; x is no NaN. */
+XP_INLINE __m512i xp_round_bf16_512(__m512 x, const struct xp_bf16_constants512 *k)
+{
+    const __m512i u = _mm512_castps_si512(x), lsb = _mm512_and_si512(_mm512_srli_epi32(u, 16), k->one);
+
+    return _mm512_add_epi32(_mm512_add_epi32(u, k->half), lsb);
 }
 
 /* The same for any x: a NaN stays one. */
 XP_INLINE __m512i xp_round_bf16_any512(__m512 x)
 {
+    const struct xp_bf16_constants512 k = {_mm512_set1_epi32(1), _mm512_set1_epi32(0x7fff)};
     const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
 
-    return _mm512_mask_or_epi32(xp_round_bf16_512(x), nan, _mm512_castps_si512(x), _mm512_set1_epi32(0x400000));
+    return _mm512_mask_or_epi32(xp_round_bf16_512(x, &k), nan, _mm512_castps_si512(x), _mm512_set1_epi32(0x400000));
 }
 
 /* Stores 16 consecutive values, of which the first n exist, at p. */
 XP_INLINE void xp_store512(void *p, const xp_dtype t, __m512 x, size_t n)
 {
-    const __mmask16 m = xp_first16(n);
-
-    if (t == XP_F32)
-        _mm512_mask_storeu_ps(p, m, x);
-    else if (t == XP_F16)
-        _mm256_mask_storeu_epi16(p, m, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    if (t == XP_F32) {
+        xp_store_f32_512(p, x, n);
+        return;
+    }
+    const __m256i w = t == XP_F16 ? _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+                                  : _mm512_cvtepi32_epi16(_mm512_srli_epi32(xp_round_bf16_any512(x), 16));
+    if (n >= 16)
+        _mm256_storeu_si256(p, w);
     else
-        _mm256_mask_storeu_epi16(p, m, _mm512_cvtepi32_epi16(_mm512_srli_epi32(xp_round_bf16_any512(x), 16)));
+        _mm256_mask_storeu_epi16(p, xp_first16(n), w);
 }
 
 #endif

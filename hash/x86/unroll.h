@@ -14,4 +14,7 @@
 
 #define XP_INLINE static inline __attribute__((always_inline))
 
+/* A vector that the compiler must keep: GCC else builds constants anew, from a scalar register, wherever they are used. */
+#define XP_KEEP(v) __asm__("" : "+v"(v))
+
 #endif
