@@ -27,7 +27,7 @@ typedef float (*xp_distance_fn)(const void *a, const void *b, xp_dtype t, size_t
 
 /* ---- typed rows to f32 and back --------------------------------------------------------------------------- */
 
-/* residual: out[i] = (float)row[i] - base[i] (base NULL: no subtraction). Any alignment of row. Exact. */
+/* residual: out[i] = (float)row[i] - base[i] (base NULL: no subtraction). Any alignment of row. Exact, but for which NaN. */
 typedef void (*xp_residual_fn)(const void *row, xp_dtype t, const float *base, size_t dim, float *out);
 
 /* restore: row[i] = round_to_type(in[i] + base[i]) (base NULL: no addition); nearest-even; NaN stays NaN. Exact. */
