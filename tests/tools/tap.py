@@ -33,7 +33,7 @@ def done():
     sys.exit(failed != 0)
 
 
-def run(command, timeout=60, env=None, unset=(), cwd=ROOT):
+def run(command, timeout=60, env=None, unset=(), cwd=None):
     """Exit code, stdout, stderr. 124 when it ran too long, negative for a signal."""
     full = {k: v for k, v in os.environ.items() if k not in unset and not k.startswith('CROSSPRESS_')}
     full.update(env or {})
