@@ -7,6 +7,7 @@
 #include "hash/bits.h"
 #include "hash/bytes.h"
 #include "hash/half.h"
+#include "hash/variants.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -28,7 +29,7 @@ xp_status xp_book_init(struct xp_book *b, size_t dim, unsigned max_centroids, un
     memset(b, 0, sizeof(*b));
     if (!dim || dim > 1u << 20 || max_centroids > XP_BOOK_MAX_CENTROIDS || max_rank > XP_BOOK_MAX_RANK)
         return XP_ERR_INVALID_ARG;
-    p = b->memory = aligned_alloc(64, lines(4 * floats) + lines(4 * dim) + lines(dim) + lines(groups) + lines(4 * groups));
+    p = b->memory = aligned_alloc(64, lines(4 * floats) + 2 * lines(dim + 32) + lines(dim) + lines(groups) + lines(4 * groups));
     if (!p)
         return XP_ERR_NO_MEMORY;
     b->dim = dim;
@@ -41,8 +42,10 @@ xp_status xp_book_init(struct xp_book *b, size_t dim, unsigned max_centroids, un
     b->direction = b->centroid + max_centroids * pad;
     memset(p, 0, 4 * floats);
     p += lines(4 * floats);
-    b->channel = (uint32_t *)(void *)p;
-    p += lines(4 * dim);
+    b->channel = p;
+    p += lines(dim + 32);
+    b->place = p;
+    p += lines(dim + 32);
     b->weight = (float *)(void *)p;
     p += lines(4 * groups);
     b->channel_class = p;
@@ -79,22 +82,33 @@ float xp_quarter_exp2(int k)
     return ldexpf(quarters[k & 3], k >> 2);
 }
 
-void xp_book_sort(struct xp_book *b)
+/* Sorts one window of n channels by class, equal ones by number. */
+static void sort_window(const uint8_t *class, size_t n, uint8_t *channel, uint8_t *place)
 {
-    uint32_t start[XP_BOOK_MAX_CLASS + 2] = {0};
+    unsigned start[XP_BOOK_MAX_CLASS + 2] = {0};
 
-    for (size_t i = 0; i < b->dim; i++)
-        start[b->channel_class[i] + 1]++;
+    for (size_t i = 0; i < n; i++)
+        start[class[i] + 1]++;
     for (unsigned k = 0; k <= XP_BOOK_MAX_CLASS; k++)
         start[k + 1] += start[k];
-    for (size_t i = 0; i < b->dim; i++)
-        b->channel[start[b->channel_class[i]]++] = (uint32_t)i;
+    for (size_t i = 0; i < n; i++) {
+        place[i] = (uint8_t)start[class[i]]++;
+        channel[place[i]] = (uint8_t)i;
+    }
+}
+
+void xp_book_sort(struct xp_book *b)
+{
+    for (size_t w = 0; w < b->dim; w += XP_REORDER_WINDOW)
+        sort_window(b->channel_class + w, b->dim - w < XP_REORDER_WINDOW ? b->dim - w : XP_REORDER_WINDOW, b->channel + w,
+                    b->place + w);
     for (size_t g = 0; g < b->groups; g++) {
         const size_t n = b->dim - 16 * g < 16 ? b->dim - 16 * g : 16;
+        const uint8_t *class = b->channel_class + 16 * g / XP_REORDER_WINDOW * XP_REORDER_WINDOW;
         unsigned sum = 0;
 
         for (size_t i = 0; i < n; i++)
-            sum += b->channel_class[b->channel[16 * g + i]];
+            sum += class[b->channel[16 * g + i]];
         b->group_class[g] = (uint8_t)((2 * sum + n) / (2 * n));
         b->weight[g] = xp_quarter_exp2(-(int)b->group_class[g]);
     }
@@ -102,8 +116,7 @@ void xp_book_sort(struct xp_book *b)
 
 void xp_book_order(const struct xp_book *b, const float *by_channel, float *out)
 {
-    for (size_t i = 0; i < b->dim; i++)
-        out[i] = by_channel[b->channel[i]];
+    xp_reorder_c(by_channel, b->channel, b->dim, sizeof(float), out);
     memset(out + b->dim, 0, (b->pad - b->dim) * sizeof(*out));
 }
 

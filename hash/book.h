@@ -2,8 +2,8 @@
  * book.h - what both ends know of the rows before a row is coded: mean row, centroids, directions, spread per channel
  *
  * A row is coded as the nearest centroid's index, its coordinates along a few directions of large spread, and integers for
- * what is left (book_rows.c). Channels are kept in book order: sorted by spread, so that 16 neighbours share a table of the
- * entropy coder. A book is fitted on rows (book_fit.c), and can be written and read (FORMAT.md, "Book").
+ * what is left (book_rows.c). Channels are kept in book order: every window of 256 sorted by spread, so that 16 neighbours
+ * share a table of the entropy coder (windows: sorting a row then costs a few shuffles of registers). A book is fitted on rows (book_fit.c), and can be written and read (FORMAT.md, "Book").
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -27,7 +27,8 @@ struct xp_book {
     float coordinate_step;/* of the coordinates along the directions */
     uint8_t coordinate_class[XP_BOOK_MAX_RANK / XP_RANS_GROUP];
 
-    uint32_t *channel;    /* [dim] place i holds channel channel[i] */
+    uint8_t *channel;     /* [dim + 32] place i of book order holds channel channel[i], counted from the window's first */
+    uint8_t *place;       /* [dim + 32] the reverse */
     uint8_t *channel_class;/* [dim] by channel, not by place */
     uint8_t *group_class; /* [groups] */
     float *weight;        /* [groups] 2^(-group_class / 4) */

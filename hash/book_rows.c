@@ -146,30 +146,6 @@ static const float *base_of(const struct xp_book_room *m, const struct xp_book *
     return m->base;
 }
 
-static void to_book_order(const struct xp_book *b, const void *row, size_t size, void *out)
-{
-    const uint32_t *channel = b->channel;
-
-    if (size == 2)
-        for (size_t i = 0; i < b->dim; i++)
-            memcpy((char *)out + 2 * i, (const char *)row + 2 * channel[i], 2);
-    else
-        for (size_t i = 0; i < b->dim; i++)
-            memcpy((char *)out + 4 * i, (const char *)row + 4 * channel[i], 4);
-}
-
-static void from_book_order(const struct xp_book *b, const void *in, size_t size, void *row)
-{
-    const uint32_t *channel = b->channel;
-
-    if (size == 2)
-        for (size_t i = 0; i < b->dim; i++)
-            memcpy((char *)row + 2 * channel[i], (const char *)in + 2 * i, 2);
-    else
-        for (size_t i = 0; i < b->dim; i++)
-            memcpy((char *)row + 4 * channel[i], (const char *)in + 4 * i, 4);
-}
-
 /* ---- one row: the step that just keeps the promise ----------------------------------------------------------------- */
 
 struct subject {
@@ -265,7 +241,6 @@ static double examine(struct subject *s, const struct xp_book_promise *p, uint32
     double rest;
     float spread;
 
-    s->energy = m->k->distance(m->typed, NULL, m->dtype, b->dim);
     if (!(s->energy <= FLT_MAX))
         return -1;
     s->ref = s->energy;
@@ -322,7 +297,8 @@ static size_t encode_row(struct subject *s, const struct xp_book_promise *p, con
     double rest;
     size_t bytes = 0;
 
-    to_book_order(s->b, row, xp_dtype_size(m->dtype), m->typed);
+    s->energy = m->k->distance(row, NULL, m->dtype, m->dim); /* first: reads the row in order */
+    m->k->reorder(row, s->b->channel, m->dim, xp_dtype_size(m->dtype), m->typed);
     rest = examine(s, p, centroid);
     if (rest >= 0 && find_step(s, rest))
         bytes = m->k->rans_encode(s->q, symbols(s->b), m->classes[0], xp_rans_lanes(symbols(s->b)), m->work, out,
@@ -520,7 +496,7 @@ static int decode_batch(struct xp_book_room *m, const struct xp_book *b, const s
         if (!batch->stream[i].ok)
             return 0;
         m->k->uniform_restore(m->q[i] + b->rank, base_of(m, b, batch->row[i].centroid, m->q[i]), b->dim, step, m->dtype, m->restored);
-        from_book_order(b, m->restored, xp_dtype_size(m->dtype), batch->out[i]);
+        m->k->reorder(m->restored, b->place, b->dim, xp_dtype_size(m->dtype), batch->out[i]);
     }
     batch->count = 0;
     return 1;

@@ -19,6 +19,7 @@ static void fill_c(struct xp_kernels *k)
     k->assign = xp_assign_c;
     k->quantise = xp_quantise_c;
     k->dequantise = xp_dequantise_c;
+    k->reorder = xp_reorder_c;
     k->uniform_spread = xp_uniform_spread_c;
     k->uniform_error = xp_uniform_error_c;
     k->uniform_quantise = xp_uniform_quantise_c;
@@ -49,6 +50,11 @@ static void fill_avx512(struct xp_kernels *k)
     k->assign = xp_assign_avx512;
     k->quantise = xp_quantise_avx512;
     k->dequantise = xp_dequantise_avx512;
+    k->reorder = xp_reorder_avx512;
+    k->uniform_spread = xp_uniform_spread_avx512;
+    k->uniform_error = xp_uniform_error_avx512;
+    k->uniform_quantise = xp_uniform_quantise_avx512;
+    k->uniform_restore = xp_uniform_restore_avx512;
     k->rans_encode = xp_rans_encode_avx512;
     k->rans_decode = xp_rans_decode_avx512;
 }

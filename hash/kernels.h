@@ -132,6 +132,14 @@ typedef void (*xp_quantise_fn)(const struct xp_quantiser *q, enum xp_qformat f, 
  * accepted. Exact. */
 typedef void (*xp_dequantise_fn)(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t, void *row);
 
+/* ---- values in another order (codec book) ----------------------------------------------------------------------------- */
+
+#define XP_REORDER_WINDOW 256
+
+/* reorder: out[w + i] = in[w + index[w + i]] for every window of 256 values that begins at w (the last may be shorter, its
+ * indices are below its length). size: bytes of a value, 2 or 4; any alignment. out does not overlap. Exact. */
+typedef void (*xp_reorder_fn)(const void *in, const uint8_t *index, size_t n, size_t size, void *out);
+
 /* ---- uniform quantiser, one step per row (codec book) ---------------------------------------------------------------
  * x: f32 values in groups of 16, zeros behind the last; finite. "16-lane sum" of f(0) ..: element i is added to partial
  * i % 16, in increasing i; then partials p and p + 8, p + 4, p + 2, p + 1 are added pairwise.
@@ -178,6 +186,7 @@ struct xp_kernels {
     xp_assign_fn assign;
     xp_quantise_fn quantise;
     xp_dequantise_fn dequantise;
+    xp_reorder_fn reorder;
     xp_uniform_spread_fn uniform_spread;
     xp_uniform_error_fn uniform_error;
     xp_uniform_quantise_fn uniform_quantise;

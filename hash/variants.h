@@ -55,11 +55,20 @@ void xp_dequantise_c(const struct xp_quantiser *q, enum xp_qformat f, const uint
 void xp_dequantise_avx2(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t, void *row);
 void xp_dequantise_avx512(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t, void *row);
 
+/* reorder.c, x86/reorder_*.c */
+void xp_reorder_c(const void *in, const uint8_t *index, size_t n, size_t size, void *out);
+void xp_reorder_avx512(const void *in, const uint8_t *index, size_t n, size_t size, void *out);
+
 /* uniform.c, x86/uniform_*.c */
 float xp_uniform_spread_c(const float *x, size_t groups, const float *weight);
 float xp_uniform_error_c(const float *x, size_t groups, float inverse, const float *bias);
 void xp_uniform_quantise_c(const float *x, size_t groups, float inverse, const float *bias, int16_t *q);
 void xp_uniform_restore_c(const int16_t *q, const float *base, size_t n, float step, xp_dtype t, void *row);
+
+float xp_uniform_spread_avx512(const float *x, size_t groups, const float *weight);
+float xp_uniform_error_avx512(const float *x, size_t groups, float inverse, const float *bias);
+void xp_uniform_quantise_avx512(const float *x, size_t groups, float inverse, const float *bias, int16_t *q);
+void xp_uniform_restore_avx512(const int16_t *q, const float *base, size_t n, float step, xp_dtype t, void *row);
 
 /* rans.c, x86/rans_*.c */
 size_t xp_rans_encode_c(const int16_t *q, size_t n, const uint8_t *classes, unsigned lanes, void *work, uint8_t *out, size_t cap);

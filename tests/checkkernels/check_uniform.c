@@ -117,6 +117,38 @@ static void compare_restore(struct check *c, const struct xp_kernels *plain, con
         }
 }
 
+/* ---- reorder ---- */
+
+static void shuffle(struct check *c, uint8_t *index, size_t n)
+{
+    for (size_t w = 0; w < n; w += XP_REORDER_WINDOW) {
+        const size_t rest = n - w < XP_REORDER_WINDOW ? n - w : XP_REORDER_WINDOW;
+
+        for (size_t i = 0; i < rest; i++)
+            index[w + i] = (uint8_t)check_below(c, rest);
+    }
+}
+
+static void compare_reorder(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
+{
+    for (int round = 0; round < 200; round++) {
+        const size_t size = round & 1 ? 4 : 2, n = check_below(c, 5) ? check_below(c, 1200) : 256 * check_below(c, 20);
+        const size_t gap = check_below(c, 9);
+        struct guarded in = guard_alloc(n * size, gap, 0), index = guard_alloc(n, 0, 0);
+        struct guarded out[2] = {guard_alloc(n * size, gap, 0x55), guard_alloc(n * size, gap, 0x55)};
+
+        check_fill_row(c, FILL_BITS, XP_BYTE, n * size, in.p);
+        shuffle(c, index.p, n);
+        plain->reorder(in.p, index.p, n, size, out[0].p);
+        tested->reorder(in.p, index.p, n, size, out[1].p);
+        check_equal(c, &out[0], &out[1], "%zu values of %zu bytes, gap %zu", n, size, gap);
+        guard_free(&in);
+        guard_free(&index);
+        guard_free(&out[0]);
+        guard_free(&out[1]);
+    }
+}
+
 /* ---- speed: GB/s of bf16 values, in the first cache ---- */
 
 #define BENCH_GROUPS 256
@@ -125,8 +157,15 @@ struct run {
     const struct xp_kernels *k;
     float x[16 * BENCH_GROUPS], per_group[BENCH_GROUPS], sum;
     int16_t q[16 * BENCH_GROUPS];
-    uint16_t row[16 * BENCH_GROUPS];
+    uint16_t row[16 * BENCH_GROUPS], row2[16 * BENCH_GROUPS];
+    uint8_t index[16 * BENCH_GROUPS];
 };
+
+static void run_reorder(void *arg)
+{
+    struct run *r = arg;
+    r->k->reorder(r->row, r->index, 16 * BENCH_GROUPS, 2, r->row2);
+}
 
 static void run_spread(void *arg)
 {
@@ -162,9 +201,16 @@ static void bench(struct check *c, const struct xp_kernels *k, void (*what)(void
         r->x[i] = (float)check_gauss(c);
         r->q[i] = (int16_t)(10 * check_gauss(c));
         r->per_group[i / 16] = 0.45f;
+        r->index[i] = (uint8_t)check_random(c);
+        r->row[i] = (uint16_t)i;
     }
     bench_line(c, "4096 values as bf16", r->row, sizeof(r->row), what, r);
     free(r);
+}
+
+static void bench_reorder(struct check *c, const struct xp_kernels *k)
+{
+    bench(c, k, run_reorder);
 }
 
 static void bench_spread(struct check *c, const struct xp_kernels *k)
@@ -188,6 +234,7 @@ static void bench_restore(struct check *c, const struct xp_kernels *k)
 }
 
 const struct check_row check_uniform_rows[] = {
+    {"reorder", offsetof(struct xp_kernels, reorder), compare_reorder, bench_reorder},
     {"uniform_spread", offsetof(struct xp_kernels, uniform_spread), compare_spread, bench_spread},
     {"uniform_error", offsetof(struct xp_kernels, uniform_error), compare_error, bench_error},
     {"uniform_quantise", offsetof(struct xp_kernels, uniform_quantise), compare_quantise, bench_quantise},

@@ -1,0 +1,87 @@
+/*
+ * uniform_avx512.c - the uniform quantiser with one step per row, with AVX-512
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "hash/rans.h"
+#include "hash/variants.h"
+#include "hash/x86/rows_avx512.h"
+
+/* Adds the partials of a 16-lane sum in the order of the contract. */
+static float fold_lanes(__m512 acc)
+{
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(acc), _mm512_extractf32x8_ps(acc, 1));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+float xp_uniform_spread_avx512(const float *x, size_t groups, const float *weight)
+{
+    __m512 acc = _mm512_setzero_ps();
+
+    for (size_t g = 0; g < groups; g++) {
+        const __m512 v = _mm512_mul_ps(_mm512_loadu_ps(x + 16 * g), _mm512_set1_ps(weight[g]));
+        acc = _mm512_add_ps(acc, _mm512_mul_ps(v, v));
+    }
+    return fold_lanes(acc);
+}
+
+/* trunc(min(a + bias, largest)) as an integer. */
+XP_INLINE __m512i cell(__m512 a, float bias)
+{
+    const __m512 v = _mm512_add_ps(a, _mm512_set1_ps(bias));
+
+    return _mm512_cvttps_epi32(_mm512_min_ps(v, _mm512_set1_ps((float)XP_RANS_MAX_Q)));
+}
+
+float xp_uniform_error_avx512(const float *x, size_t groups, float inverse, const float *bias)
+{
+    __m512 acc = _mm512_setzero_ps();
+
+    for (size_t g = 0; g < groups; g++) {
+        const __m512 a = _mm512_mul_ps(_mm512_abs_ps(_mm512_loadu_ps(x + 16 * g)), _mm512_set1_ps(inverse));
+        const __m512 e = _mm512_sub_ps(a, _mm512_cvtepi32_ps(cell(a, bias[g])));
+        acc = _mm512_add_ps(acc, _mm512_mul_ps(e, e));
+    }
+    return fold_lanes(acc);
+}
+
+void xp_uniform_quantise_avx512(const float *x, size_t groups, float inverse, const float *bias, int16_t *q)
+{
+    for (size_t g = 0; g < groups; g++) {
+        const __m512 v = _mm512_loadu_ps(x + 16 * g);
+        const __m512i k = cell(_mm512_mul_ps(_mm512_abs_ps(v), _mm512_set1_ps(inverse)), bias[g]);
+        const __mmask16 minus = _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_LT_OQ);
+
+        _mm256_storeu_si256((__m256i *)(void *)(q + 16 * g),
+                            _mm512_cvtepi32_epi16(_mm512_mask_sub_epi32(k, minus, _mm512_setzero_si512(), k)));
+    }
+}
+
+XP_INLINE void restore16(const int16_t *q, const float *base, float step, const xp_dtype t, void *row, size_t n)
+{
+    const __m512 v = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)q)));
+
+    xp_store512(row, t, _mm512_add_ps(_mm512_mul_ps(v, _mm512_set1_ps(step)), _mm512_loadu_ps(base)), n);
+}
+
+XP_INLINE void restore(const int16_t *q, const float *base, size_t n, float step, const xp_dtype t, const size_t size, char *row)
+{
+    size_t i = 0;
+
+    for (; i + 16 <= n; i += 16)
+        restore16(q + i, base + i, step, t, row + i * size, 16);
+    if (i < n)
+        restore16(q + i, base + i, step, t, row + i * size, n - i);
+}
+
+void xp_uniform_restore_avx512(const int16_t *q, const float *base, size_t n, float step, xp_dtype t, void *row)
+{
+    switch (t) {
+    case XP_BF16: restore(q, base, n, step, XP_BF16, 2, row); break;
+    case XP_F16: restore(q, base, n, step, XP_F16, 2, row); break;
+    default: restore(q, base, n, step, XP_F32, 4, row); break;
+    }
+}
