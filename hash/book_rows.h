@@ -9,7 +9,7 @@
 #include "crosspress/codec.h"
 #include "hash/book.h"
 
-#define XP_BOOK_BATCH 4 /* rows decoded side by side */
+#define XP_BOOK_BATCH 6 /* rows decoded side by side */
 
 /* What every row owes: |x' - x| <= eps * |x|, or with mean set eps * min(|x|, |x - mean|), as quant_rows.h. */
 struct xp_book_promise {

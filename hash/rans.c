@@ -42,7 +42,7 @@ struct xp_rans_work xp_rans_cut(void *work, size_t n)
     struct xp_rans_work w;
     uint8_t *p = work;
 
-    w.index = p;
+    w.place = p;
     p += groups * XP_RANS_GROUP + 64 + 2 * n;
     w.words_end = p;
     p += 64;
@@ -120,14 +120,16 @@ int xp_rans_open(const struct xp_rans_stream *s, size_t n, unsigned lanes, uint3
     return 1;
 }
 
-void xp_rans_begin(const uint8_t *index, size_t n, unsigned lanes, uint32_t *state)
+void xp_rans_begin(const uint8_t *place, size_t n, unsigned lanes, uint32_t *state)
 {
     const size_t steps = xp_rans_steps(n, lanes);
 
     for (unsigned lane = 0; lane < lanes; lane++) {
         state[lane] = 2;
-        for (size_t step = steps + XP_RANS_TAIL; step-- > steps;)
-            state[lane] = state[lane] << 5 | (step * lanes + lane < n ? index[step * lanes + lane] : 0);
+        for (size_t step = steps + XP_RANS_TAIL; step-- > steps;) {
+            const unsigned at = step * lanes + lane < n ? place[step * lanes + lane] : 0;
+            state[lane] = state[lane] << 5 | (at & 15) << 1 | at >> 4; /* the symbol */
+        }
     }
 }
 
@@ -168,7 +170,7 @@ static struct xp_rans_parts split(const int16_t *q, size_t n, const uint8_t *cla
                 escape += 2;
                 u = symbol = 0;
             }
-            w->index[i] = (uint8_t)symbol;
+            w->place[i] = (uint8_t)xp_rans_place((unsigned)symbol);
             for (unsigned b = 0; b < low; b++)
                 bits[b] |= ((unsigned)u >> b & 1) << (i % 16);
         }
@@ -218,9 +220,9 @@ size_t xp_rans_encode_c(const int16_t *q, size_t n, const uint8_t *classes, unsi
     uint8_t *words = w.words_end;
     uint32_t state[XP_RANS_MAX_LANES];
 
-    xp_rans_begin(w.index, n, lanes, state);
+    xp_rans_begin(w.place, n, lanes, state);
     for (size_t i = xp_rans_steps(n, lanes) * lanes; i-- > 0;) {
-        uint32_t span = xp_rans_table(classes[i / XP_RANS_GROUP])->span[w.index[i]];
+        uint32_t span = xp_rans_table(classes[i / XP_RANS_GROUP])->span[w.place[i]];
         uint32_t f = span & 0xffff, x = state[i % lanes];
 
         if (x >= f << 20) {
@@ -235,15 +237,15 @@ size_t xp_rans_encode_c(const int16_t *q, size_t n, const uint8_t *classes, unsi
 
 /* ---- decoding ---------------------------------------------------------------------------------------------------- */
 
-static unsigned find(const uint32_t *span, uint32_t slot)
+static unsigned find(const uint32_t *even, uint32_t slot)
 {
     const uint32_t key = slot << 16 | 0xffff;
-    unsigned s = key >= span[16] ? 16 : 0;
+    unsigned pair = key >= even[8] ? 8 : 0;
 
-    s += key >= span[s + 8] ? 8 : 0;
-    s += key >= span[s + 4] ? 4 : 0;
-    s += key >= span[s + 2] ? 2 : 0;
-    return s + (key >= span[s + 1]);
+    pair += key >= even[pair + 4] ? 4 : 0;
+    pair += key >= even[pair + 2] ? 2 : 0;
+    pair += key >= even[pair + 1] ? 1 : 0;
+    return 2 * pair + (key >= even[pair + 16]);
 }
 
 static int decode_row(const struct xp_rans_stream *s, size_t n, unsigned lanes)
@@ -259,8 +261,9 @@ static int decode_row(const struct xp_rans_stream *s, size_t n, unsigned lanes)
         uint32_t x = state[i % lanes];
         const uint32_t slot = x & MASK;
         const unsigned symbol = find(span, slot);
+        const uint32_t found = span[xp_rans_place(symbol)];
 
-        x = (span[symbol] & 0xffff) * (x >> XP_RANS_BITS) + slot - (span[symbol] >> 16);
+        x = (found & 0xffff) * (x >> XP_RANS_BITS) + slot - (found >> 16);
         if (x < LOW) {
             if (end - p < 2)
                 return 0;

@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 #define XP_RANS_GROUP 16         /* integers that share a table */
-#define XP_RANS_SYMBOLS 32       /* index 0: escape; index k + 16: the integer k */
+#define XP_RANS_SYMBOLS 32       /* symbol 0: escape; symbol k + 16: the integer k */
 #define XP_RANS_BITS 12          /* frequencies of a table sum to 2^12 */
 #define XP_RANS_CLASSES 64       /* scale classes */
 #define XP_RANS_PLAIN 20         /* classes below this send no low bits */
@@ -22,13 +22,14 @@
 #define XP_RANS_DISTRIBUTIONS 32
 #define XP_RANS_MAX_LANES 16
 #define XP_RANS_MAX_Q 30000      /* integers are within +- this */
-#define XP_RANS_SLACK 64         /* a stream may be read (not used) this far behind its end */
+#define XP_RANS_SLACK 320        /* a stream may be read (not used) this far behind its end */
 #define XP_RANS_TAIL 3           /* last steps, whose symbols begin the states */
 
+/* The even symbols' entries come first: a vector holds them, and a binary search among them needs no second one. */
 struct xp_rans_table {
     uint32_t span[XP_RANS_SYMBOLS];   /* cumulated frequency << 16 | frequency */
     float reciprocal[XP_RANS_SYMBOLS];/* (1 - 2^-22) / frequency */
-    uint8_t first, last;              /* indices with a frequency: first .. last */
+    uint8_t first, last;              /* symbols with a frequency: first .. last */
     float dead_zone;                  /* the quantiser's cell of zero is this much wider on both sides */
 };
 
@@ -43,9 +44,13 @@ static inline unsigned xp_rans_low_bits(unsigned class)
 /* From 3 low bits on, cutting them off leaves the same distribution. */
 static inline const struct xp_rans_table *xp_rans_table(unsigned class)
 {
-    while (class >= XP_RANS_DISTRIBUTIONS)
-        class -= 4;
-    return &xp_rans_tables[class];
+    return &xp_rans_tables[class < XP_RANS_DISTRIBUTIONS ? class : (XP_RANS_DISTRIBUTIONS - 4) | (class & 3)];
+}
+
+/* Where a table has its entry for a symbol. */
+static inline unsigned xp_rans_place(unsigned symbol)
+{
+    return symbol >> 1 | (symbol & 1) << 4;
 }
 
 /* States of a row of n integers: few for short rows, which could not pay for them. 1 .. XP_RANS_MAX_LANES. */
@@ -75,7 +80,7 @@ struct xp_rans_stream {
 
 /* The work area of one encoding, cut up. */
 struct xp_rans_work {
-    uint8_t *index;     /* [n rounded up to 16] symbols */
+    uint8_t *place;     /* [n rounded up to 16] of the symbols, in their tables */
     uint8_t *words_end; /* 16-bit words are written downwards from here */
     uint8_t *planes;    /* low bits: per group, plane by plane, 16 bits */
     uint8_t *escapes;   /* integers that escaped, 16 bits */
@@ -96,7 +101,7 @@ static inline size_t xp_rans_steps(size_t n, unsigned lanes)
 }
 
 /* States that hold the symbols of the tail. */
-void xp_rans_begin(const uint8_t *index, size_t n, unsigned lanes, uint32_t *state);
+void xp_rans_begin(const uint8_t *place, size_t n, unsigned lanes, uint32_t *state);
 
 /* Writes a row from its parts; returns its bytes, 0 when they exceed cap. */
 size_t xp_rans_assemble(const uint32_t *state, unsigned lanes, const struct xp_rans_work *w, struct xp_rans_parts parts,

@@ -12,6 +12,7 @@ import math
 
 SYMBOLS, UNITS, SHARE = 32, 4096, 0.85
 PLAIN = 20          # scale classes whose integers are coded whole; higher ones send low bits as they are
+ORDER = [*range(0, SYMBOLS, 2), *range(1, SYMBOLS, 2)]
 UNIT_CLASS = 12     # s = 2 ** ((class - 12) / 4)
 
 
@@ -69,15 +70,15 @@ def rows(values, show):
 def main():
     print('/*\n * rans_tables.c - written by rans_tables.py; part of the wire format\n *\n'
           ' * SPDX-License-Identifier: Apache-2.0\n */\n#include "hash/rans.h"\n')
-    print('/* Per distribution: cumulated frequency << 16 | frequency; reciprocals a little too small; indices in use. */')
+    print('/* Cumulated frequency << 16 | frequency, even symbols first; reciprocals a little too small; symbols in use. */')
     print('const struct xp_rans_table xp_rans_tables[XP_RANS_DISTRIBUTIONS] = {')
     for s, low in distributions():
         f = frequencies(s, low)
         used = [i for i in range(1, SYMBOLS) if f[i]]
         print(f'    {{ /* s = {s:.3f} steps, {low} low bits */\n        {{')
-        rows([sum(f[:i]) << 16 | f[i] for i in range(SYMBOLS)], lambda v: f'0x{v:07x}')
+        rows([sum(f[:i]) << 16 | f[i] for i in ORDER], lambda v: f'0x{v:07x}')
         print('        },\n        {')
-        rows([(1 - 2 ** -22) / n if n else 0.0 for n in f], lambda v: f'{v:.9e}f')
+        rows([(1 - 2 ** -22) / f[i] if f[i] else 0.0 for i in ORDER], lambda v: f'{v:.9e}f')
         print(f'        }},\n        {used[0]}, {used[-1]}, {dead_zone(s) if not low else 0.0}f }},')
     print('};')
 

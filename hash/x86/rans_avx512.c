@@ -1,16 +1,16 @@
 /*
  * rans_avx512.c - the entropy coder with AVX-512, for rows of 16 states: a vector holds all states, a table two
  *
- * Decoding works on four rows at a time: one row alone waits for its own states.
+ * Decoding works on several rows at a time: one row alone waits for its own states.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "hash/bytes.h"
 #include "hash/rans.h"
 #include "hash/variants.h"
+#include "hash/x86/unroll.h"
 
 #include <immintrin.h>
-#include <string.h>
 
 /* ---- encoding --------------------------------------------------------------------------------------------------- */
 
@@ -34,7 +34,8 @@ static struct xp_rans_parts split(const int16_t *q, size_t n, const uint8_t *cla
             for (unsigned m = outside; m; m &= m - 1, escape += 2)
                 xp_put16(escape, (uint16_t)q[16 * g + (unsigned)__builtin_ctz(m)]);
         }
-        _mm_storeu_si128((__m128i *)(void *)(w->index + 16 * g), _mm256_cvtepi16_epi8(s));
+        s = _mm256_or_si256(_mm256_srli_epi16(s, 1), _mm256_and_si256(_mm256_slli_epi16(s, 4), _mm256_set1_epi16(16)));
+        _mm_storeu_si128((__m128i *)(void *)(w->place + 16 * g), _mm256_cvtepi16_epi8(s));
         for (unsigned b = 0; b < low; b++, plane += 2)
             xp_put16(plane, _mm256_test_epi16_mask(u, _mm256_set1_epi16((short)(1 << b))));
     }
@@ -56,11 +57,11 @@ size_t xp_rans_encode_avx512(const int16_t *q, size_t n, const uint8_t *classes,
     w = xp_rans_cut(work, n);
     parts = split(q, n, classes, &w);
     words = w.words_end;
-    xp_rans_begin(w.index, n, lanes, state);
+    xp_rans_begin(w.place, n, lanes, state);
     x = _mm512_loadu_si512(state);
     for (size_t step = xp_rans_steps(n, lanes); step-- > 0;) {
         const struct xp_rans_table *t = xp_rans_table(classes[step]);
-        const __m512i s = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(w.index + 16 * step)));
+        const __m512i s = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(w.place + 16 * step)));
         const __m512i span = _mm512_permutex2var_epi32(_mm512_loadu_si512(t->span), s, _mm512_loadu_si512(t->span + 16));
         const __m512 part = _mm512_permutex2var_ps(_mm512_loadu_ps(t->reciprocal), s, _mm512_loadu_ps(t->reciprocal + 16));
         const __m512i f = _mm512_and_si512(span, _mm512_set1_epi32(0xffff));
@@ -89,42 +90,45 @@ size_t xp_rans_encode_avx512(const int16_t *q, size_t n, const uint8_t *classes,
 
 /* ---- decoding --------------------------------------------------------------------------------------------------- */
 
-struct reader {
-    __m512i x;
-    const uint8_t *p, *end, *planes;
-    int over; /* read more words than there are */
-};
+#define SIDE 6 /* rows side by side */
+#define EACH XP_UNROLL for (int i = 0; i < count; i++)
 
-/* One symbol of every state. */
-static inline __attribute__((always_inline)) void step(struct reader *r, const struct xp_rans_table *t, int16_t *q)
+/* One symbol of every state of `count` rows: step k. Written stage by stage, since the CPU does not look far enough ahead to
+ * find the other rows' work by itself. */
+XP_INLINE void step(__m512i *x, const uint8_t **p, const uint8_t *const *classes, int16_t *const *q, size_t k, const int count)
 {
-    const __m512i low = _mm512_loadu_si512(t->span), high = _mm512_loadu_si512(t->span + 16);
-    const __m512i slot = _mm512_and_si512(r->x, _mm512_set1_epi32((1 << XP_RANS_BITS) - 1));
-    const __m512i key = _mm512_or_si512(_mm512_slli_epi32(slot, 16), _mm512_set1_epi32(0xffff));
-    __m512i at = _mm512_set1_epi32(8), span, words;
-    __mmask16 m = _mm512_cmpge_epu32_mask(key, _mm512_set1_epi32((int)t->span[16]));
+    const __m512i half_words = _mm512_set1_epi32(0xffff), slots = _mm512_set1_epi32((1 << XP_RANS_BITS) - 1);
+    __m512i key[SIDE], at[SIDE], odd[SIDE], span[SIDE];
+    const uint32_t *table[SIDE];
+    __mmask16 m[SIDE];
 
-    /* Binary search: at is the index to compare with next. */
-    at = _mm512_mask_set1_epi32(at, m, 24);
-    for (int half = 4; half > 0; half /= 2) {
-        m = _mm512_cmpge_epu32_mask(key, _mm512_permutex2var_epi32(low, at, high));
-        at = _mm512_sub_epi32(at, _mm512_set1_epi32(half));
-        at = _mm512_mask_add_epi32(at, m, at, _mm512_set1_epi32(2 * half));
+    /* key: the largest entry that begins at or below the slot; searched in the even symbols, then the odd one beside it. */
+    EACH table[i] = xp_rans_table(classes[i][k])->span;
+    EACH key[i] = _mm512_or_si512(_mm512_slli_epi32(_mm512_and_si512(x[i], slots), 16), half_words);
+    EACH m[i] = _mm512_cmpge_epu32_mask(key[i], _mm512_set1_epi32((int)table[i][8]));
+    EACH at[i] = _mm512_mask_mov_epi32(_mm512_set1_epi32(4), m[i], _mm512_set1_epi32(12));
+    XP_UNROLL
+    for (int half = 2; half > 0; half /= 2) {
+        EACH m[i] = _mm512_cmpge_epu32_mask(key[i], _mm512_permutexvar_epi32(at[i], _mm512_loadu_si512(table[i])));
+        EACH at[i] = _mm512_mask_add_epi32(_mm512_sub_epi32(at[i], _mm512_set1_epi32(half)), m[i], at[i], _mm512_set1_epi32(half));
     }
-    m = _mm512_cmplt_epu32_mask(key, _mm512_permutex2var_epi32(low, at, high));
-    at = _mm512_mask_add_epi32(at, m, at, _mm512_set1_epi32(-1));
-    _mm256_storeu_si256((__m256i *)(void *)q, _mm512_cvtepi32_epi16(at));
+    EACH m[i] = _mm512_cmplt_epu32_mask(key[i], _mm512_permutexvar_epi32(at[i], _mm512_loadu_si512(table[i])));
+    EACH at[i] = _mm512_mask_add_epi32(at[i], m[i], at[i], _mm512_set1_epi32(-1));
+    EACH odd[i] = _mm512_permutexvar_epi32(at[i], _mm512_loadu_si512(table[i] + 16));
+    EACH span[i] = _mm512_permutexvar_epi32(at[i], _mm512_loadu_si512(table[i]));
+    EACH m[i] = _mm512_cmpge_epu32_mask(key[i], odd[i]);
+    EACH at[i] = _mm512_add_epi32(at[i], at[i]);
+    EACH at[i] = _mm512_mask_add_epi32(at[i], m[i], at[i], _mm512_set1_epi32(1));
+    EACH _mm256_storeu_si256((__m256i *)(void *)(q[i] + 16 * k), _mm512_cvtepi32_epi16(at[i]));
+    EACH span[i] = _mm512_mask_mov_epi32(span[i], m[i], odd[i]);
 
-    span = _mm512_permutex2var_epi32(low, at, high);
-    r->x = _mm512_add_epi32(_mm512_mullo_epi32(_mm512_and_si512(span, _mm512_set1_epi32(0xffff)),
-                                               _mm512_srli_epi32(r->x, XP_RANS_BITS)),
-                            _mm512_sub_epi32(slot, _mm512_srli_epi32(span, 16)));
-    m = _mm512_cmplt_epu32_mask(r->x, _mm512_set1_epi32(0x10000));
-    words = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)r->p));
-    r->x = _mm512_or_si512(_mm512_mask_slli_epi32(r->x, m, r->x, 16), _mm512_maskz_expand_epi32(m, words));
-    r->p += 2 * __builtin_popcount(m);
-    r->over |= r->p > r->end;
-    r->p = r->p > r->end ? r->end : r->p;
+    EACH at[i] = _mm512_sub_epi32(_mm512_and_si512(x[i], slots), _mm512_srli_epi32(span[i], 16));
+    EACH x[i] = _mm512_mullo_epi32(_mm512_and_si512(span[i], half_words), _mm512_srli_epi32(x[i], XP_RANS_BITS));
+    EACH x[i] = _mm512_add_epi32(x[i], at[i]);
+    EACH m[i] = _mm512_cmplt_epu32_mask(x[i], _mm512_set1_epi32(0x10000));
+    EACH at[i] = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p[i]));
+    EACH x[i] = _mm512_or_si512(_mm512_mask_slli_epi32(x[i], m[i], x[i], 16), _mm512_maskz_expand_epi32(m[i], at[i]));
+    EACH p[i] += 2 * __builtin_popcount(m[i]);
 }
 
 /* s->q holds symbols and becomes integers. 0 when the escapes do not end where the row does. */
@@ -153,40 +157,40 @@ static int join(const struct xp_rans_stream *s, size_t n, const uint8_t *planes,
     return escapes == end;
 }
 
-static void start(const struct xp_rans_stream *s, size_t n, struct reader *r)
-{
-    uint32_t state[16];
-
-    r->end = s->in + s->len;
-    r->over = !xp_rans_open(s, n, 16, state, &r->planes, &r->p);
-    if (r->over) {
-        r->p = r->end;
-        memset(state, 0, sizeof(state));
-    }
-    r->x = _mm512_loadu_si512(state);
-}
-
-static int finish(const struct xp_rans_stream *s, size_t n, const struct reader *r)
-{
-    uint32_t state[16];
-
-    _mm512_storeu_si512(state, r->x);
-    return !r->over && xp_rans_end(s, n, 16, state) && join(s, n, r->planes, r->p);
-}
+/* Steps between two looks at the ends of the rows; what is read beyond them lies within XP_RANS_SLACK. */
+#define STRIDE (XP_RANS_SLACK / 32 - 2)
 
 /* Decodes `count` rows side by side; count is a constant where this is used. */
-static inline __attribute__((always_inline)) void rows(struct xp_rans_stream *s, const int count, size_t n)
+XP_INLINE void rows(struct xp_rans_stream *s, const int count, size_t n)
 {
     const size_t steps = xp_rans_steps(n, 16);
-    struct reader r[4];
+    const uint8_t *p[SIDE], *end[SIDE], *planes[SIDE], *classes[SIDE];
+    uint32_t state[SIDE][16] = {{0}};
+    int bad[SIDE];
+    int16_t *q[SIDE];
+    __m512i x[SIDE];
 
-    for (int i = 0; i < count; i++)
-        start(&s[i], n, &r[i]);
-    for (size_t k = 0; k < steps; k++)
-        for (int i = 0; i < count; i++)
-            step(&r[i], xp_rans_table(s[i].classes[k]), s[i].q + 16 * k);
-    for (int i = 0; i < count; i++)
-        s[i].ok = finish(&s[i], n, &r[i]);
+    for (int i = 0; i < count; i++) {
+        end[i] = s[i].in + s[i].len;
+        classes[i] = s[i].classes;
+        q[i] = s[i].q;
+        bad[i] = !xp_rans_open(&s[i], n, 16, state[i], &planes[i], &p[i]);
+        if (bad[i])
+            p[i] = end[i];
+        x[i] = _mm512_loadu_si512(state[i]);
+    }
+    for (size_t k = 0; k < steps;) {
+        for (size_t stop = k + STRIDE < steps ? k + STRIDE : steps; k < stop; k++)
+            step(x, p, classes, q, k, count);
+        for (int i = 0; i < count; i++) {
+            bad[i] |= p[i] > end[i];
+            p[i] = p[i] > end[i] ? end[i] : p[i];
+        }
+    }
+    for (int i = 0; i < count; i++) {
+        _mm512_storeu_si512(state[i], x[i]);
+        s[i].ok = !bad[i] && xp_rans_end(&s[i], n, 16, state[i]) && join(&s[i], n, planes[i], p[i]);
+    }
 }
 
 void xp_rans_decode_avx512(struct xp_rans_stream *s, size_t count, size_t n, unsigned lanes)
@@ -195,8 +199,10 @@ void xp_rans_decode_avx512(struct xp_rans_stream *s, size_t count, size_t n, uns
         xp_rans_decode_c(s, count, n, lanes);
         return;
     }
-    for (; count >= 4; count -= 4, s += 4)
-        rows(s, 4, n);
+    for (; count >= SIDE; count -= SIDE, s += SIDE)
+        rows(s, SIDE, n);
+    for (; count >= 2; count -= 2, s += 2)
+        rows(s, 2, n);
     for (; count > 0; count--, s++)
         rows(s, 1, n);
 }
