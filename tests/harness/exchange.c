@@ -171,7 +171,7 @@ void exchange_compare(const struct exchange *e, const void *got, const void *wan
 
 const char *exchange_text(const struct exchange *e, const struct world *w)
 {
-    static char text[300];
+    static _Thread_local char text[300];
     size_t len = 0;
     len += (size_t)snprintf(text, sizeof text, "nodes");
     for (int k = 0; w->nodes[k]; k++)

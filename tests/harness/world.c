@@ -52,7 +52,7 @@ static xp_status run_rank(xp_comm *comm, void *arg)
 /* What a rank found wrong by itself says more than that others then waited for it. */
 static const char *first_cause(const struct run *run, int n)
 {
-    static char text[WORLD_TEXT + 32];
+    static _Thread_local char text[WORLD_TEXT + 32];
     text[0] = 0;
     for (int waited = 0; waited < 2 && !text[0]; waited++)
         for (int i = 0; i < n && !text[0]; i++)
@@ -63,12 +63,13 @@ static const char *first_cause(const struct run *run, int n)
 
 const char *world_run(const struct world *w, world_body body, void *arg)
 {
-    static char text[WORLD_TEXT];
-    static struct run run;
+    static _Thread_local char text[WORLD_TEXT];
+    static _Thread_local struct run run; /* several worlds may run at once */
     int node_of[WORLD_MAX];
     struct expect expect = {0};
     struct ranks ranks = {.n = world_ranks(w), .node_of = node_of, .transport = w->transport ? w->transport : "shm",
-                          .timeout_s = w->timeout, .log = expect_log, .log_user = &expect};
+                          
+                          .timeout_s = w->timeout, .watchdog_s = w->no_watchdog ? -1 : 0, .log = expect_log, .log_user = &expect};
     memcpy(expect.allow, w->allow, sizeof expect.allow);
     memset(&run, 0, sizeof run);
     run.body = body;

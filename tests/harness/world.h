@@ -23,10 +23,11 @@ struct world {
     int interleaved;
     const char *transport;
     double timeout;        /* of every wait; 0: 20 s */
+    int no_watchdog;       /* for worlds that run beside each other */
     const char *allow[8];  /* errors and warnings that may be logged; any other fails the run */
 };
 
-/* Runs a body on every rank. Returns "" or what went wrong first (static text). */
+/* Runs a body on every rank. Returns "" or what went wrong first (text of this thread). */
 const char *world_run(const struct world *w, world_body body, void *arg);
 int world_ranks(const struct world *w);
 

@@ -1,0 +1,87 @@
+/*
+ * exchange_threads.c - exchanges on ranks that are threads, two comms at a time: a plain program, for sanitizers
+ *
+ *     exchange_threads [SECONDS] [SEED]
+ *
+ * Random shapes, modes and algorithms until the time is up; every result is compared with the plain reference. Two worlds run at
+ * once, so that different comms are used by different threads of one process. Exit code 0 passed, 1 failed.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "tests/harness/random.h"
+#include "tests/harness/ranks.h"
+#include "tests/harness/world.h"
+
+static const struct world worlds[] = {{{2}}, {{1, 1}}, {{2, 1}}, {{2, 2}, 1}, {{1, 2, 1}}, {{3, 1}, 1}};
+
+struct half {
+    struct random random;
+    double until;
+    unsigned cases;
+    char why[2 * WORLD_TEXT];
+};
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static struct exchange random_exchange(struct random *r)
+{
+    static const char *const algos[] = {"flat", "hier", NULL};
+    xp_mode mode = XP_MODE_RAW + (xp_mode)random_below(r, 3);
+    return (struct exchange){.pattern = random_below(r, PATTERNS),
+                             .filling = random_below(r, FILLINGS),
+                             .rows = random_below(r, 60),
+                             .dim = 1 + random_below(r, 400),
+                             .dtype = XP_BF16 + random_below(r, mode == XP_MODE_BOUNDED ? 3 : 4),
+                             .mode = mode,
+                             .eps = mode == XP_MODE_BOUNDED ? 0.01 + 0.2 * random_unit(r) : 0,
+                             .algo = algos[random_below(r, 3)],
+                             .codec = mode == XP_MODE_BOUNDED && random_below(r, 2) ? "quant" : NULL,
+                             .seed = random_bits(r),
+                             .calls = 1 + (int)random_below(r, 4)};
+}
+
+static void *run_half(void *arg)
+{
+    struct half *h = arg;
+    while (now() < h->until && !h->why[0]) {
+        struct world w = worlds[random_below(&h->random, sizeof worlds / sizeof *worlds)];
+        struct exchange e = random_exchange(&h->random);
+        w.timeout = 60;
+        w.no_watchdog = 1;
+        const char *why = world_run(&w, exchange_body, &e);
+        if (why[0])
+            snprintf(h->why, sizeof h->why, "%s: %s", exchange_text(&e, &w), why);
+        h->cases++;
+    }
+    return NULL;
+}
+
+int main(int argc, char **argv)
+{
+    double seconds = argc > 1 ? atof(argv[1]) : 3;
+    uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 0) : (uint64_t)time(NULL);
+    struct half halves[2] = {{.random = random_seeded(seed)}, {.random = random_seeded(seed + 1)}};
+    pthread_t thread;
+    printf("exchange_threads: seed %llu\n", (unsigned long long)seed);
+    halves[0].until = halves[1].until = now() + seconds;
+    if (pthread_create(&thread, NULL, run_half, &halves[1]) != 0)
+        return 1;
+    run_half(&halves[0]);
+    pthread_join(thread, NULL);
+    for (int i = 0; i < 2; i++)
+        if (halves[i].why[0])
+            printf("failed: %s\n", halves[i].why);
+    printf("%u cases\n", halves[0].cases + halves[1].cases);
+    return halves[0].why[0] || halves[1].why[0] || halves[0].cases + halves[1].cases < 4;
+}
