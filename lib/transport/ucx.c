@@ -120,6 +120,27 @@ static void end_broken_peers(struct xp_ucx *t)
     t->broken_peers = 0;
 }
 
+/* What UCX does not give back although the peer's endpoints are gone ends without it. */
+static void finish_ending_peers(struct xp_ucx *t)
+{
+    double now = xp_ucx_now();
+
+    t->ending_peers = 0;
+    for (int peer = 0; peer < t->env.size; peer++) {
+        struct xp_ucx_peer *p = &t->peer[peer];
+
+        if (!p->failed || (p->under_way[XP_LANE_CTRL].first == NULL && p->under_way[XP_LANE_BULK].first == NULL))
+            continue;
+        if (now < p->failed_at + DRAIN_SECONDS) {
+            t->ending_peers++;
+            continue;
+        }
+        if (t->env.log != NULL)
+            t->env.log(t->env.comm, XP_LOG_WARN, "ucx: operations with rank %d, which is gone, were left behind", peer);
+        xp_ucx_abandon_all(t, peer);
+    }
+}
+
 static int ucx_progress(struct xp_transport *base)
 {
     struct xp_ucx *t = (struct xp_ucx *)base;
@@ -129,6 +150,8 @@ static int ucx_progress(struct xp_transport *base)
         end_broken_peers(t);
         moved++;
     }
+    if (t->ending_peers > 0)
+        finish_ending_peers(t);
     return moved;
 }
 
@@ -149,6 +172,18 @@ void xp_ucx_end_peer(struct xp_ucx *t, int peer, xp_status s)
         }
     }
     xp_ucx_close_endpoints(t, peer); /* gives the sends back */
+    p->failed_at = xp_ucx_now();
+    t->ending_peers++;
+}
+
+void xp_ucx_abandon_all(struct xp_ucx *t, int peer)
+{
+    struct xp_ucx_list *l = t->peer[peer].under_way;
+
+    while (l[XP_LANE_CTRL].first != NULL)
+        xp_ucx_abandon(t, l[XP_LANE_CTRL].first);
+    while (l[XP_LANE_BULK].first != NULL)
+        xp_ucx_abandon(t, l[XP_LANE_BULK].first);
 }
 
 static void ucx_fail(struct xp_transport *base, int peer)

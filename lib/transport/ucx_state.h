@@ -51,6 +51,7 @@ struct xp_ucx_peer {
     struct xp_ucx_list under_way[2];
     int connected, broken; /* broken: an endpoint reported it; ended in the next progress() */
     int failed;
+    double failed_at;
     ucs_status_t why;
 };
 
@@ -67,6 +68,7 @@ struct xp_ucx {
     int bulk_under_way; /* requests; 0: that worker needs no progress */
     int flushing, closing; /* endpoints */
     int broken_peers;   /* to be ended in progress() */
+    int ending_peers;   /* failed, and UCX still holds some of their operations */
     double drain_until; /* how long cancel() may still wait for UCX */
 };
 
@@ -75,6 +77,8 @@ struct xp_ucx {
 int xp_ucx_progress_workers(struct xp_ucx *t);
 /* Ends everything under way with the peer and closes its endpoints. Nothing blocks. */
 void xp_ucx_end_peer(struct xp_ucx *t, int peer, xp_status s);
+/* Ends what UCX does not give back. */
+void xp_ucx_abandon_all(struct xp_ucx *t, int peer);
 
 /* ucx_open.c */
 xp_status xp_ucx_open(struct xp_transport **out, const struct xp_transport_env *env, void *address, size_t *address_len, char *err,
