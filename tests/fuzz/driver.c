@@ -1,7 +1,8 @@
 /*
  * driver.c - runs a fuzz target without a fuzzer: its seeds, the files given, and mutations of both
  *
- * usage: <target> [--runs N] [--seed S] [corpus file ...]
+ * usage: <target> [--runs N] [--seed S] [--write DIR] [corpus file ...]
+ *   --write   only writes the seeds into DIR, for a fuzzer to start from
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -91,10 +92,28 @@ static size_t mutate(struct random *r, uint8_t *data, size_t size)
     }
 }
 
+static int write_seeds(const char *folder)
+{
+    char path[4096];
+
+    for (size_t i = 0; i < count; i++) {
+        FILE *f;
+
+        snprintf(path, sizeof(path), "%s/seed%zu", folder, i);
+        f = fopen(path, "wb");
+        if (!f || fwrite(inputs[i], 1, lengths[i], f) != lengths[i] || fclose(f)) {
+            perror(path);
+            return 1;
+        }
+    }
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     static uint8_t data[ROOM];
     unsigned long runs = 20000;
+    const char *folder = NULL;
     struct random rng = random_start(argv[0]);
     size_t size;
 
@@ -103,11 +122,15 @@ int main(int argc, char **argv)
             runs = strtoul(argv[++i], NULL, 10);
         else if (!strcmp(argv[i], "--seed") && i + 1 < argc)
             rng = random_seeded(strtoull(argv[++i], NULL, 0));
+        else if (!strcmp(argv[i], "--write") && i + 1 < argc)
+            folder = argv[++i];
         else
             read_file(argv[i]);
     }
     for (unsigned i = 0; (size = fuzz_seed(i, data, ROOM)) > 0; i++)
         remember(data, size);
+    if (folder)
+        return write_seeds(folder);
     if (!count) {
         printf("no inputs\n");
         return 1;

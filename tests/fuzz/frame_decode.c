@@ -77,9 +77,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 size_t fuzz_seed(unsigned i, uint8_t *out, size_t room)
 {
-    static const char *const codecs[] = { "raw", "exact", "quant", "lsh", "fp8", "int2", "lsh+int4" };
+    enum { CODECS = 8 };
+    static const char *const codecs[CODECS] = { "raw", "exact", "quant", "lsh", "fp8", "int2", "lsh+int4", "book" };
     static const size_t shapes[][2] = { { 9, 5 }, { 40, 33 }, { 3, 300 }, { 0, 7 } };
-    unsigned codec = i % 7, type = i / 7 % 3, shape = i / 21;
+    unsigned codec = i % CODECS, type = i / CODECS % 3, shape = i / CODECS / 3;
     struct xp_coder_desc d = { .mode = XP_MODE_BOUNDED, .eps = 0.2 };
     struct random rng = random_seeded(i);
     struct xp_coder *c;

@@ -65,7 +65,8 @@ static double mean_row(const char *data, size_t rows, xp_dtype t, size_t dim, do
 static void check_rows(const char *what, const xp_codec_desc *d, const char *data, const char *back, size_t rows, double *mean)
 {
     size_t bytes = d->dim * xp_dtype_size(d->dtype);
-    int by_mean = d->eps_ref == XP_EPS_REF_MIN && rows >= 4 && rows <= 1024;
+    /* Which mean row counts is known where the encoder takes all rows for it; codec book fits its own, from a sample. */
+    int by_mean = d->eps_ref == XP_EPS_REF_MIN && rows >= 4 && rows <= 1024 && strcmp(d->codec, "book");
     double norm = by_mean ? mean_row(data, rows, d->dtype, d->dim, mean) : 0;
 
     for (size_t r = 0; r < rows; r++) {
@@ -161,7 +162,7 @@ static void fill(struct random *rng, char *data, size_t kind, size_t rows, xp_dt
     }
 }
 
-static const char *const codecs[] = { "quant", "quant", "auto", "lsh", "fp8", "int8", "int6", "int5", "int4", "int3", "int2", "lsh+int4" };
+static const char *const codecs[] = { "quant", "book", "auto", "lsh", "fp8", "int8", "int6", "int5", "int4", "int3", "int2", "lsh+int4" };
 #define CODECS (sizeof(codecs) / sizeof(codecs[0]))
 static const double epsilons[] = { 0.001, 0.01, 0.03, 0.1, 0.3, 0.9 };
 
