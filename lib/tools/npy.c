@@ -77,9 +77,12 @@ static int read_string(struct text *t, char *out, size_t size)
     skip_blanks(t);
     if (t->at == t->end || (*t->at != '\'' && *t->at != '"'))
         return 0;
-    for (quote = *t->at++; t->at < t->end && *t->at != quote; t->at++)
+    for (quote = *t->at++; t->at < t->end && *t->at != quote; t->at++) {
+        if (*t->at < ' ' || *t->at > '~') /* the text may end up on a terminal */
+            return 0;
         if (n + 1 < size)
             out[n++] = *t->at;
+    }
     out[n] = '\0';
     return accept(t, quote);
 }

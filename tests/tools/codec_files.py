@@ -167,6 +167,8 @@ bad = {
     'unknown version': (npy('<f4', (4, 6), data, version=b'\x09\x00'), 'not a .npy'),
     'no shape': (npy('', '', data, head="{'descr': '<f4', 'fortran_order': False, }"), 'header'),
     'code in the header': (npy('', '', data, head="{'descr': '<f4', 'fortran_order': False, 'shape': __import__('os'), }"), 'header'),
+    'a line break in the type': (npy('', '', data, head="{'descr': '<u\n', 'fortran_order': False, 'shape': (4, 6), }"), 'header'),
+    'an escape sequence in the type': (npy('', '', data, head="{'descr': '\x1b[2J', 'fortran_order': False, 'shape': (4, 6), }"), 'header'),
     'something behind the dict': (npy('', '', data, head="{'descr': '<f4', 'fortran_order': False, 'shape': (4, 6), } x"), 'header'),
 }
 for name, (content, word) in bad.items():
