@@ -35,6 +35,13 @@ static void fill_avx2(struct xp_kernels *k)
     k->fht_i32 = xp_fht_i32_avx2;
     k->hash = xp_hash_avx2;
     k->assign = xp_assign_avx2;
+    k->energy = xp_energy_avx2;
+    k->distance = xp_distance_avx2;
+    k->residual = xp_residual_avx2;
+    k->restore = xp_restore_avx2;
+    k->centroid = xp_centroid_avx2;
+    k->quantise = xp_quantise_avx2;
+    k->dequantise = xp_dequantise_avx2;
 }
 
 static void fill_avx512(struct xp_kernels *k)
