@@ -5,6 +5,7 @@
  */
 #include <criterion/criterion.h>
 
+#include "lib/transport/transport.h"
 #include "tests/harness/random.h"
 #include "tests/harness/world.h"
 
@@ -76,4 +77,17 @@ Test(flat, random_cases)
                                  .eps = mode == XP_MODE_BOUNDED ? 0.01 + 0.2 * random_unit(&r) : 0, .seed = random_bits(&r),
                                  .calls = 3});
     }
+}
+
+/* The slow hop over UCX, as it is in use. */
+Test(flat, over_ucx)
+{
+    char why_not[200] = "";
+    static const struct world w = {{2, 1}, .transport = "auto"};
+    if (!xp_transport_ucx.available(why_not, sizeof why_not))
+        cr_skip_test("no UCX: %s", why_not);
+    for (xp_mode mode = XP_MODE_RAW; mode <= XP_MODE_BOUNDED; mode++)
+        run(&w, (struct exchange){.pattern = RANDOM_SKEW, .filling = SOME_COPIES, .rows = 300, .dim = 1000, .dtype = XP_BF16,
+                                  .mode = mode, .eps = mode == XP_MODE_BOUNDED ? 0.05 : 0, .calls = 4,
+                                  .codec = mode == XP_MODE_BOUNDED ? "quant" : NULL});
 }

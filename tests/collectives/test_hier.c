@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/transport/transport.h"
 #include "tests/harness/random.h"
 #include "tests/harness/world.h"
 
@@ -161,4 +162,17 @@ Test(hier, copies_for_one_node_cross_once)
     cr_assert(why[0] == 0, "hier: %s", why);
     why = world_run(&w, copies_body, (void *)"flat");
     cr_assert(why[0] == 0, "flat: %s", why);
+}
+
+/* The slow hop over UCX, as it is in use. */
+Test(hier, over_ucx)
+{
+    char why_not[200] = "";
+    static const struct world w = {{2, 3}, .transport = "auto"};
+    if (!xp_transport_ucx.available(why_not, sizeof why_not))
+        cr_skip_test("no UCX: %s", why_not);
+    for (xp_mode mode = XP_MODE_RAW; mode <= XP_MODE_BOUNDED; mode++)
+        run(&w, (struct exchange){.pattern = RANDOM_SKEW, .filling = SOME_COPIES, .rows = 300, .dim = 1000, .dtype = XP_BF16,
+                                  .mode = mode, .eps = mode == XP_MODE_BOUNDED ? 0.05 : 0, .calls = 4,
+                                  .codec = mode == XP_MODE_BOUNDED ? "quant" : NULL});
 }
