@@ -14,7 +14,8 @@
 #include "hash/rans.h"
 
 #define XP_BOOK_MAX_CENTROIDS 1024
-#define XP_BOOK_MAX_RANK 64     /* directions; a multiple of 16 */
+#define XP_BOOK_MAX_RANK 32     /* directions; a multiple of 16 */
+#define XP_BOOK_RANK_DIM 16384  /* longer rows have none */
 #define XP_BOOK_MAX_CLASS 63    /* of a channel; 4 classes are an octave of spread, class 0 is the least */
 
 struct xp_book {

@@ -209,14 +209,15 @@ static float mean_scale(const struct fit *f)
     return (float)(sum / (double)f->count);
 }
 
-/* Bits a value that coding against the mean saves. */
+/* Bits a value that coding against the mean saves, a row's own part in the mean left out. */
 static double mean_gain(const struct fit *f, const struct xp_kernels *k, const struct xp_book_sample *s)
 {
+    const double others = (double)f->count / ((double)f->count - 1);
     double bits = 0;
 
     for (size_t r = 0; r < f->count; r++) {
         const double all = k->distance(xp_row(s->in, s->order[r]), NULL, s->in->dtype, s->in->dim);
-        const double rest = (double)f->scale[r] * f->scale[r] * (double)f->dim;
+        const double rest = (double)f->scale[r] * f->scale[r] * (double)f->dim * others * others;
         bits += 0.5 * log2(all / fmax(rest, 1e-6 * all));
     }
     return bits / (double)f->count;

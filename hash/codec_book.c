@@ -54,7 +54,7 @@ xp_status xp_book_state_create(struct xp_coder *c, int encodes)
         return XP_ERR_NO_MEMORY;
     status = xp_book_room_init(&s->room, &c->kernels, c->desc.dtype, c->desc.dim);
     if (!status)
-        status = xp_book_init(&s->read, c->desc.dim, 0, XP_BOOK_MAX_RANK);
+        status = xp_book_init(&s->read, c->desc.dim, 0, c->desc.dim <= XP_BOOK_RANK_DIM ? XP_BOOK_MAX_RANK : 0);
     if (!status && encodes) {
         s->sample_rows = SAMPLE_FLOATS / c->desc.dim < SAMPLE_ROWS ? SAMPLE_FLOATS / c->desc.dim : SAMPLE_ROWS;
         s->sample_rows = s->sample_rows < 64 ? 64 : s->sample_rows;

@@ -1,0 +1,243 @@
+/*
+ * test_codec_book.c - codec book: the promise, what it saves, rows that cannot be coded, forged payloads
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "hash/coder_impl.h"
+#include "tests/harness/random.h"
+#include "tests/harness/values.h"
+
+struct batch {
+    struct xp_rows in;
+    uint8_t *rows, *back, *frame;
+    size_t cap, len, row;
+};
+
+static struct xp_coder *make(const char *codec, xp_dtype t, size_t dim, double eps, xp_eps_ref ref, enum xp_isa isa)
+{
+    struct xp_coder_desc d = { .dtype = t, .dim = dim, .mode = XP_MODE_BOUNDED, .eps = eps, .eps_ref = ref, .isa = isa };
+    struct xp_coder *c;
+
+    cr_assert_eq(xp_codec_parse(codec, &d.choice), XP_OK);
+    cr_assert_eq(xp_coder_create(&c, &d), XP_OK);
+    return c;
+}
+
+static struct batch room(xp_dtype t, size_t n, size_t dim)
+{
+    struct batch b = { .row = dim * xp_dtype_size(t), .cap = xp_frame_bound(t, dim, n) };
+
+    b.rows = malloc(n * b.row + 1);
+    b.back = malloc(n * b.row + 1);
+    b.frame = malloc(b.cap);
+    b.in = (struct xp_rows){ .data = b.rows, .rows = n, .dim = dim, .dtype = t };
+    return b;
+}
+
+/* Activations in small: a mean row, channels of different spread, rows of different size. */
+static void fill(struct batch *b, struct random *rng, double tails)
+{
+    for (size_t r = 0; r < b->in.rows; r++) {
+        const double size = exp2(random_normal(rng));
+        struct random shape = random_seeded(5);
+
+        for (size_t i = 0; i < b->in.dim; i++) {
+            const double mean = random_normal(&shape), spread = exp2(1.5 * random_normal(&shape));
+            double v = random_normal(rng);
+            if (tails > 0 && random_unit(rng) < 0.01)
+                v *= tails;
+            value_put(b->rows + r * b->row, b->in.dtype, i, size * (mean + spread * v));
+        }
+    }
+}
+
+static void there_and_back(struct batch *b, struct xp_coder *c, xp_codec_stats *st)
+{
+    xp_codec_stats mine = { .size = sizeof(mine) };
+
+    cr_assert_eq(xp_coder_encode(c, &b->in, b->frame, b->cap, &b->len, &mine), XP_OK);
+    cr_assert_eq(xp_coder_decode(c, b->frame, b->len, b->back, b->in.rows), XP_OK, "%s", xp_coder_why(c));
+    if (st)
+        *st = mine;
+}
+
+static double worst(const struct batch *b)
+{
+    double w = 0;
+
+    for (size_t r = 0; r < b->in.rows; r++) {
+        const double norm = value_norm(b->rows + r * b->row, b->in.dtype, b->in.dim);
+        w = fmax(w, norm > 0 ? value_distance(b->rows + r * b->row, b->back + r * b->row, b->in.dtype, b->in.dim) / norm : 0);
+    }
+    return w;
+}
+
+static void done(struct batch *b)
+{
+    free(b->rows);
+    free(b->back);
+    free(b->frame);
+}
+
+Test(codec_book, keeps_its_promise_and_uses_it)
+{
+    struct random rng = random_start("codec_book");
+
+    for (int round = 0; round < 18; round++) {
+        const xp_dtype t = (xp_dtype)(XP_BF16 + round % 3);
+        const double eps = (double[]){ 0.01, 0.03, 0.1, 0.25, 0.7, 0.004 }[round / 3];
+        struct batch b = room(t, 120, 200);
+        struct xp_coder *c = make("book", t, 200, eps, XP_EPS_REF_ROW, XP_ISA_AVX512);
+        xp_codec_stats st;
+
+        fill(&b, &rng, round & 1 ? 40 : 0);
+        there_and_back(&b, c, &st);
+        cr_assert_leq(worst(&b), eps);
+        cr_assert_float_eq(st.err_max, worst(&b), 1e-4 * eps);
+        if (t == XP_F32)
+            cr_assert_gt(st.err_mean, 0.95 * eps, "eps %g: mean error %g", eps, st.err_mean);
+        xp_coder_destroy(c);
+        done(&b);
+    }
+}
+
+Test(codec_book, is_far_smaller_than_quant)
+{
+    struct random rng = random_start("codec_book_size");
+    struct batch b = room(XP_BF16, 1500, 256);
+    struct xp_coder *book = make("book", XP_BF16, 256, 0.1, XP_EPS_REF_ROW, XP_ISA_AVX512);
+    struct xp_coder *quant = make("quant", XP_BF16, 256, 0.1, XP_EPS_REF_ROW, XP_ISA_AVX512);
+    xp_codec_stats a, q;
+
+    fill(&b, &rng, 0);
+    there_and_back(&b, quant, &q);
+    there_and_back(&b, book, &a);
+    cr_assert_str_eq(a.codec, "book");
+    cr_assert_lt((double)a.frame_bytes, 0.75 * (double)q.frame_bytes);
+    xp_coder_destroy(book);
+    xp_coder_destroy(quant);
+    done(&b);
+}
+
+Test(codec_book, eps_may_refer_to_the_distance_from_the_mean)
+{
+    struct random rng = random_start("codec_book_ref");
+    struct batch b = room(XP_F32, 300, 64);
+    struct xp_coder *c = make("book", XP_F32, 64, 0.05, XP_EPS_REF_MIN, XP_ISA_AVX512);
+    double mean[64] = { 0 };
+
+    /* One channel is nearly constant and holds nearly all energy. */
+    for (size_t r = 0; r < 300; r++)
+        for (size_t i = 0; i < 64; i++)
+            value_put(b.rows + r * b.row, XP_F32, i, i == 9 ? 1000 + random_normal(&rng) : random_normal(&rng));
+    for (size_t r = 0; r < 300; r++)
+        for (size_t i = 0; i < 64; i++)
+            mean[i] += value_get(b.rows + r * b.row, XP_F32, i) / 300;
+    there_and_back(&b, c, NULL);
+    for (size_t r = 0; r < 300; r++) {
+        double to_mean = 0;
+        for (size_t i = 0; i < 64; i++)
+            to_mean += pow(value_get(b.rows + r * b.row, XP_F32, i) - mean[i], 2);
+        /* The frame's mean row is rounded; floor |x| / 256 is about 4. */
+        cr_assert_leq(value_distance(b.rows + r * b.row, b.back + r * b.row, XP_F32, 64), 0.05 * (sqrt(to_mean) + 3));
+    }
+    xp_coder_destroy(c);
+    done(&b);
+}
+
+Test(codec_book, rows_that_cannot_be_coded_come_back_bit_for_bit)
+{
+    struct random rng = random_start("codec_book_raw");
+    struct batch b = room(XP_BF16, 60, 90);
+    struct xp_coder *c = make("book", XP_BF16, 90, 0.1, XP_EPS_REF_ROW, XP_ISA_AVX512);
+    uint16_t *rows = (uint16_t *)(void *)b.rows;
+    xp_codec_stats st;
+
+    fill(&b, &rng, 0);
+    rows[3 * 90 + 5] = 0x7fc1;  /* NaN with a payload */
+    rows[11 * 90] = 0xff80;     /* -Inf */
+    for (size_t i = 0; i < 90; i++) {
+        rows[20 * 90 + i] = 0;
+        rows[21 * 90 + i] = 0x8000;           /* -0 */
+        rows[22 * 90 + i] = 0x7f00 + i % 3;   /* squares overflow */
+        rows[23 * 90 + i] = 1 + i % 3;        /* denormals */
+    }
+    there_and_back(&b, c, &st);
+    cr_assert_eq(st.rows_raw, 5);
+    for (size_t i = 0; i < 6; i++) {
+        static const size_t exact[] = { 3, 11, 20, 21, 22, 23 };
+        cr_assert_arr_eq(b.back + exact[i] * b.row, b.rows + exact[i] * b.row, b.row, "row %zu", exact[i]);
+    }
+    xp_coder_destroy(c);
+    done(&b);
+}
+
+Test(codec_book, every_dim_gives_the_same_bytes_on_every_instruction_set)
+{
+    struct random rng = random_start("codec_book_dims");
+
+    for (size_t k = 1; k <= 300 + 5; k++) {
+        const size_t dim = k <= 300 ? k : (size_t[]){ 768, 2048, 4096, 4100, 7168 }[k - 301];
+        const xp_dtype t = (xp_dtype)(XP_BF16 + k % 3);
+        struct batch b = room(t, dim > 300 ? 13 : 2 + k % 7, dim);
+        size_t len = 0;
+        uint8_t *first = malloc(b.cap);
+
+        fill(&b, &rng, k & 1 ? 30 : 0);
+        for (int isa = XP_ISA_C; isa <= XP_ISA_AVX512; isa++) {
+            struct xp_coder *c = make("book", t, dim, 0.05, XP_EPS_REF_ROW, (enum xp_isa)isa);
+            there_and_back(&b, c, NULL);
+            cr_assert_leq(worst(&b), 0.05, "dim %zu", dim);
+            if (isa == XP_ISA_C) {
+                len = b.len;
+                memcpy(first, b.frame, len);
+            }
+            cr_assert_eq(b.len, len, "dim %zu", dim);
+            cr_assert_arr_eq(b.frame, first, len, "dim %zu", dim);
+            xp_coder_destroy(c);
+        }
+        free(first);
+        done(&b);
+    }
+}
+
+/* The frame's checksum would catch these: the codec must be safe without it. */
+Test(codec_book, forged_payloads_are_refused_or_are_rows)
+{
+    struct random rng = random_start("codec_book_forged");
+
+    for (int shape = 0; shape < 3; shape++) {
+        const size_t dim = (size_t[]){ 70, 4096, 300 }[shape], n = (size_t[]){ 40, 9, 1200 }[shape];
+        struct batch b = room(XP_BF16, n, dim);
+        struct xp_coder *c = make("book", XP_BF16, dim, 0.1, XP_EPS_REF_ROW, XP_ISA_AVX512);
+        const int tries = shape == 2 ? 100 : 1000;
+        size_t refused = 0;
+
+        fill(&b, &rng, 30);
+        there_and_back(&b, c, NULL);
+        const size_t len = b.len - 64;
+        for (int i = 0; i < tries; i++) {
+            uint8_t *payload = malloc(len); /* of its own, so that a sanitizer sees every byte read beyond it */
+            size_t cut = random_below(&rng, 4) ? len : random_below(&rng, len + 1);
+
+            memcpy(payload, b.frame + 64, len);
+            for (size_t flips = 1 + random_below(&rng, 3); flips > 0; flips--)
+                payload[random_below(&rng, random_below(&rng, 2) ? 300 : len)] ^= (uint8_t)(1u << random_below(&rng, 8));
+            payload = realloc(payload, cut ? cut : 1);
+            const xp_status s = xp_codec_book.decode(c, payload, cut, n, b.back);
+            cr_assert(s == XP_OK || s == XP_ERR_CORRUPT);
+            cr_assert(s == XP_OK || xp_coder_why(c)[0]);
+            refused += s != XP_OK;
+            free(payload);
+        }
+        cr_assert_gt(refused, (size_t)tries / 5);
+        cr_assert_eq(xp_coder_decode(c, b.frame, b.len, b.back, n), XP_OK, "and a good frame still decodes");
+        xp_coder_destroy(c);
+        done(&b);
+    }
+}
