@@ -61,6 +61,7 @@ enum check_fill {
     FILL_GAUSS,
     FILL_OUTLIERS, /* a few channels 50 times larger */
     FILL_SPARSE,   /* mostly zeros, both signs of zero */
+    FILL_SPIKE,    /* one value: after a rotation all magnitudes are equal */
     FILL_DENORMAL,
     FILL_HUGE, /* near the largest finite value */
     FILL_MAX,

@@ -113,7 +113,7 @@ const char *check_dtype_name(xp_dtype t)
 
 const char *check_fill_name(enum check_fill f)
 {
-    static const char *const names[FILL_COUNT] = {"gauss", "outliers", "sparse", "denormal", "huge",
+    static const char *const names[FILL_COUNT] = {"gauss", "outliers", "sparse", "spike", "denormal", "huge",
                                                   "max",   "min",      "zero",   "nan",      "bits"};
     return names[f];
 }
@@ -163,6 +163,7 @@ static float value_of(struct check *c, enum check_fill f, xp_dtype t, size_t i)
     switch (f) {
     case FILL_OUTLIERS: return (float)check_gauss(c) * (i % 97 == 5 ? 50.0f : 1.0f);
     case FILL_SPARSE: return check_below(c, 8) ? (check_random(c) & 1 ? -0.0f : 0.0f) : (float)check_gauss(c);
+    case FILL_SPIKE: return 0;
     case FILL_DENORMAL: return denormal(c, t);
     case FILL_HUGE: return (float)(largest(t) * (check_random(c) & 1 ? -0.9 : 0.9) * uniform(c));
     case FILL_MAX: return largest(t);
@@ -183,6 +184,8 @@ void check_fill_row(struct check *c, enum check_fill f, xp_dtype t, size_t dim, 
     }
     for (size_t i = 0; i < dim; i++)
         put(t, i, value_of(c, f, t, i), row);
+    if (f == FILL_SPIKE)
+        put(t, check_below(c, dim), (float)check_gauss(c), row);
     if (f == FILL_NAN)
         put(t, check_below(c, dim), check_random(c) & 1 ? NAN : check_random(c) & 1 ? INFINITY : -INFINITY, row);
 }

@@ -7,6 +7,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "hash/hasher.h"
+#include "hash/signs.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -91,7 +92,8 @@ Test(polytope, defaults)
 
 Test(polytope, rows_without_direction)
 {
-    static const float bad[] = {0.0f, NAN, INFINITY, -INFINITY, 1e-30f, 1e30f};
+    /* 2^-66: the mean square is denormal, too coarse to scale by. */
+    static const float bad[] = {0.0f, NAN, INFINITY, -INFINITY, 1e-30f, 1e30f, 0x1p-66f};
 
     FOR_EACH_ISA(k)
     {
@@ -104,27 +106,56 @@ Test(polytope, rows_without_direction)
             cr_assert_eq(hash_one(&k, &h, row, sketch), XP_HASH_NONE, "%s value %g", k.isa, (double)bad[i]);
             for (int j = 0; j < 64; j++)
                 cr_assert_eq(sketch[j], 0);
+            row[321] = 0x1p-58f;
+            cr_assert_neq(hash_one(&k, &h, row, sketch), XP_HASH_NONE, "%s: small, but not too small", k.isa);
         }
         xp_hasher_fini(&h);
     }
 }
 
 /* A single spike spreads to equal magnitudes everywhere: the lowest index wins. */
+static void check_ties(const struct xp_kernels *k, size_t dim, unsigned w, unsigned blocks)
+{
+    struct xp_hasher h = make_hasher((struct xp_hasher_desc){
+        .dim = dim, .k = blocks, .w = w, .rounds = 1, .sketch = (unsigned)dim, .seed = dim + w});
+    float row[512] = {0};
+    int16_t r[512];
+    uint32_t expected = 0;
+
+    row[dim - 3] = 2.5f;
+    const uint32_t id = hash_one(k, &h, row, r);
+    for (unsigned b = 0; b < blocks; b++)
+        expected = expected * h.combine + (r[b * w] < 0);
+    cr_assert_eq(id, expected, "%s dim %zu w %u k %u: %08x, not %08x", k->isa, dim, w, blocks, id, expected);
+    xp_hasher_fini(&h);
+}
+
 Test(polytope, ties_go_to_the_lowest_index)
 {
     FOR_EACH_ISA(k)
         for (size_t dim = 32; dim <= 512; dim *= 2)
-            for (unsigned blocks = 1; blocks <= 8; blocks *= 2) {
-                struct xp_hasher h = make_hasher(
-                    (struct xp_hasher_desc){.dim = dim, .k = blocks, .w = 4, .rounds = 1, .sketch = (unsigned)dim, .seed = dim});
-                float row[512] = {0};
-                int16_t r[512];
-                row[dim - 3] = 2.5f;
-                uint32_t id = hash_one(&k, &h, row, r);
-                for (unsigned b = blocks; b-- > 0; id /= 8)
-                    cr_assert_eq(id % 8, r[4 * b] < 0, "%s dim %zu block %u", k.isa, dim, b);
-                xp_hasher_fini(&h);
-            }
+            for (unsigned w = 4; w <= dim; w *= 2)
+                for (unsigned blocks = 1; blocks <= 8 && blocks * w <= dim; blocks++)
+                    check_ties(&k, dim, w, blocks);
+}
+
+/* The tables are drawn from the streams that FORMAT.md and the GPU know. */
+Test(polytope, tables_follow_the_sign_streams)
+{
+    struct xp_hasher h = make_hasher((struct xp_hasher_desc){.dim = 777, .rounds = 3, .seed = 31});
+    uint32_t signs[32];
+
+    xp_signs_fill(31, XP_SIGNS_FOLD, 777, signs);
+    for (size_t i = 0; i < 1024; i++) {
+        cr_assert_eq(xp_sign(h.fold_signs, i), xp_sign(signs, i));
+        cr_assert_eq(h.fold_flips[i], xp_sign(signs, i) << 15);
+    }
+    for (unsigned round = 0; round < 2; round++) {
+        xp_signs_fill(31, XP_SIGNS_ROUND + round, 512, signs);
+        for (size_t i = 0; i < 512; i++)
+            cr_assert_eq(h.round_scale[round * 512 + i], xp_sign(signs, i) ? -1448 : 1448);
+    }
+    xp_hasher_fini(&h);
 }
 
 /* The worst case of a rotation, all of a row in one coordinate, still fits int16. */
