@@ -61,7 +61,8 @@ rm -rf $out
 mkdir -p $out
 export FABRIC=demo$$
 fabric=1
-trap 'perf/fabric.sh down' EXIT
+child=
+trap '[ -z "$child" ] || kill "$child" 2>/dev/null; perf/fabric.sh down' EXIT
 trap 'exit 130' INT TERM HUP
 perf/fabric.sh up "$hosts" "$rate" 2>$out/fabric.log
 case $? in
@@ -74,13 +75,23 @@ esac
 
 shape="--rows $rows --iters $iters --input $input --check"
 
+# Runs a command in the background, so that a signal ends the demo at once.
+watched() {
+    "$@" &
+    child=$!
+    wait "$child"
+    local code=$?
+    child=
+    return $code
+}
+
 # ours NAME ARG... : one case of xp_perf
 ours() {
     local name=$1; shift
     if [ -n "$fabric" ]; then
-        perf/fabric.sh run "$hosts" "$per_host" -- $build/perf/xp_perf alltoallv $shape "$@" --json "$out/$name.json" >"$out/$name.log" 2>&1
+        watched perf/fabric.sh run "$hosts" "$per_host" -- $build/perf/xp_perf alltoallv $shape "$@" --json "$out/$name.json" >"$out/$name.log" 2>&1
     else
-        $build/perf/xp_perf alltoallv --spawn $ranks --nodes "$hosts" $shape "$@" --json "$out/$name.json" >"$out/$name.log" 2>&1
+        watched $build/perf/xp_perf alltoallv --spawn $ranks --nodes "$hosts" $shape "$@" --json "$out/$name.json" >"$out/$name.log" 2>&1
     fi
     [ $? = 0 ] || { failed=1; echo "$name failed:" >&2; tail -5 "$out/$name.log" >&2; rm -f "$out/$name.json"; }
 }
@@ -89,14 +100,15 @@ ours() {
 open_mpi() {
     local name=$1; shift
     if [ -n "$fabric" ]; then
-        timeout 60 perf/fabric.sh mpirun "$hosts" "$per_host" "$@" -- "$(realpath $peer)" $shape --json "$(realpath $out)/$name.json" >"$out/$name.log" 2>&1
+        watched timeout 60 perf/fabric.sh mpirun "$hosts" "$per_host" "$@" -- "$(realpath $peer)" $shape --json "$(realpath $out)/$name.json" >"$out/$name.log" 2>&1
     else
-        OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 timeout 60 mpirun.openmpi --oversubscribe --bind-to none -np $ranks \
+        watched timeout 60 mpirun.openmpi --oversubscribe --bind-to none -np $ranks \
             --mca btl_tcp_if_include lo --mca mpi_yield_when_idle 1 "$@" $peer $shape --json "$out/$name.json" >"$out/$name.log" 2>&1
     fi
     [ $? = 0 ] || { failed=1; echo "$name failed:" >&2; tail -5 "$out/$name.log" >&2; rm -f "$out/$name.json"; }
 }
 
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 failed=
 eth=eth0 vader=vader,
 [ -n "$fabric" ] || eth=lo vader=
