@@ -94,7 +94,7 @@ static int make_plan(struct exchange *x)
     d.max_send_rows = o->rows;
     d.max_recv_rows = x->total_recv;
     d.mode = x->mode;
-    d.eps = o->eps;
+    d.eps = x->mode == XP_MODE_BOUNDED ? o->eps : 0.0;
     d.eps_ref = o->eps_ref;
     d.codec = o->codec;
     d.algo = o->algo;

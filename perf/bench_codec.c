@@ -170,6 +170,7 @@ static int bench_cases(struct work *w)
 
         if (c.mode == XP_MODE_DEFAULT)
             c.mode = o->eps != 0.0 ? XP_MODE_BOUNDED : XP_MODE_EXACT;
+        c.eps = c.mode == XP_MODE_BOUNDED ? c.eps : 0.0;
         return bench_case(w, &c);
     }
     for (size_t i = 0; i < sizeof(default_cases) / sizeof(default_cases[0]) && code == 0; i++) {

@@ -28,7 +28,7 @@ const char options_help[] =
     "  --data KIND      generated rows: gaussian, clustered or duplicates (default gaussian)\n"
     "  --input X.npy    rows of a file instead: 2-D, <f2, <f4, or <u2 holding bf16; met again, a row differs in last bits\n"
     "  --mode M         raw, exact or bounded (default CROSSPRESS_MODE)\n"
-    "  --eps E          bounded: largest relative error of a row, 0 < E < 1 (default CROSSPRESS_EPS)\n"
+    "  --eps E          bounded: largest relative error of a row, 0 < E < 1 (default CROSSPRESS_EPS); raw and exact lose nothing\n"
     "  --eps-ref R      min or row: what eps is relative to (default CROSSPRESS_EPS_REF)\n"
     "  --codec C        a codec of xp_info's list (default auto)\n"
     "  --algo A         auto, flat or hier\n"
@@ -221,8 +221,6 @@ static int consistent(const struct options *o, char *err, size_t size)
         return refuse(err, size, "--mode folded is not in this version");
     if (alone && o->spawn > 0)
         return refuse(err, size, "%s measures one core: leave out --spawn", o->command);
-    if (o->eps != 0.0 && o->mode != XP_MODE_BOUNDED && o->mode != XP_MODE_DEFAULT)
-        return refuse(err, size, "--eps is for --mode bounded");
     return 0;
 }
 

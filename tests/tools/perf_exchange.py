@@ -67,6 +67,9 @@ for algo in ('flat', 'hier'):
         exchange(f'{algo}, {mode}, clustered rows', *two_nodes, '--rows', '200', '--dim', '96', '--algo', algo, '--mode', mode, '--data', 'clustered',
                  check=lambda c, algo=algo: c['algo'] == algo)
 
+exchange('eps changes nothing in a lossless mode', *two_nodes, '--rows', '96', '--dim', '64', '--mode', 'exact', '--eps', '0.1',
+         check=lambda c: lossless(c) and c['mode'] == 'exact' and c['eps'] == 0)
+
 # duplicates cross once: 1024 rows a pair of nodes drawn from 256
 exchange('exact sends duplicates once', *two_nodes, '--rows', '2048', '--dim', '256', '--mode', 'exact', '--data', 'duplicates',
          check=lambda c: c['wire_ratio'] < 0.6 and lossless(c))

@@ -50,7 +50,6 @@ wrong = {
     'eps 1': ['alltoallv', '--spawn', '2', '--mode', 'bounded', '--eps', '1'],
     'eps below 0': ['alltoallv', '--spawn', '2', '--mode', 'bounded', '--eps', '-0.1'],
     'eps Inf': ['alltoallv', '--spawn', '2', '--mode', 'bounded', '--eps', 'inf'],
-    'eps in a lossless mode': ['alltoallv', '--spawn', '2', '--mode', 'exact', '--eps', '0.1'],
     'an unknown mode': ['alltoallv', '--spawn', '2', '--mode', 'lossy'],
     'folded mode': ['alltoallv', '--spawn', '2', '--mode', 'folded'],
     'an unknown type': ['alltoallv', '--spawn', '2', '--dtype', 'f64'],
