@@ -76,6 +76,10 @@ struct xp_book_sample {
     const struct xp_rows *in;
     const uint32_t *order; /* the rows to fit on, finite and of moderate energy (xp_book_pick) */
     size_t count;
+    /* Rows are coded against centroids: row i of order against centroid of[i]; by channel, [centroids][in->dim]. NULL: none. */
+    const uint32_t *of;
+    const float *centroid;
+    unsigned centroids;
 };
 
 /* Fills order with up to `most` rows of `in`, evenly spread, that are fit for fitting. Returns how many. */
@@ -85,7 +89,7 @@ size_t xp_book_pick(const struct xp_kernels *k, const struct xp_rows *in, uint32
 size_t xp_book_fit_floats(size_t dim, size_t count, unsigned rank);
 
 /*
- * Mean, spread, and `rank` directions of the sample (of at least max(rank, 2) rows); no centroids. What would not pay for
+ * Mean, spread, and `rank` directions of the sample (of at least max(rank, 2) rows). Centroids are taken over. What would not pay for
  * its bytes when `rows` rows are coded with it is left out. work: xp_book_fit_floats floats.
  */
 void xp_book_fit(struct xp_book *b, const struct xp_kernels *k, const struct xp_book_sample *s, unsigned rank, size_t rows,

@@ -102,7 +102,7 @@ static void normalise_rows(struct fit *f, const struct xp_kernels *k, const stru
     for (size_t r = 0; r < f->count; r++) {
         float *row = f->rows + r * f->pad;
 
-        k->residual(xp_row(s->in, s->order[r]), s->in->dtype, f->mean, f->dim, row);
+        k->residual(xp_row(s->in, s->order[r]), s->in->dtype, s->of ? s->centroid + s->of[r] * f->dim : f->mean, f->dim, row);
         f->scale[r] = sqrtf(dot(row, row, f->pad) / (float)f->dim);
         for (size_t i = 0; i < f->dim && f->scale[r] > 0; i++)
             row[i] /= f->scale[r];
@@ -243,6 +243,10 @@ static void find_mean(struct fit *f, struct xp_book *b, const struct xp_kernels 
     for (size_t i = 0; i < f->dim; i++)
         f->mean[i] = xp_bf16_to_f32(xp_f32_to_bf16(f->mean[i]));
     normalise_rows(f, k, s);
+    if (s->of) {
+        b->has_mean = 1;
+        return;
+    }
     b->has_mean = mean_gain(f, k, s) * (double)rows > 16;
     if (b->has_mean)
         return;
@@ -273,4 +277,7 @@ void xp_book_fit(struct xp_book *b, const struct xp_kernels *k, const struct xp_
     xp_book_order(b, f.mean, b->mean);
     for (unsigned j = 0; j < rank; j++)
         xp_book_order(b, f.direction + j * f.pad, b->direction + j * b->pad);
+    b->centroids = s->of ? s->centroids : 0;
+    for (unsigned j = 0; j < b->centroids; j++)
+        xp_book_order(b, s->centroid + j * f.dim, b->centroid + j * b->pad);
 }

@@ -1,0 +1,249 @@
+/*
+ * test_book_keep.c - kept books: what they save on later rows, versions, the shelf, harm done to their bytes
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "hash/book_keep.h"
+#include "hash/bytes.h"
+#include "hash/frame.h"
+#include "tests/harness/random.h"
+#include "tests/harness/values.h"
+
+#define DIM 128
+#define ROWS 1024
+
+static float rows[ROWS * DIM], back[ROWS * DIM];
+static uint8_t frame[ROWS * DIM * 4];
+static uint32_t of[ROWS];
+static const struct xp_rows in = { .data = rows, .rows = ROWS, .dim = DIM, .dtype = XP_F32 };
+
+/* Rows around 40 centres, which belong to a domain. */
+static void fill(struct random *rng, uint64_t domain)
+{
+    for (size_t r = 0; r < ROWS; r++) {
+        struct random centre = random_seeded(domain * 1000 + random_below(rng, 40));
+
+        for (size_t i = 0; i < DIM; i++)
+            rows[r * DIM + i] = (float)(3 * random_normal(&centre) + random_normal(rng));
+    }
+}
+
+static struct xp_book_fitter *make(const struct xp_kernels *k, unsigned centroids, unsigned rank)
+{
+    const struct xp_book_fit_desc d = { .dtype = XP_F32, .dim = DIM, .rows = ROWS, .centroids = centroids, .rank = rank, .seed = 3 };
+    struct xp_book_fitter *f;
+
+    cr_assert_eq(xp_book_fitter_create(&f, k, &d), XP_OK);
+    cr_assert_gt(xp_book_fitter_bytes(f), sizeof(rows));
+    return f;
+}
+
+static void fit(struct xp_book_fitter *f, uint32_t version)
+{
+    xp_status s;
+    int stages = 0;
+
+    xp_book_fitter_add(f, &in, ROWS);
+    cr_assert_eq(xp_book_fitter_begin(f, version), XP_OK);
+    cr_assert_eq(xp_book_fitter_begin(f, version), XP_ERR_STATE);
+    while ((s = xp_book_fitter_step(f)) == XP_IN_PROGRESS)
+        cr_assert_lt(++stages, 20);
+    cr_assert_eq(s, XP_OK);
+    cr_assert_eq(xp_book_fitter_own(f)->version, version);
+}
+
+static size_t code(const struct xp_kernels *k, const struct xp_book *writer, const struct xp_book *reader, const uint32_t *centroid)
+{
+    const struct xp_book_promise promise = { 0.1, 0 };
+    xp_codec_stats st = { .size = sizeof(st) };
+    struct xp_book_room m;
+    const char *why = "";
+    size_t len;
+
+    cr_assert_eq(xp_book_room_init(&m, k, XP_F32, DIM), XP_OK);
+    cr_assert_eq(xp_book_room_reserve(&m, ROWS), XP_OK);
+    cr_assert_eq(xp_book_encode_rows(&m, writer, &promise, &in, centroid, frame, sizeof(frame), &len, &st), XP_OK);
+    cr_assert_eq(xp_book_decode_rows(&m, reader, frame, len, ROWS, back, &why), XP_OK, "%s", why);
+    for (size_t r = 0; r < ROWS; r++)
+        cr_assert_leq(value_distance(rows + r * DIM, back + r * DIM, XP_F32, DIM), 0.1 * value_norm(rows + r * DIM, XP_F32, DIM));
+    xp_book_room_fini(&m);
+    return len;
+}
+
+static void put(struct xp_book_shelf *s, const struct xp_book_fitter *f)
+{
+    const char *why = "";
+    size_t len;
+    const uint8_t *book = xp_book_fitter_book(f, &len);
+
+    cr_assert_eq(xp_book_shelf_put(s, book, len, &why), XP_OK, "%s", why);
+}
+
+Test(book_keep, a_kept_book_saves_on_rows_it_has_not_seen)
+{
+    struct random rng = random_start("book_keep");
+    struct xp_book_shelf shelf;
+    struct xp_kernels k;
+    size_t len[3];
+
+    xp_kernels_init(&k, XP_ISA_AVX512);
+    cr_assert_eq(xp_book_shelf_init(&shelf, DIM, 64), XP_OK);
+    for (int i = 0; i < 3; i++) {
+        struct xp_book_fitter *f = make(&k, i == 0 ? 1 : 64, i == 2 ? 16 : 0);
+
+        fill(&rng, 1);
+        fit(f, (uint32_t)i + 1);
+        put(&shelf, f);
+        fill(&rng, 1);
+        xp_book_fitter_assign(f, &in, of);
+        len[i] = code(&k, xp_book_fitter_own(f), xp_book_shelf_find(&shelf, (uint32_t)i + 1), of);
+        xp_book_fitter_destroy(f);
+    }
+    /* 3:1 between the spread of the centres and the rows around them is 1.66 bits a value. */
+    cr_assert_lt(len[1] + ROWS * DIM * 1.2 / 8, len[0], "%zu bytes with centroids, %zu without", len[1], len[0]);
+    cr_assert_lt(len[2], 1.03 * len[1]);
+    xp_book_shelf_fini(&shelf);
+}
+
+Test(book_keep, plain_c_fits_the_same_book)
+{
+    struct xp_kernels k[2];
+    size_t len[2];
+    uint8_t *book[2];
+
+    for (int i = 0; i < 2; i++) {
+        struct random rng = random_seeded(17);
+        xp_kernels_init(&k[i], i ? XP_ISA_AVX512 : XP_ISA_C);
+        struct xp_book_fitter *f = make(&k[i], 50, 16);
+
+        fill(&rng, 1);
+        fit(f, 9);
+        const uint8_t *p = xp_book_fitter_book(f, &len[i]);
+        book[i] = malloc(len[i]);
+        memcpy(book[i], p, len[i]);
+        xp_book_fitter_destroy(f);
+    }
+    cr_assert_eq(len[0], len[1]);
+    cr_assert_arr_eq(book[0], book[1], len[0]);
+    free(book[0]);
+    free(book[1]);
+}
+
+Test(book_keep, a_shelf_holds_the_last_two_versions)
+{
+    struct random rng = random_start("book_shelf");
+    struct xp_book_shelf shelf;
+    struct xp_kernels k;
+
+    xp_kernels_init(&k, XP_ISA_AVX512);
+    cr_assert_eq(xp_book_shelf_init(&shelf, DIM, 16), XP_OK);
+    struct xp_book_fitter *f = make(&k, 16, 0);
+    fill(&rng, 1);
+    cr_assert_null(xp_book_shelf_find(&shelf, 0));
+    for (uint32_t version = 1; version <= 4; version++) {
+        fit(f, version);
+        put(&shelf, f);
+        for (uint32_t v = 0; v <= 6; v++)
+            cr_assert_eq(xp_book_shelf_find(&shelf, v) != NULL, v > 0 && v <= version && v + 1 >= version, "%u of %u", v, version);
+    }
+    xp_book_fitter_destroy(f);
+
+    /* A book with more centroids than the shelf has room for is refused and the newer of the old ones stays. */
+    const char *why;
+    size_t len;
+    f = make(&k, 40, 0);
+    fit(f, 5);
+    const uint8_t *book = xp_book_fitter_book(f, &len);
+    cr_assert_eq(xp_book_shelf_put(&shelf, book, len, &why), XP_ERR_CORRUPT);
+    cr_assert(xp_book_shelf_find(&shelf, 4) && !xp_book_shelf_find(&shelf, 5));
+    xp_book_fitter_destroy(f);
+    xp_book_shelf_fini(&shelf);
+}
+
+Test(book_keep, every_flipped_bit_of_a_book_is_found)
+{
+    struct random rng = random_start("book_flips");
+    struct xp_book_shelf shelf;
+    struct xp_kernels k;
+    const char *why;
+    size_t len;
+
+    xp_kernels_init(&k, XP_ISA_AVX512);
+    cr_assert_eq(xp_book_shelf_init(&shelf, DIM, 16), XP_OK);
+    struct xp_book_fitter *f = make(&k, 4, 0);
+    fill(&rng, 1);
+    fit(f, 1);
+    const uint8_t *book = xp_book_fitter_book(f, &len);
+    uint8_t *bad = malloc(len);
+    memcpy(bad, book, len);
+    for (size_t bit = 0; bit < 8 * len; bit++) {
+        bad[bit / 8] ^= (uint8_t)(1u << bit % 8);
+        cr_assert_eq(xp_book_shelf_put(&shelf, bad, len, &why), XP_ERR_CORRUPT, "bit %zu", bit);
+        bad[bit / 8] ^= (uint8_t)(1u << bit % 8);
+    }
+    for (size_t cut = 0; cut < len; cut += 7)
+        cr_assert_eq(xp_book_shelf_put(&shelf, bad, cut, &why), XP_ERR_CORRUPT);
+    free(bad);
+    xp_book_fitter_destroy(f);
+    xp_book_shelf_fini(&shelf);
+}
+
+Test(book_keep, rows_of_another_domain_stay_within_the_promise)
+{
+    struct random rng = random_start("book_drift");
+    struct xp_kernels k;
+
+    xp_kernels_init(&k, XP_ISA_AVX512);
+    struct xp_book_fitter *f = make(&k, 64, 16);
+    fill(&rng, 1);
+    fit(f, 1);
+    size_t home = 0, away = 0, again = 0;
+    fill(&rng, 1);
+    xp_book_fitter_assign(f, &in, of);
+    home = code(&k, xp_book_fitter_own(f), xp_book_fitter_own(f), of);
+    for (int call = 0; call < 12; call++) {
+        fill(&rng, 2);
+        xp_book_fitter_assign(f, &in, of);
+        away = call ? away : code(&k, xp_book_fitter_own(f), xp_book_fitter_own(f), of);
+        xp_book_fitter_add(f, &in, ROWS);
+    }
+    cr_assert_gt(away, home);
+    fit(f, 2);
+    xp_book_fitter_assign(f, &in, of);
+    again = code(&k, xp_book_fitter_own(f), xp_book_fitter_own(f), of);
+    cr_assert_lt(again, away - (away - home) / 2, "%zu at home, %zu away, %zu after fitting again", home, away, again);
+    xp_book_fitter_destroy(f);
+}
+
+Test(book_keep, too_few_rows_and_odd_wishes_are_refused)
+{
+    struct xp_book_fit_desc d = { .dtype = XP_F32, .dim = DIM, .rows = ROWS, .seed = 1 };
+    struct xp_book_fitter *f;
+    struct xp_kernels k;
+
+    xp_kernels_init(&k, XP_ISA_AVX512);
+    d.rank = 8;
+    cr_assert_eq(xp_book_fitter_create(&f, &k, &d), XP_ERR_INVALID_ARG);
+    d.rank = 0;
+    d.centroids = 2000;
+    cr_assert_eq(xp_book_fitter_create(&f, &k, &d), XP_ERR_INVALID_ARG);
+    d.centroids = 0;
+    d.dtype = XP_BYTE;
+    cr_assert_eq(xp_book_fitter_create(&f, &k, &d), XP_ERR_INVALID_ARG);
+    f = make(&k, 0, 0);
+    cr_assert_eq(xp_book_fitter_begin(f, 1), XP_ERR_STATE);
+    cr_assert_eq(xp_book_fitter_step(f), XP_ERR_STATE);
+    /* NaN and zero rows are no ground for a book. */
+    for (size_t i = 0; i < ROWS * DIM; i++)
+        rows[i] = i % 2 ? NAN : 0;
+    xp_book_fitter_add(f, &in, ROWS);
+    cr_assert_eq(xp_book_fitter_rows(f), ROWS);
+    cr_assert_eq(xp_book_fitter_begin(f, 1), XP_OK);
+    cr_assert_eq(xp_book_fitter_step(f), XP_ERR_STATE);
+    xp_book_fitter_destroy(f);
+}
