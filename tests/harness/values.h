@@ -63,7 +63,8 @@ static inline void value_put(void *row, xp_dtype t, size_t i, double v)
             unit = ldexp(1, e < -13 ? -24 : e - 11);
             a = nearbyint(a / unit) * unit;
             frexp(a, &e);
-            h = (uint16_t)(h | (e < -13 ? (unsigned)ldexp(a, 24) : (unsigned)(e + 14) << 10 | ((unsigned)ldexp(a, 11 - e) & 0x3ff)));
+            if (a > 0)
+                h = (uint16_t)(h | (e < -13 ? (unsigned)ldexp(a, 24) : (unsigned)(e + 14) << 10 | ((unsigned)ldexp(a, 11 - e) & 0x3ff)));
         }
     }
     memcpy((char *)row + 2 * i, &h, 2);
