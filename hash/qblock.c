@@ -198,7 +198,7 @@ struct xp_qstep xp_qstep_choose(enum xp_qformat f, const struct xp_qstats *s, co
     float real;
 
     const struct xp_qstep step = step_round(q, by_rms < by_max ? by_rms : by_max, per_unit, &real);
-    if (peak < 4 * (int64_t)s->energy || peak > 25 * (int64_t)s->energy)
+    if (peak < 3 * (int64_t)s->energy || peak > (n < XP_QBLOCK ? 12 : 25) * (int64_t)s->energy)
         return step_search(q, step, real, per_unit, s->largest, h, n);
     return step;
 }

@@ -116,9 +116,10 @@ static unsigned unusual(__m256i energy, __m256i largest)
 {
     const __m256i peak = _mm256_mullo_epi32(largest, largest); /* below 2^30, as energy is */
     const __m256i few = _mm256_mullo_epi32(_mm256_min_epi32(energy, _mm256_set1_epi32(50000000)), _mm256_set1_epi32(25));
-    const __m256i flat = _mm256_cmpgt_epi32(energy, _mm256_srli_epi32(peak, 2));
+    const __m256i round = _mm256_cmpeq_epi32(peak, _mm256_max_epu32(peak, _mm256_mullo_epi32(energy, _mm256_set1_epi32(3))));
+    const __m256i usual = _mm256_andnot_si256(_mm256_cmpgt_epi32(peak, few), round);
 
-    return (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_or_si256(flat, _mm256_cmpgt_epi32(peak, few))));
+    return ~(unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(usual));
 }
 
 static void search_step(struct group *g, size_t b, enum xp_qformat f)

@@ -112,7 +112,7 @@ static __mmask16 unusual(__m512i energy, __m512i largest)
     const __m512i peak = _mm512_mullo_epi32(largest, largest); /* below 2^30, as energy is */
     const __m512i few = _mm512_min_epi32(energy, _mm512_set1_epi32(50000000));
 
-    return _mm512_cmplt_epi32_mask(_mm512_srli_epi32(peak, 2), energy) |
+    return _mm512_cmplt_epu32_mask(peak, _mm512_mullo_epi32(energy, _mm512_set1_epi32(3))) |
            _mm512_cmpgt_epi32_mask(peak, _mm512_mullo_epi32(few, _mm512_set1_epi32(25)));
 }
 

@@ -1,0 +1,317 @@
+/*
+ * test_codec_quant.c - the promise of bounded mode, checked in f64 with arithmetic of our own; what the bytes cost; bad bytes
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "hash/bytes.h"
+#include "hash/coder_impl.h"
+#include "tests/harness/random.h"
+#include "tests/harness/values.h"
+
+struct batch {
+    xp_dtype type;
+    size_t rows, dim, row_bytes, len;
+    unsigned char *data, *back, *frame;
+    struct xp_coder *coder;
+    xp_codec_stats stats;
+};
+
+static struct batch make(const char *codec, double eps, xp_eps_ref ref, xp_dtype t, size_t rows, size_t dim, enum xp_isa isa)
+{
+    struct batch b = { .type = t, .rows = rows, .dim = dim, .row_bytes = dim * xp_dtype_size(t) };
+    struct xp_coder_desc d = { .dtype = t, .dim = dim, .mode = XP_MODE_BOUNDED, .eps = eps, .eps_ref = ref, .isa = isa };
+
+    cr_assert_eq(xp_codec_parse(codec, &d.choice), XP_OK);
+    cr_assert_eq(xp_coder_create(&b.coder, &d), XP_OK);
+    b.data = calloc(rows + 1, b.row_bytes);
+    b.back = calloc(rows + 1, b.row_bytes);
+    b.frame = malloc(xp_frame_bound(t, dim, rows));
+    return b;
+}
+
+static void release(struct batch *b)
+{
+    xp_coder_destroy(b->coder);
+    free(b->data);
+    free(b->back);
+    free(b->frame);
+}
+
+static void code(struct batch *b)
+{
+    const struct xp_rows in = { .data = b->data, .rows = b->rows, .dim = b->dim, .dtype = b->type };
+
+    memset(&b->stats, 0, sizeof(b->stats));
+    cr_assert_eq(xp_coder_encode(b->coder, &in, b->frame, xp_frame_bound(b->type, b->dim, b->rows), &b->len, &b->stats), XP_OK);
+    cr_assert_eq(xp_coder_decode(b->coder, b->frame, b->len, b->back, b->rows), XP_OK, "%s", xp_coder_why(b->coder));
+}
+
+/* Bits of a value on the wire. */
+static double bits(const struct batch *b)
+{
+    return 8.0 * (double)b->len / (double)(b->rows * b->dim);
+}
+
+enum kind { GAUSS, STUDENT, CHANNELS, OFFSET, MIXED, KINDS };
+
+static double draw(struct random *rng, enum kind k, size_t row, size_t i)
+{
+    const double x = random_normal(rng);
+
+    switch (k) {
+    case STUDENT: /* two degrees of freedom: no variance */
+        return x / sqrt(-log(1 - random_unit(rng)));
+    case CHANNELS: return i % 61 == 7 ? 80 * x : x;
+    case OFFSET: return x + (i % 97 == 3 ? 1000 : 0.5 * sin((double)i));
+    case MIXED: return ldexp(x, (int)(row * 7 % 60) - 30);
+    default: return x;
+    }
+}
+
+static void check_promise(const struct batch *b, double eps, enum kind kind)
+{
+    double worst = 0, sum = 0;
+
+    for (size_t r = 0; r < b->rows; r++) {
+        const unsigned char *x = b->data + r * b->row_bytes, *y = b->back + r * b->row_bytes;
+        const double norm = value_norm(x, b->type, b->dim), error = value_distance(x, y, b->type, b->dim);
+        if (!isfinite(norm)) {
+            cr_assert_arr_eq(x, y, b->row_bytes, "kind %d type %d row %zu with NaN or Inf", kind, b->type, r);
+            continue;
+        }
+        cr_assert_leq(error, eps * norm, "kind %d type %d dim %zu eps %g row %zu: %.9g of %.9g", kind, b->type, b->dim, eps, r, error, eps * norm);
+        if (norm > 0) {
+            worst = fmax(worst, error / norm);
+            sum += error / norm;
+        }
+    }
+    if (!strcmp(b->stats.codec, "quant")) {
+        cr_assert_float_eq(b->stats.err_max, worst, 1e-3 * worst + 1e-12);
+        cr_assert_float_eq(b->stats.err_mean, sum / (double)b->rows, 1e-3 * sum / (double)b->rows + 1e-12);
+        cr_assert_leq(b->stats.err_ref_max, eps);
+    }
+}
+
+Test(codec_quant, no_row_misses_eps)
+{
+    struct random rng = random_start("codec_quant");
+    static const double eps[] = { 0.003, 0.01, 0.03, 0.1, 0.25, 0.9 };
+
+    for (size_t dim = 1; dim <= 300; dim += 1 + random_below(&rng, 4))
+        for (int kind = 0; kind < KINDS; kind++) {
+            const double e = eps[random_below(&rng, 6)];
+            const size_t rows = 1 + random_below(&rng, 40);
+            struct batch b = make("quant", e, kind & 1 ? XP_EPS_REF_MIN : XP_EPS_REF_ROW, (xp_dtype)(XP_BF16 + random_below(&rng, 3)), rows, dim,
+                                  XP_ISA_AVX512);
+            for (size_t i = 0; i < rows * dim; i++)
+                value_put(b.data, b.type, i, draw(&rng, (enum kind)kind, i / dim, i % dim));
+            code(&b);
+            check_promise(&b, e, (enum kind)kind);
+            release(&b);
+        }
+}
+
+Test(codec_quant, no_long_row_misses_eps)
+{
+    struct random rng = random_start("codec_quant_long");
+    static const double eps[] = { 0.01, 0.03, 0.1 };
+
+    for (int kind = 0; kind < KINDS; kind++)
+        for (int t = XP_BF16; t <= XP_F32; t++) {
+            struct batch b = make("quant", eps[t - 1], XP_EPS_REF_ROW, (xp_dtype)t, 60, 4096, XP_ISA_AVX512);
+            for (size_t i = 0; i < 60 * 4096; i++)
+                value_put(b.data, b.type, i, draw(&rng, (enum kind)kind, i / 4096, i % 4096));
+            code(&b);
+            check_promise(&b, eps[t - 1], (enum kind)kind);
+            release(&b);
+        }
+}
+
+/* With the mean in the reference an outlier channel that hardly moves does not hide the others. */
+Test(codec_quant, reference_of_the_mean_row_is_kept)
+{
+    struct random rng = random_start("codec_quant_min");
+    enum { ROWS = 300, DIM = 200 };
+    struct batch b = make("quant", 0.1, XP_EPS_REF_MIN, XP_F32, ROWS, DIM, XP_ISA_AVX512);
+    double mean[DIM] = { 0 };
+
+    for (size_t i = 0; i < ROWS * DIM; i++)
+        value_put(b.data, b.type, i, random_normal(&rng) + (i % DIM == 3 ? 1000 : 0));
+    for (size_t i = 0; i < ROWS * DIM; i++)
+        mean[i % DIM] += value_get(b.data, b.type, i) / ROWS;
+    code(&b);
+    for (size_t r = 0; r < ROWS; r++) {
+        double to_mean = 0;
+        for (size_t i = 0; i < DIM; i++)
+            to_mean += pow(value_get(b.data, b.type, r * DIM + i) - mean[i], 2);
+        const double norm = value_norm(b.data + r * b.row_bytes, b.type, DIM);
+        const double ref = fmax(fmin(norm, sqrt(to_mean)), norm / 256);
+        cr_assert_leq(value_distance(b.data + r * b.row_bytes, b.back + r * b.row_bytes, b.type, DIM), 0.1001 * ref);
+    }
+    cr_assert_lt(bits(&b), 7);
+    release(&b);
+}
+
+Test(codec_quant, gaussian_rows_cost_what_their_eps_needs)
+{
+    struct random rng = random_start("codec_quant_cost");
+    static const struct {
+        double eps, bits;
+    } cases[] = { { 0.3, 2.65 }, { 0.2, 3.25 }, { 0.11, 4.25 }, { 0.055, 5.25 }, { 0.03, 6.25 }, { 0.01, 7.75 } };
+
+    for (size_t c = 0; c < sizeof(cases) / sizeof(cases[0]); c++) {
+        struct batch b = make("quant", cases[c].eps, XP_EPS_REF_ROW, XP_BF16, 500, 1024, XP_ISA_AVX512);
+        for (size_t i = 0; i < 500 * 1024; i++)
+            value_put(b.data, b.type, i, random_normal(&rng));
+        code(&b);
+        cr_assert_leq(bits(&b), cases[c].bits, "eps %g: %g bits", cases[c].eps, bits(&b));
+        cr_assert_eq(b.stats.rows_raw, 0);
+        release(&b);
+    }
+}
+
+Test(codec_quant, equal_rows_are_their_mean_and_cost_a_byte_each)
+{
+    struct random rng = random_start("codec_quant_equal");
+    struct batch b = make("quant", 0.01, XP_EPS_REF_ROW, XP_BF16, 100, 384, XP_ISA_AVX512);
+
+    for (size_t i = 0; i < 100 * 384; i++) {
+        if (i < 384)
+            value_put(b.data, b.type, i, random_normal(&rng));
+        else
+            memcpy(b.data + 2 * i, b.data + 2 * (i % 384), 2);
+    }
+    code(&b);
+    cr_assert_leq(b.len, 64 + 4 + 768 + 100);
+    cr_assert_arr_eq(b.back, b.data, 100 * 768);
+    release(&b);
+}
+
+Test(codec_quant, a_mean_row_is_sent_when_it_pays)
+{
+    struct random rng = random_start("codec_quant_mean");
+    double cost[2];
+
+    for (int shifted = 0; shifted < 2; shifted++) {
+        struct batch b = make("quant", 0.05, XP_EPS_REF_ROW, XP_BF16, 400, 256, XP_ISA_AVX512);
+        for (size_t i = 0; i < 400 * 256; i++)
+            value_put(b.data, b.type, i, random_normal(&rng) + (shifted ? 3 * sin((double)(i % 256)) : 0));
+        code(&b);
+        cr_assert_eq(xp_get32(b.frame + 64), (uint32_t)shifted, "flags");
+        cost[shifted] = bits(&b);
+        release(&b);
+    }
+    cr_assert_lt(cost[1], cost[0] - 0.9, "the energy beside the mean is 1 / 5.5: 1.2 bits less");
+}
+
+Test(codec_quant, nan_inf_and_zero_rows_come_back_bit_for_bit)
+{
+    struct random rng = random_start("codec_quant_nan");
+    enum { ROWS = 60, DIM = 130 };
+
+    for (int t = XP_BF16; t <= XP_F32; t++) {
+        struct batch b = make("quant", 0.05, XP_EPS_REF_ROW, (xp_dtype)t, ROWS, DIM, XP_ISA_AVX512);
+        for (size_t i = 0; i < ROWS * DIM; i++) {
+            const size_t r = i / DIM;
+            value_put(b.data, b.type, i, r % 4 == 3 ? 0 : 2 + random_normal(&rng));
+            if (r % 4 == 1 && i % DIM == r)
+                value_put(b.data, b.type, i, r % 8 == 1 ? NAN : -INFINITY);
+        }
+        code(&b);
+        check_promise(&b, 0.05, GAUSS);
+        for (size_t r = 0; r < ROWS; r++)
+            if (r % 4 & 1)
+                cr_assert_arr_eq(b.back + r * b.row_bytes, b.data + r * b.row_bytes, b.row_bytes, "row %zu", r);
+        cr_assert_eq(b.stats.rows_raw, ROWS / 4, "only the rows with NaN or Inf are raw: zeros cost nothing");
+        release(&b);
+    }
+}
+
+/* Squares that overflow or vanish in f32 must not deceive the check. */
+Test(codec_quant, rows_at_the_ends_of_f32_keep_the_promise)
+{
+    struct random rng = random_start("codec_quant_ends");
+    static const int exponents[] = { -149, -140, -126, -100, -75, -66, -60, 60, 63, 66, 100, 125 };
+
+    for (size_t e = 0; e < sizeof(exponents) / sizeof(exponents[0]); e++) {
+        struct batch b = make("quant", 0.02, XP_EPS_REF_ROW, e & 1 ? XP_BF16 : XP_F32, 20, 150, XP_ISA_AVX512);
+        for (size_t i = 0; i < 20 * 150; i++)
+            value_put(b.data, b.type, i, ldexp(1 + random_unit(&rng), exponents[e]) * (random_bits(&rng) & 1 ? 1 : -1));
+        code(&b);
+        check_promise(&b, 0.02, MIXED);
+        release(&b);
+    }
+}
+
+Test(codec_quant, every_isa_writes_the_same_frame)
+{
+    struct random rng = random_start("codec_quant_isa");
+
+    for (int round = 0; round < 40; round++) {
+        const xp_dtype t = (xp_dtype)(XP_BF16 + round % 3);
+        const size_t rows = 1 + random_below(&rng, 30), dim = 1 + random_below(&rng, 700);
+        struct batch plain = make("quant", 0.04, XP_EPS_REF_MIN, t, rows, dim, XP_ISA_C);
+        for (size_t i = 0; i < rows * dim; i++)
+            value_put(plain.data, t, i, draw(&rng, (enum kind)(round % KINDS), i / dim, i % dim));
+        code(&plain);
+        for (int isa = XP_ISA_AVX2; isa <= (int)xp_cpu_isa(); isa++) {
+            struct batch b = make("quant", 0.04, XP_EPS_REF_MIN, t, rows, dim, (enum xp_isa)isa);
+            memcpy(b.data, plain.data, rows * b.row_bytes);
+            code(&b);
+            cr_assert_eq(b.len, plain.len);
+            cr_assert_arr_eq(b.frame, plain.frame, b.len, "isa %d", isa);
+            cr_assert_arr_eq(b.back, plain.back, rows * b.row_bytes, "isa %d", isa);
+            release(&b);
+        }
+        release(&plain);
+    }
+}
+
+/* ---- payloads that are not what they claim ---- */
+
+static void refuse(struct xp_coder *c, const uint8_t *payload, size_t len, const char *what)
+{
+    float out[3 * 8];
+
+    cr_assert_eq(xp_codec_quant.decode(c, payload, len, 3, out), XP_ERR_CORRUPT, "%s", what);
+    cr_assert_gt(strlen(xp_coder_why(c)), 0);
+}
+
+Test(codec_quant, refuses_bad_payloads)
+{
+    struct batch b = make("quant", 0.1, XP_EPS_REF_ROW, XP_F32, 3, 8, XP_ISA_AVX512);
+    uint8_t p[4 + 32 + 3 + 3 * 32] = { 0 };
+    float out[3 * 8];
+
+    p[4] = p[5] = p[6] = XP_Q_ZERO;
+    cr_assert_eq(xp_codec_quant.decode(b.coder, p, 7, 3, out), XP_OK, "three rows of zeros");
+    refuse(b.coder, p, 3, "shorter than the prefix");
+    refuse(b.coder, p, 6, "a format byte is missing");
+    refuse(b.coder, p, 8, "a byte too many");
+    p[0] = 2;
+    refuse(b.coder, p, 7, "unknown flag");
+    p[0] = 1;
+    refuse(b.coder, p, 7, "no room for the mean row");
+    p[0] = 0;
+    for (unsigned f = 0; f < 256; f++) {
+        const size_t bytes = f == XP_Q_RAW ? 32 : f < 16 ? xp_qrow_bytes((enum xp_qformat)f, 8) : 0;
+        p[5] = (uint8_t)f;
+        if (f >= XP_Q_BASE)
+            refuse(b.coder, p, 7, "an unknown format, or the base where there is none");
+        else
+            cr_assert_eq(xp_codec_quant.decode(b.coder, p, 7 + bytes, 3, out), XP_OK, "format %u", f);
+    }
+    memset(p, 0, sizeof(p));
+    p[0] = 1;
+    p[4 + 32] = p[5 + 32] = p[6 + 32] = XP_Q_BASE;
+    cr_assert_eq(xp_codec_quant.decode(b.coder, p, 39, 3, out), XP_OK, "three times the mean row");
+    p[4 + 3] = 0x7f;
+    p[4 + 2] = 0x80;
+    refuse(b.coder, p, 39, "a mean row with infinity");
+    release(&b);
+}
