@@ -10,10 +10,12 @@
  *    must still arrive, if more slowly. CTRL messages may always come early.
  *  - A receive posted with room for cap bytes accepts shorter messages; op->len is what came. A longer one ends it with
  *    XP_ERR_MISMATCH and never writes past cap.
- *  - Buffers belong to the transport until op->status leaves XP_IN_PROGRESS. It does so in progress() only, or in
- *    send()/recv() at once.
+ *  - Buffers belong to the transport until op->status leaves XP_IN_PROGRESS. It does so in progress(), cancel() or fail(), or in
+ *    send()/recv() at once. send() and recv() return op->status.
+ *  - A send is done when its buffer is free. Large messages over shm are done when the receiver has them.
  *  - An operation whose peer is gone ends with XP_ERR_REMOTE or stays in progress until cancel() or fail().
- *  - Nothing blocks. Nothing is thread-safe: one thread at a time.
+ *  - Nothing blocks, but for cancel() (1 s in all, for a send that its peer does not take: the connection to it is then
+ *    closed) and close(). Nothing is thread-safe: one thread at a time.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -40,7 +42,7 @@ struct xp_transport;
 /* What a transport needs of the comm, so that it need not include it. */
 struct xp_transport_env {
     int rank, size;
-    const int *node_of;      /* [size] */
+    const int *node_of;      /* [size], read by open() only: shm serves the ranks of this rank's node */
     int node_local_size;     /* ranks of this rank's node */
     uint64_t job;            /* random, equal on all ranks: for names of shared things */
     const char *interface_;  /* NULL = all */

@@ -10,7 +10,7 @@
 #include "lib/transport/ucx_lib.h"
 
 #define XP_UCX_WINDOW 4 /* segments of one message that UCX has at a time */
-#define XP_UCX_SEGMENT (((size_t)256 << 10) - 64) /* with headers of UCX one packet of TCP_RX_SEG_SIZE */
+#define XP_UCX_SEGMENT (((size_t)512 << 10) - 64) /* with headers of UCX one packet of TCP_RX_SEG_SIZE */
 
 
 struct xp_ucx_request;

@@ -127,7 +127,7 @@ static int meet(struct wire *w, uint64_t tag)
 /* ------------------------------------------------------------------ cases */
 
 static const size_t sizes[] = {0,    1,     3,      63,     64,     65,      4095,     4096,      4097,     32767,   32768, 32769,
-                               65000, 65536, 262079, 262080, 262081, 524160, 1048576, 1048577, 3145728, 5242893};
+                               65000, 65536, 262144, 524223, 524224, 524225, 1048448, 1048576, 1048577, 3145728, 5242893};
 #define N_SIZES (sizeof(sizes) / sizeof(sizes[0]))
 
 /* Every size, receives posted first, everybody to everybody. */
@@ -273,7 +273,7 @@ static int short_receives(struct wire *w, void *arg)
 static int long_messages(struct wire *w, void *arg)
 {
     static const size_t len[] = {1, 100, 40000, 300000, 1048576, 1000001, 4096};
-    static const size_t cap[] = {0, 99, 39999, 262080, 262144, 10, 4095};
+    static const size_t cap[] = {0, 99, 39999, 262080, 524224, 10, 4095};
     int bad = 0, peer = 1 - w->rank;
 
     for (size_t i = 0; i < sizeof(len) / sizeof(len[0]) && !bad; i++) {
