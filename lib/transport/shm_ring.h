@@ -38,7 +38,8 @@ struct xp_shm_reader {
     uint64_t head, tail; /* the writer's index as last seen, and the own one */
 };
 
-/* Bytes of payload a fragment could carry now; looks at the reader's index only if what was last seen holds fewer than `want`. */
+/* Bytes of payload a fragment could carry now (0: no fragment at all, not even an empty one); looks at the reader's index only if
+ * what was last seen holds fewer than `want`. */
 size_t xp_shm_ring_room(struct xp_shm_writer *w, size_t want);
 /* Writes one fragment; there is room. */
 void xp_shm_ring_put(struct xp_shm_writer *w, const struct xp_shm_fragment *f, const void *payload);

@@ -176,7 +176,7 @@ Test(shm, the_ring_keeps_order_bytes_and_bounds)
         struct xp_shm_fragment f = {XP_SHM_FIRST, (uint32_t)want, written, want, 0, 0};
 
         cr_assert_leq(room, sizeof(data) - 64);
-        if (random_below(&rnd, 2) && room >= want) {
+        if (random_below(&rnd, 2) && room > 0 && room >= want) {
             memset(out, (int)written, want);
             xp_shm_ring_put(&w, &f, out);
             written++;
