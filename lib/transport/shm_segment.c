@@ -5,12 +5,14 @@
  */
 #include "lib/transport/shm_segment.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
@@ -19,6 +21,8 @@
 #include <unistd.h>
 
 #define SEGMENT_MAGIC 0x31676573687378ull /* "xshseg1" */
+#define PREFIX "crosspress-"
+#define STALE_SECONDS 60                   /* a name younger than that is left alone: its owner may not have locked it yet */
 #define NODE_BUDGET ((size_t)48 << 20)     /* of /dev/shm, for all ranks of a node: containers often have 64 MiB */
 
 struct head {
@@ -154,24 +158,59 @@ static xp_status reserve(int fd, const struct xp_shm_layout *l, char *err, size_
     return e == ENOSPC ? XP_ERR_NO_MEMORY : XP_ERR_SYSTEM;
 }
 
+/*
+ * A rank that is killed before settled() leaves its name, and the memory, behind. Owners hold a lock on their file for as long as
+ * it has a name, and the kernel drops the lock of the dead: what can be locked is nobody's.
+ */
+static void remove_stale(const char *file)
+{
+    char name[280];
+    struct stat st;
+
+    snprintf(name, sizeof name, "/%s", file);
+    int fd = shm_open(name, O_RDONLY | O_CLOEXEC, 0);
+    if (fd < 0)
+        return;
+    if (fstat(fd, &st) == 0 && st.st_uid == geteuid() && time(NULL) - st.st_mtime > STALE_SECONDS && flock(fd, LOCK_EX | LOCK_NB) == 0)
+        shm_unlink(name);
+    close(fd);
+}
+
+static void sweep(void)
+{
+    DIR *d = opendir("/dev/shm");
+    struct dirent *e;
+
+    while (d != NULL && (e = readdir(d)) != NULL) {
+        if (strncmp(e->d_name, PREFIX, sizeof PREFIX - 1) == 0)
+            remove_stale(e->d_name);
+    }
+    if (d != NULL)
+        closedir(d);
+}
+
 xp_status xp_shm_segment_create(struct xp_shm_segment *s, int peers, uint64_t job, char *err, size_t err_size)
 {
     memset(s, 0, sizeof *s);
+    s->lock = -1;
+    sweep();
     xp_shm_layout(&s->layout, peers);
-    snprintf(s->name, sizeof s->name, "/crosspress-%016llx-%016llx", (unsigned long long)job, (unsigned long long)xp_shm_random());
+    snprintf(s->name, sizeof s->name, "/" PREFIX "%016llx-%016llx", (unsigned long long)job, (unsigned long long)xp_shm_random());
     int fd = shm_open(s->name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0) {
         snprintf(err, err_size, "shm: shm_open(%s): %s", s->name, strerror(errno));
         return XP_ERR_SYSTEM;
     }
+    flock(fd, LOCK_EX | LOCK_NB); /* refused: then nobody sweeps it away, which is as good */
     xp_status st = reserve(fd, &s->layout, err, err_size);
     if (st == XP_OK)
         st = map(s, fd, err, err_size);
-    close(fd);
     if (st != XP_OK) {
         shm_unlink(s->name);
+        close(fd);
         return st;
     }
+    s->lock = fd;
     struct head *h = (struct head *)s->base;
     h->magic = SEGMENT_MAGIC;
     h->bytes = s->layout.bytes;
@@ -200,6 +239,7 @@ static xp_status open_named(struct xp_shm_segment *s, char *err, size_t err_size
 xp_status xp_shm_segment_attach(struct xp_shm_segment *s, int peers, const struct xp_shm_address *a, char *err, size_t err_size)
 {
     memset(s, 0, sizeof *s);
+    s->lock = -1;
     xp_shm_layout(&s->layout, peers);
     memcpy(s->name, a->name, sizeof s->name - 1);
     if (a->bytes != s->layout.bytes) {
@@ -221,12 +261,18 @@ xp_status xp_shm_segment_attach(struct xp_shm_segment *s, int peers, const struc
 void xp_shm_segment_unlink(struct xp_shm_segment *s)
 {
     shm_unlink(s->name);
+    if (s->lock >= 0)
+        close(s->lock);
+    s->lock = -1;
 }
 
 void xp_shm_segment_detach(struct xp_shm_segment *s)
 {
     if (s->base == NULL)
         return;
+    if (s->lock >= 0)
+        close(s->lock);
+    s->lock = -1;
     pthread_mutex_lock(&mappings_lock);
     for (struct mapping **at = &mappings; *at != NULL; at = &(*at)->next) {
         struct mapping *m = *at;

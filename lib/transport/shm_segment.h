@@ -51,6 +51,7 @@ struct xp_shm_layout {
 struct xp_shm_segment {
     struct xp_shm_layout layout;
     unsigned char *base;
+    int lock; /* the owner's descriptor, which holds a lock on the file while it has a name; -1: none */
     char name[64];
 };
 
@@ -64,7 +65,7 @@ struct xp_shm_address {
 
 void xp_shm_layout(struct xp_shm_layout *l, int peers);
 
-/* Creates and maps this rank's segment under a name nobody can guess. */
+/* Creates and maps this rank's segment under a name nobody can guess. Names that killed ranks left behind are removed. */
 xp_status xp_shm_segment_create(struct xp_shm_segment *s, int peers, uint64_t job, char *err, size_t err_size);
 /* Maps a peer's segment; threads of one process share one mapping. */
 xp_status xp_shm_segment_attach(struct xp_shm_segment *s, int peers, const struct xp_shm_address *a, char *err, size_t err_size);

@@ -7,6 +7,7 @@
  */
 #include <criterion/criterion.h>
 #include <dirent.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -116,6 +117,32 @@ Test(shm, names_are_gone_when_a_rank_closes_before_settled)
     cr_assert_eq(xp_transport_shm.open(&t, &e, address, &len, err, sizeof(err)), XP_OK);
     xp_transport_shm.close(t);
     cr_assert_eq(names_left(part), 0);
+}
+
+/* What a killed rank left behind goes with the next open, once it is old; what a living one owns stays. */
+Test(shm, names_of_killed_ranks_are_swept_away)
+{
+    struct xp_transport_env e = env_of(0, 2);
+    struct xp_transport *living, *next;
+    char address[XP_ADDRESS_MAX], err[256], dead[300], alive[300];
+    size_t len;
+    struct timespec old[2] = {{1000000000, 0}, {1000000000, 0}};
+
+    snprintf(dead, sizeof(dead), "/dev/shm/crosspress-0000000000000000-%016llx", (unsigned long long)xp_shm_random());
+    int fd = open(dead, O_RDWR | O_CREAT | O_EXCL, 0600);
+    cr_assert_geq(fd, 0);
+    cr_assert_eq(xp_transport_shm.open(&living, &e, address, &len, err, sizeof(err)), XP_OK, "%s", err);
+    snprintf(alive, sizeof(alive), "/dev/shm%.63s", ((struct xp_shm_address *)address)->name);
+    cr_assert_eq(access(dead, F_OK), 0, "too young to be judged");
+    cr_assert_eq(futimens(fd, old), 0);
+    cr_assert_eq(utimensat(AT_FDCWD, alive, old, 0), 0);
+    cr_assert_eq(xp_transport_shm.open(&next, &e, address, &len, err, sizeof(err)), XP_OK, "%s", err);
+    cr_assert_neq(access(dead, F_OK), 0);
+    cr_assert_eq(access(alive, F_OK), 0);
+    close(fd);
+    xp_transport_shm.close(next);
+    xp_transport_shm.close(living);
+    cr_assert_neq(access(alive, F_OK), 0);
 }
 
 Test(shm, addresses_that_are_none_are_refused)
