@@ -39,16 +39,26 @@ static uint8_t *lay_out(struct xp_book_room *m, uint8_t *p)
 
     m->rest = cut(&p, 4 * m->pad);
     m->base = cut(&p, 4 * m->pad);
-    m->bias = cut(&p, 4 * groups);
     m->typed = cut(&p, 4 * m->pad);
     m->restored = cut(&p, 4 * m->pad);
-    for (int i = 0; i < XP_BOOK_BATCH; i++) {
+    for (size_t i = 0; i < m->batch; i++) {
         m->q[i] = cut(&p, 2 * m->most_symbols);
-        m->classes[i] = cut(&p, groups);
-        m->spare[i] = cut(&p, xp_rans_bound(m->most_symbols) + XP_RANS_SLACK);
+        m->bytes[i] = cut(&p, xp_rans_bound(m->most_symbols) + XP_RANS_SLACK);
+        m->work[i] = cut(&p, xp_rans_work_bytes(m->most_symbols));
     }
-    m->work = cut(&p, xp_rans_work_bytes(m->most_symbols));
+    for (int i = 0; i < XP_BOOK_OFFSETS; i++) {
+        m->classes[i] = cut(&p, groups);
+        m->bias[i] = cut(&p, 4 * groups);
+    }
     return p;
+}
+
+/* Rows side by side: as many as the second-level cache holds. */
+static size_t batch_rows(size_t symbols)
+{
+    const size_t fit = ((size_t)1 << 20) / (16 * symbols);
+
+    return fit < 1 ? 1 : fit < XP_BOOK_BATCH ? fit : XP_BOOK_BATCH;
 }
 
 static void fill_mantissas(float *mantissa)
@@ -74,7 +84,8 @@ xp_status xp_book_room_init(struct xp_book_room *m, const struct xp_kernels *k, 
     m->row_bytes = dim * xp_dtype_size(t);
     m->pad = (dim + 15) / 16 * 16 + 16;
     m->most_symbols = m->pad + XP_BOOK_MAX_RANK;
-    bytes = (size_t)(lay_out(m, NULL) - (uint8_t *)NULL);
+    m->batch = batch_rows(m->most_symbols);
+    bytes = (size_t)(lay_out(m, (uint8_t *)64) - (uint8_t *)64);
     m->memory = aligned_alloc(64, bytes);
     if (!m->memory)
         return XP_ERR_NO_MEMORY;
@@ -118,15 +129,30 @@ static size_t symbols(const struct xp_book *b)
     return b->rank + b->dim;
 }
 
-static void fill_classes(const struct xp_book *b, int offset, uint8_t *classes)
+/* Begins coding with book b: what was filled for another one is forgotten. */
+static void begin(struct xp_book_room *m)
+{
+    memset(m->filled, 0, sizeof(m->filled));
+}
+
+/* Fills classes and widths of the cell of zero for rows of this offset. Returns their place. */
+static int use_offset(struct xp_book_room *m, const struct xp_book *b, int offset)
 {
     const size_t first = b->rank / XP_RANS_GROUP;
+    const int at = offset + LARGEST_OFFSET;
 
-    memcpy(classes, b->coordinate_class, first);
+    if (m->filled[at])
+        return at;
+    m->filled[at] = 1;
+    memcpy(m->classes[at], b->coordinate_class, first);
     for (size_t g = 0; g < b->groups; g++) {
-        const int class = b->group_class[g] + offset;
-        classes[first + g] = (uint8_t)(class < 0 ? 0 : class >= XP_RANS_CLASSES ? XP_RANS_CLASSES - 1 : class);
+        const int sum = b->group_class[g] + offset;
+        const unsigned class = sum < 0 ? 0 : sum >= XP_RANS_CLASSES ? XP_RANS_CLASSES - 1 : (unsigned)sum;
+
+        m->classes[at][first + g] = (uint8_t)class;
+        m->bias[at][g] = 0.5f - xp_rans_table(class)->dead_zone;
     }
+    return at;
 }
 
 /* What a row is coded against: its centroid or the mean, and its coordinates along the directions. */
@@ -155,22 +181,16 @@ struct subject {
     int16_t *q;       /* coordinates, then the values */
     double energy, ref, allowed, error; /* squares: |x|^2, reference, what the promise allows, what was reached */
     double level;     /* 64 log2 of the deviation of class 0 */
-    int step, offset;
+    int step, offset; /* offset: its place, from 0 */
 };
 
 static void set_step(struct subject *s, int step)
 {
     const int unit = STEPS_PER_OCTAVE / 4;
     const double offset = floor((s->level - step) / unit + 0.5) + XP_RANS_UNIT_CLASS;
-    const int o = (int)fmin(fmax(offset, -LARGEST_OFFSET), LARGEST_OFFSET);
 
     s->step = step;
-    if (o == s->offset)
-        return;
-    s->offset = o;
-    fill_classes(s->b, o, s->m->classes[0]);
-    for (size_t g = 0; g < s->b->groups; g++)
-        s->m->bias[g] = 0.5f - xp_rans_table(s->m->classes[0][s->b->rank / XP_RANS_GROUP + g])->dead_zone;
+    s->offset = use_offset(s->m, s->b, (int)fmin(fmax(offset, -LARGEST_OFFSET), LARGEST_OFFSET));
 }
 
 /* Squared error of rounding to the row's type, about. */
@@ -197,7 +217,7 @@ static int estimate_step(struct subject *s, double rest)
 
         set_step(s, step);
         size = step_size(s->m, step);
-        error = size * size * s->m->k->uniform_error(s->m->rest, s->b->groups, (float)(1 / size), s->m->bias);
+        error = size * size * s->m->k->uniform_error(s->m->rest, s->b->groups, (float)(1 / size), s->m->bias[s->offset]);
         change = 32 * log2(room / error);
         if (!(change < 0 || change >= 1))
             break;
@@ -214,7 +234,7 @@ static void try_step(struct subject *s, int step)
 
     set_step(s, step);
     size = step_size(m, step);
-    m->k->uniform_quantise(m->rest, s->b->groups, 1 / size, m->bias, s->q + s->b->rank);
+    m->k->uniform_quantise(m->rest, s->b->groups, 1 / size, m->bias[s->offset], s->q + s->b->rank);
     m->k->uniform_restore(s->q + s->b->rank, s->base, s->b->dim, size, m->dtype, m->restored);
     s->error = m->k->distance(m->typed, m->restored, m->dtype, s->b->dim);
 }
@@ -266,7 +286,6 @@ static double examine(struct subject *s, const struct xp_book_promise *p, uint32
     if (!(rest <= 1e36 && spread <= 1e36f))
         return -1;
     s->level = 32 * log2(fmax(spread / (double)b->dim, 1e-37));
-    s->offset = INT16_MIN;
     return fmax(rest, 1e-37);
 }
 
@@ -287,29 +306,57 @@ static void count_error(xp_codec_stats *st, const struct subject *s)
     st->err_ref_max = fmax(st->err_ref_max, sqrt(s->error / s->ref));
 }
 
-/* Codes one row at out; its columns get their values, step 0 standing for a row without one. Returns the bytes, SIZE_MAX: no
- * room. */
-static size_t encode_row(struct subject *s, const struct xp_book_promise *p, const void *row, uint32_t centroid, size_t r,
-                         uint8_t *out, size_t room, xp_codec_stats *st)
-{
-    struct xp_book_room *m = s->m;
-    uint32_t *const *column = m->column;
-    double rest;
-    size_t bytes = 0;
+/* Rows of one call that are coded side by side, in order. */
+struct encoding {
+    struct subject subject[XP_BOOK_BATCH];
+    struct xp_rans_source source[XP_BOOK_BATCH];
+    uint32_t centroid[XP_BOOK_BATCH];
+    int coded[XP_BOOK_BATCH]; /* has a step; its source is the next one not taken */
+};
 
-    s->energy = m->k->distance(row, NULL, m->dtype, m->dim); /* first: reads the row in order */
-    m->k->reorder(row, s->b->channel, m->dim, xp_dtype_size(m->dtype), m->typed);
-    rest = examine(s, p, centroid);
-    if (rest >= 0 && find_step(s, rest))
-        bytes = m->k->rans_encode(s->q, symbols(s->b), m->classes[0], xp_rans_lanes(symbols(s->b)), m->work, out,
-                                  room < m->row_bytes ? room : m->row_bytes - 1);
-    if (bytes) {
-        column[STEP][r] = (uint32_t)(s->step + LARGEST_STEP + 1);
-        column[OFFSET][r] = (uint32_t)(s->offset + LARGEST_OFFSET);
-        column[CENTROID][r] = centroid;
-        column[LENGTH][r] = (uint32_t)bytes;
-        count_error(st, s);
-        return bytes;
+/* Finds the steps of rows [r, r + n) and codes them. */
+static void encode_batch(struct xp_book_room *m, const struct xp_book *b, const struct xp_book_promise *p, const struct xp_rows *in,
+                         const uint32_t *centroid, size_t r, size_t n, struct encoding *e)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        struct subject *s = &e->subject[i];
+        const void *row = xp_row(in, r + i);
+        double rest;
+
+        *s = (struct subject){ .m = m, .b = b, .q = m->q[count] };
+        e->centroid[i] = b->centroids ? centroid[r + i] : 0;
+        s->energy = m->k->distance(row, NULL, m->dtype, m->dim); /* first: reads the row in order */
+        m->k->reorder(row, b->channel, m->dim, xp_dtype_size(m->dtype), m->typed);
+        rest = examine(s, p, e->centroid[i]);
+        e->coded[i] = rest >= 0 && find_step(s, rest);
+        if (e->coded[i]) {
+            e->source[count] = (struct xp_rans_source){ .q = s->q, .classes = m->classes[s->offset], .work = m->work[count],
+                                                        .out = m->bytes[count], .cap = m->row_bytes - 1 };
+            count++;
+        }
+    }
+    m->k->rans_encode(e->source, count, symbols(b), xp_rans_lanes(symbols(b)));
+}
+
+/* Puts row r, which is row i of the batch, at out and its numbers in the columns, step 0 standing for a row without one.
+ * Returns the bytes, SIZE_MAX: no room. */
+static size_t put_row(struct xp_book_room *m, const struct encoding *e, size_t i, const struct xp_rans_source *source,
+                      const void *row, size_t r, uint8_t *out, size_t room, xp_codec_stats *st)
+{
+    uint32_t *const *column = m->column;
+
+    if (e->coded[i] && source->len) {
+        if (source->len > room)
+            return SIZE_MAX;
+        memcpy(out, source->out, source->len);
+        column[STEP][r] = (uint32_t)(e->subject[i].step + LARGEST_STEP + 1);
+        column[OFFSET][r] = (uint32_t)e->subject[i].offset;
+        column[CENTROID][r] = e->centroid[i];
+        column[LENGTH][r] = (uint32_t)source->len;
+        count_error(st, &e->subject[i]);
+        return source->len;
     }
     column[STEP][r] = column[CENTROID][r] = column[LENGTH][r] = 0;
     column[OFFSET][r] = all_zero(row, m->row_bytes) ? KIND_ZERO : KIND_RAW;
@@ -405,13 +452,22 @@ xp_status xp_book_encode_rows(struct xp_book_room *m, const struct xp_book *b, c
 
     if (cap < most || in->rows > m->cap_rows)
         return XP_ERR_UNSUPPORTED;
-    for (size_t r = 0; r < in->rows; r++) {
-        struct subject s = { .m = m, .b = b, .q = m->q[0] };
-        const size_t bytes = encode_row(&s, p, xp_row(in, r), b->centroids ? centroid[r] : 0, r, out + at, cap - at, st);
+    begin(m);
+    for (size_t r = 0; r < in->rows; r += m->batch) {
+        const size_t n = in->rows - r < m->batch ? in->rows - r : m->batch;
+        const struct xp_rans_source *source;
+        struct encoding e;
 
-        if (bytes == SIZE_MAX)
-            return XP_ERR_UNSUPPORTED;
-        at += bytes;
+        encode_batch(m, b, p, in, centroid, r, n, &e);
+        source = e.source;
+        for (size_t i = 0; i < n; i++) {
+            const size_t bytes = put_row(m, &e, i, source, xp_row(in, r + i), r + i, out + at, cap - at, st);
+
+            if (bytes == SIZE_MAX)
+                return XP_ERR_UNSUPPORTED;
+            at += bytes;
+            source += e.coded[i];
+        }
     }
     c = shrink_columns(m, b, in->rows);
     head = column_bytes(&c, in->rows);
@@ -509,13 +565,12 @@ static void add_to_batch(struct xp_book_room *m, const struct xp_book *b, const 
     const uint8_t *in = s->at;
 
     if ((size_t)(s->end - in) - row->length < XP_RANS_SLACK) {
-        /* A longer row than the longest is found bad by its length. */
-        const size_t most = xp_rans_bound(m->most_symbols), keep = row->length < most ? row->length : most;
-        memcpy(m->spare[i], in, keep);
-        in = m->spare[i];
+        memcpy(m->bytes[i], in, row->length);
+        in = m->bytes[i];
     }
-    fill_classes(b, s->c.offset_least + (int)row->offset, m->classes[i]);
-    batch->stream[i] = (struct xp_rans_stream){ .in = in, .len = row->length, .classes = m->classes[i], .q = m->q[i] };
+    batch->stream[i] = (struct xp_rans_stream){
+        .in = in, .len = row->length, .q = m->q[i],
+        .classes = m->classes[use_offset(m, b, s->c.offset_least + (int)row->offset)] };
     batch->row[i] = *row;
     batch->out[i] = out;
 }
@@ -532,6 +587,7 @@ xp_status xp_book_decode_rows(struct xp_book_room *m, const struct xp_book *b, c
     struct batch batch = { .count = 0 };
     struct source s;
 
+    begin(m);
     if (!open_source(&s, b, in, len, rows))
         return corrupt(why, "book: shorter than its columns");
     for (size_t r = 0; r < rows; r++) {
@@ -549,7 +605,7 @@ xp_status xp_book_decode_rows(struct xp_book_room *m, const struct xp_book *b, c
         else
             memcpy(to, s.at, m->row_bytes);
         s.at += row.length;
-        if (batch.count == XP_BOOK_BATCH && !decode_batch(m, b, &s, &batch))
+        if (batch.count == m->batch && !decode_batch(m, b, &s, &batch))
             return corrupt(why, "book: a row's bytes are not what its length says");
     }
     if (!decode_batch(m, b, &s, &batch))

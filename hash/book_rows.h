@@ -9,7 +9,8 @@
 #include "crosspress/codec.h"
 #include "hash/book.h"
 
-#define XP_BOOK_BATCH 6 /* rows decoded side by side */
+#define XP_BOOK_BATCH 32 /* most rows that are coded side by side */
+#define XP_BOOK_OFFSETS 127
 
 /* What every row owes: |x' - x| <= eps * |x|, or with mean set eps * min(|x|, |x - mean|), as quant_rows.h. */
 struct xp_book_promise {
@@ -24,12 +25,20 @@ struct xp_book_room {
     size_t dim, row_bytes, pad;
     size_t most_symbols; /* dim and the most coordinates, in whole groups */
     float mantissa[64];  /* 2^(i / 64) */
-    float *rest, *base, *bias;   /* rest: what is left to code */
+    float *rest, *base;          /* rest: what is left to code */
     uint8_t *typed, *restored;   /* the row in book order; as it will be decoded */
+
+    /* Rows side by side. */
+    size_t batch;
     int16_t *q[XP_BOOK_BATCH];
-    uint8_t *classes[XP_BOOK_BATCH];
-    uint8_t *spare[XP_BOOK_BATCH]; /* rows at the end of the input, with slack */
-    void *work;                  /* of the entropy coder */
+    uint8_t *bytes[XP_BOOK_BATCH]; /* encoding: a coded row; decoding: a row at the end of the input, with slack */
+    void *work[XP_BOOK_BATCH];     /* of the entropy coder */
+
+    /* By offset, filled when one is met: rows of equal offset share them. */
+    uint8_t filled[XP_BOOK_OFFSETS];
+    uint8_t *classes[XP_BOOK_OFFSETS];
+    float *bias[XP_BOOK_OFFSETS];
+
     size_t cap_rows;
     uint32_t *column[4];         /* encoding: step, offset, centroid, length of each row */
     void *memory, *columns;

@@ -161,10 +161,12 @@ typedef void (*xp_uniform_restore_fn)(const int16_t *q, const float *base, size_
 
 /* ---- entropy coding (rans.h) -------------------------------------------------------------------------------------- */
 
-/* rans_encode: n integers within +-XP_RANS_MAX_Q, one class per group of 16, to the bytes of a row (FORMAT.md). work:
- * xp_rans_work_bytes(n), 64-byte aligned. Returns the bytes written, 0 when they are more than cap. Exact. */
-typedef size_t (*xp_rans_encode_fn)(const int16_t *q, size_t n, const uint8_t *classes, unsigned lanes, void *work,
-                                    uint8_t *out, size_t cap);
+/* Rows given together are coded side by side where that is faster: the more of them share one array of classes, the
+ * better. */
+
+/* rans_encode: `count` rows of n integers each to bytes (FORMAT.md). Exact. */
+struct xp_rans_source;
+typedef void (*xp_rans_encode_fn)(struct xp_rans_source *s, size_t count, size_t n, unsigned lanes);
 
 /* rans_decode: `count` rows of n integers each back. Any bytes are safe: s->ok says whether they are a row. Exact where
  * ok. */

@@ -88,22 +88,23 @@ static const uint8_t *read_states(const uint8_t *p, const uint8_t *end, unsigned
     return p - have / 8;
 }
 
-size_t xp_rans_assemble(const uint32_t *state, unsigned lanes, const struct xp_rans_work *w, struct xp_rans_parts parts,
-                        const uint8_t *words, uint8_t *out, size_t cap)
+void xp_rans_assemble(struct xp_rans_source *s, const uint32_t *state, unsigned lanes, const struct xp_rans_work *w,
+                      struct xp_rans_parts parts, const uint8_t *words)
 {
-    uint8_t head[STATE_BYTES + 8];
+    uint8_t head[STATE_BYTES + 8], *out = s->out;
     const size_t head_bytes = write_states(state, lanes, head), word_bytes = (size_t)(w->words_end - words);
-    const size_t all = head_bytes + parts.plane_bytes + word_bytes + parts.escape_bytes;
 
-    if (all > cap)
-        return 0;
+    s->len = head_bytes + parts.plane_bytes + word_bytes + parts.escape_bytes;
+    if (s->len > s->cap) {
+        s->len = 0;
+        return;
+    }
     memcpy(out, head, head_bytes);
     out += head_bytes;
     memcpy(out, w->planes, parts.plane_bytes);
     out += parts.plane_bytes;
     memcpy(out, words, word_bytes);
     memcpy(out + word_bytes, w->escapes, parts.escape_bytes);
-    return all;
 }
 
 int xp_rans_open(const struct xp_rans_stream *s, size_t n, unsigned lanes, uint32_t *state, const uint8_t **planes,
@@ -213,17 +214,17 @@ static int join(const struct xp_rans_stream *s, size_t n, const uint8_t *planes,
 
 /* ---- encoding: last symbol first ------------------------------------------------------------------------------- */
 
-size_t xp_rans_encode_c(const int16_t *q, size_t n, const uint8_t *classes, unsigned lanes, void *work, uint8_t *out, size_t cap)
+static void encode_row(struct xp_rans_source *s, size_t n, unsigned lanes)
 {
-    const struct xp_rans_work w = xp_rans_cut(work, n);
-    const struct xp_rans_parts parts = split(q, n, classes, &w);
+    const struct xp_rans_work w = xp_rans_cut(s->work, n);
+    const struct xp_rans_parts parts = split(s->q, n, s->classes, &w);
     uint8_t *words = w.words_end;
     uint32_t state[XP_RANS_MAX_LANES];
 
     xp_rans_begin(w.place, n, lanes, state);
     for (size_t i = xp_rans_steps(n, lanes) * lanes; i-- > 0;) {
-        uint32_t span = xp_rans_table(classes[i / XP_RANS_GROUP])->span[w.place[i]];
-        uint32_t f = span & 0xffff, x = state[i % lanes];
+        const uint32_t span = xp_rans_table(s->classes[i / XP_RANS_GROUP])->span[w.place[i]], f = span & 0xffff;
+        uint32_t x = state[i % lanes];
 
         if (x >= f << 20) {
             words -= 2;
@@ -232,7 +233,13 @@ size_t xp_rans_encode_c(const int16_t *q, size_t n, const uint8_t *classes, unsi
         }
         state[i % lanes] = (x / f << XP_RANS_BITS) + x % f + (span >> 16);
     }
-    return xp_rans_assemble(state, lanes, &w, parts, words, out, cap);
+    xp_rans_assemble(s, state, lanes, &w, parts, words);
+}
+
+void xp_rans_encode_c(struct xp_rans_source *s, size_t count, size_t n, unsigned lanes)
+{
+    for (size_t i = 0; i < count; i++)
+        encode_row(&s[i], n, lanes);
 }
 
 /* ---- decoding ---------------------------------------------------------------------------------------------------- */

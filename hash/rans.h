@@ -67,6 +67,16 @@ static inline unsigned xp_rans_lanes(size_t n)
 size_t xp_rans_bound(size_t n);
 size_t xp_rans_work_bytes(size_t n);
 
+/* One row to be encoded. */
+struct xp_rans_source {
+    const int16_t *q;       /* n integers within +-XP_RANS_MAX_Q */
+    const uint8_t *classes; /* [groups] below XP_RANS_CLASSES */
+    void *work;             /* xp_rans_work_bytes(n) */
+    uint8_t *out;
+    size_t cap;
+    size_t len;             /* out: the bytes written, 0 when they are more than cap */
+};
+
 /* One row to be decoded. q has room for n rounded up to a multiple of 16. */
 struct xp_rans_stream {
     const uint8_t *in; /* len bytes; the XP_RANS_SLACK bytes behind them can be read, too */
@@ -103,9 +113,9 @@ static inline size_t xp_rans_steps(size_t n, unsigned lanes)
 /* States that hold the symbols of the tail. */
 void xp_rans_begin(const uint8_t *place, size_t n, unsigned lanes, uint32_t *state);
 
-/* Writes a row from its parts; returns its bytes, 0 when they exceed cap. */
-size_t xp_rans_assemble(const uint32_t *state, unsigned lanes, const struct xp_rans_work *w, struct xp_rans_parts parts,
-                        const uint8_t *words, uint8_t *out, size_t cap);
+/* Writes a row from its parts and sets s->len. words: the last one written. */
+void xp_rans_assemble(struct xp_rans_source *s, const uint32_t *state, unsigned lanes, const struct xp_rans_work *w,
+                      struct xp_rans_parts parts, const uint8_t *words);
 
 /* Reads the states; *planes and *words are where the other parts begin. 0 when the row is too short. */
 int xp_rans_open(const struct xp_rans_stream *s, size_t n, unsigned lanes, uint32_t *state, const uint8_t **planes,

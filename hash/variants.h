@@ -71,10 +71,9 @@ void xp_uniform_quantise_avx512(const float *x, size_t groups, float inverse, co
 void xp_uniform_restore_avx512(const int16_t *q, const float *base, size_t n, float step, xp_dtype t, void *row);
 
 /* rans.c, x86/rans_*.c */
-size_t xp_rans_encode_c(const int16_t *q, size_t n, const uint8_t *classes, unsigned lanes, void *work, uint8_t *out, size_t cap);
+void xp_rans_encode_c(struct xp_rans_source *s, size_t count, size_t n, unsigned lanes);
 void xp_rans_decode_c(struct xp_rans_stream *s, size_t count, size_t n, unsigned lanes);
-size_t xp_rans_encode_avx512(const int16_t *q, size_t n, const uint8_t *classes, unsigned lanes, void *work, uint8_t *out,
-                             size_t cap);
+void xp_rans_encode_avx512(struct xp_rans_source *s, size_t count, size_t n, unsigned lanes);
 void xp_rans_decode_avx512(struct xp_rans_stream *s, size_t count, size_t n, unsigned lanes);
 
 #endif

@@ -16,8 +16,16 @@ struct rows {
     size_t n, count, groups;
     unsigned lanes;
     int16_t *q;       /* [count][groups * 16] */
-    uint8_t *classes; /* [count][groups] */
+    uint8_t *classes; /* [count][groups], of which the rows use some */
+    size_t *uses;     /* [count] the array of classes that a row uses */
 };
+
+#define MOST_ROWS 70
+
+static const uint8_t *classes_of(const struct rows *r, size_t k)
+{
+    return r->classes + r->uses[k] * r->groups;
+}
 
 static int16_t integer(struct check *c, unsigned class, unsigned kind)
 {
@@ -39,11 +47,15 @@ static struct rows make_rows(struct check *c, size_t n, size_t count, unsigned k
 
     r.q = calloc(count * r.groups * 16 + 1, sizeof(*r.q));
     r.classes = calloc(count * r.groups + 1, 1);
+    r.uses = calloc(count + 1, sizeof(*r.uses));
+    const size_t kinds = 1 + check_below(c, count);
+    for (size_t k = 0; k < count; k++)
+        r.uses[k] = check_below(c, kinds);
     for (size_t g = 0; g < count * r.groups; g++)
         r.classes[g] = (uint8_t)((class + check_below(c, spread)) % XP_RANS_CLASSES);
     for (size_t k = 0; k < count; k++)
         for (size_t i = 0; i < n; i++)
-            r.q[k * r.groups * 16 + i] = integer(c, r.classes[k * r.groups + i / 16], kind);
+            r.q[k * r.groups * 16 + i] = integer(c, classes_of(&r, k)[i / 16], kind);
     return r;
 }
 
@@ -51,6 +63,7 @@ static void free_rows(struct rows *r)
 {
     free(r->q);
     free(r->classes);
+    free(r->uses);
 }
 
 static struct rows random_rows(struct check *c)
@@ -58,7 +71,7 @@ static struct rows random_rows(struct check *c)
     static const size_t dims[] = {1, 2, 15, 16, 17, 47, 48, 49, 256, 300, 1000, 1024, 4080, 4095, 4096, 4097, 8192, 8200};
     const size_t n = check_random(c) & 1 ? dims[check_below(c, sizeof(dims) / sizeof(dims[0]))] : 1 + check_below(c, 9000);
 
-    return make_rows(c, n, 1 + check_below(c, 6), (unsigned)check_below(c, 4), (unsigned)check_below(c, 64),
+    return make_rows(c, n, 1 + check_below(c, n > 2000 ? 9 : MOST_ROWS), (unsigned)check_below(c, 4), (unsigned)check_below(c, 64),
                      1 + (unsigned)check_below(c, check_random(c) & 1 ? 64 : 12));
 }
 
@@ -67,40 +80,69 @@ static void *aligned(size_t bytes)
     return aligned_alloc(64, (bytes + 127) / 64 * 64);
 }
 
+/* Encodes all rows together into buffers of cap[k] bytes that are watched. */
+static void encode_with(const struct xp_kernels *k, const struct rows *r, const struct guarded *q, const size_t *cap,
+                        struct guarded *out, size_t *len)
+{
+    struct xp_rans_source *s = calloc(r->count, sizeof(*s));
+
+    for (size_t i = 0; i < r->count; i++) {
+        out[i] = guard_alloc(cap[i], 0, 0x55);
+        s[i] = (struct xp_rans_source){.q = q[i].p, .classes = classes_of(r, i), .work = aligned(xp_rans_work_bytes(r->n)),
+                                       .out = out[i].p, .cap = cap[i]};
+    }
+    k->rans_encode(s, r->count, r->n, r->lanes);
+    for (size_t i = 0; i < r->count; i++) {
+        len[i] = s[i].len;
+        free(s[i].work);
+    }
+    free(s);
+}
+
+/* First with just enough room, then with one byte too little here and there. */
+static void compare_rooms(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested, const struct rows *r,
+                          const struct guarded *q, const size_t *need)
+{
+    struct guarded out[2][MOST_ROWS];
+    size_t cap[MOST_ROWS], len[2][MOST_ROWS];
+
+    for (int tight = 0; tight < 2; tight++) {
+        for (size_t i = 0; i < r->count; i++)
+            cap[i] = need[i] - (tight && check_random(c) & 1);
+        encode_with(plain, r, q, cap, out[0], len[0]);
+        encode_with(tested, r, q, cap, out[1], len[1]);
+        for (size_t i = 0; i < r->count; i++) {
+            if (len[1][i] != len[0][i] || len[0][i] != (cap[i] == need[i] ? need[i] : 0)) {
+                printf("# rans_encode %s: %zu bytes where %zu are needed and %zu are there (--seed %llu)\n", c->isa, len[1][i],
+                       need[i], cap[i], (unsigned long long)c->seed);
+                c->failed++;
+            }
+            check_equal(c, &out[0][i], &out[1][i], "n %zu lanes %u row %zu of %zu, room %zu of %zu", r->n, r->lanes, i, r->count,
+                        cap[i], need[i]);
+            guard_free(&out[0][i]);
+            guard_free(&out[1][i]);
+        }
+    }
+}
+
 static void compare_encode(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
 {
-    for (int round = 0; round < 150; round++) {
+    for (int round = 0; round < 60; round++) {
         struct rows r = random_rows(c);
-        void *work = aligned(xp_rans_work_bytes(r.n));
+        struct guarded q[MOST_ROWS], out[MOST_ROWS];
+        size_t cap[MOST_ROWS], need[MOST_ROWS];
 
-        for (size_t k = 0; k < r.count; k++) {
-            struct guarded q = guard_alloc(2 * r.n, 2 * check_below(c, 8), 0), out[2];
-            const uint8_t *classes = r.classes + k * r.groups;
-            const size_t bound = xp_rans_bound(r.n);
-            size_t len, need;
-
-            memcpy(q.p, r.q + k * r.groups * 16, 2 * r.n);
-            out[0] = guard_alloc(bound, 0, 0x55);
-            need = plain->rans_encode(q.p, r.n, classes, r.lanes, work, out[0].p, bound);
-            guard_free(&out[0]);
-            /* Just enough room, then one byte too little. */
-            for (size_t cap = need; cap + 1 >= need && cap <= need; cap--) {
-                for (int i = 0; i < 2; i++) {
-                    out[i] = guard_alloc(cap, 0, 0x55);
-                    len = (i ? tested : plain)->rans_encode(q.p, r.n, classes, r.lanes, work, out[i].p, cap);
-                    if (len != (cap == need ? need : 0)) {
-                        printf("# rans_encode %s: %zu bytes where %zu are needed and %zu are there (--seed %llu)\n", c->isa, len,
-                               need, cap, (unsigned long long)c->seed);
-                        c->failed++;
-                    }
-                }
-                check_equal(c, &out[0], &out[1], "n %zu lanes %u class %u, room %zu of %zu", r.n, r.lanes, classes[0], cap, need);
-                guard_free(&out[0]);
-                guard_free(&out[1]);
-            }
-            guard_free(&q);
+        for (size_t i = 0; i < r.count; i++) {
+            q[i] = guard_alloc(2 * r.n, 2 * check_below(c, 8), 0);
+            memcpy(q[i].p, r.q + i * r.groups * 16, 2 * r.n);
+            cap[i] = xp_rans_bound(r.n);
         }
-        free(work);
+        encode_with(plain, &r, q, cap, out, need);
+        for (size_t i = 0; i < r.count; i++)
+            guard_free(&out[i]);
+        compare_rooms(c, plain, tested, &r, q, need);
+        for (size_t i = 0; i < r.count; i++)
+            guard_free(&q[i]);
         free_rows(&r);
     }
 }
@@ -117,9 +159,12 @@ static struct coded encode_rows(const struct rows *r, const struct xp_kernels *k
     void *work = aligned(xp_rans_work_bytes(r->n));
 
     for (size_t i = 0; i < r->count; i++) {
-        e.row[i] = calloc(1, xp_rans_bound(r->n) + XP_RANS_SLACK);
-        e.len[i] = k->rans_encode(r->q + i * r->groups * 16, r->n, r->classes + i * r->groups, r->lanes, work, e.row[i],
-                                  xp_rans_bound(r->n));
+        struct xp_rans_source s = {.q = r->q + i * r->groups * 16, .classes = classes_of(r, i), .work = work,
+                                   .cap = xp_rans_bound(r->n)};
+
+        s.out = e.row[i] = calloc(1, s.cap + XP_RANS_SLACK);
+        k->rans_encode(&s, 1, r->n, r->lanes);
+        e.len[i] = s.len;
     }
     free(work);
     return e;
@@ -153,7 +198,7 @@ static void decode_with(const struct xp_kernels *k, const struct rows *r, const 
     struct xp_rans_stream *s = calloc(r->count, sizeof(*s));
 
     for (size_t i = 0; i < r->count; i++)
-        s[i] = (struct xp_rans_stream){.in = in[i].p, .len = e->len[i], .classes = r->classes + i * r->groups, .q = q[i].p};
+        s[i] = (struct xp_rans_stream){.in = in[i].p, .len = e->len[i], .classes = classes_of(r, i), .q = q[i].p};
     k->rans_decode(s, r->count, r->n, r->lanes);
     for (size_t i = 0; i < r->count; i++) {
         ok[i] = s[i].ok;
@@ -165,12 +210,12 @@ static void decode_with(const struct xp_kernels *k, const struct rows *r, const 
 
 static void compare_decode(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
 {
-    for (int round = 0; round < 300; round++) {
+    for (int round = 0; round < 120; round++) {
         struct rows r = random_rows(c);
         struct coded e = encode_rows(&r, plain);
         const int harmed = round & 1;
-        struct guarded in[8], q[2][8];
-        int ok[2][8] = {{0}};
+        struct guarded in[MOST_ROWS], q[2][MOST_ROWS];
+        int ok[2][MOST_ROWS] = {{0}};
 
         if (harmed)
             damage(c, &e, &r);
@@ -201,57 +246,65 @@ static void compare_decode(struct check *c, const struct xp_kernels *plain, cons
 
 /* ---- speed: GB/s of bf16 values ---- */
 
+#define BENCH_ROWS 24
+
 struct run {
     const struct xp_kernels *k;
     struct rows r;
     struct coded e;
-    struct xp_rans_stream s[8];
-    void *work;
-    uint8_t *out;
+    struct xp_rans_stream stream[BENCH_ROWS];
+    struct xp_rans_source source[BENCH_ROWS];
 };
 
 static void run_encode(void *arg)
 {
     struct run *r = arg;
 
-    for (size_t i = 0; i < r->r.count; i++)
-        r->k->rans_encode(r->r.q + i * r->r.groups * 16, r->r.n, r->r.classes + i * r->r.groups, r->r.lanes, r->work, r->out,
-                          xp_rans_bound(r->r.n));
+    r->k->rans_encode(r->source, r->r.count, r->r.n, r->r.lanes);
 }
 
 static void run_decode(void *arg)
 {
     struct run *r = arg;
 
-    r->k->rans_decode(r->s, r->r.count, r->r.n, r->r.lanes);
+    r->k->rans_decode(r->stream, r->r.count, r->r.n, r->r.lanes);
+}
+
+static void bench_shape(struct check *c, const struct xp_kernels *k, void (*what)(void *), size_t n, unsigned class)
+{
+    struct run r = {.k = k, .r = make_rows(c, n, BENCH_ROWS, 0, class, 4)};
+    size_t bytes = 0;
+    char shape[64];
+
+    for (size_t i = 0; i < BENCH_ROWS; i++) /* three kinds, as batches of real rows have */
+        r.r.uses[i] %= 3;
+    r.e = encode_rows(&r.r, k);
+    for (size_t i = 0; i < BENCH_ROWS; i++) {
+        r.stream[i] = (struct xp_rans_stream){.in = r.e.row[i], .len = r.e.len[i], .classes = classes_of(&r.r, i),
+                                              .q = calloc(r.r.groups, 32)};
+        r.source[i] = (struct xp_rans_source){.q = r.r.q + i * r.r.groups * 16, .classes = classes_of(&r.r, i),
+                                              .work = aligned(xp_rans_work_bytes(n)), .out = malloc(xp_rans_bound(n)),
+                                              .cap = xp_rans_bound(n)};
+        bytes += r.e.len[i];
+    }
+    snprintf(shape, sizeof(shape), "n %zu lanes %u, %.3f of bf16", n, r.r.lanes, (double)bytes / (double)(2 * BENCH_ROWS * n));
+    bench_line(c, shape, r.r.q, BENCH_ROWS * 2 * n, what, &r);
+    for (size_t i = 0; i < BENCH_ROWS; i++) {
+        free(r.stream[i].q);
+        free(r.source[i].work);
+        free(r.source[i].out);
+    }
+    free_coded(&r.e, BENCH_ROWS);
+    free_rows(&r.r);
 }
 
 static void bench(struct check *c, const struct xp_kernels *k, void (*what)(void *))
 {
-    static const struct { size_t n; unsigned class; } shapes[] = {{4096, 8}, {4096, 15}, {4096, 23}, {768, 15}};
-    char shape[64];
+    static const struct { size_t n; unsigned class; } shapes[] = {{4096, 8}, {4096, 15}, {4096, 23}, {2048, 15}, {1536, 15},
+                                                                  {768, 15}, {768, 23}, {256, 15}};
 
-    for (unsigned i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
-        struct run r = {.k = k, .r = make_rows(c, shapes[i].n, 8, 0, shapes[i].class, 4)};
-        size_t bytes = 0;
-
-        r.e = encode_rows(&r.r, k);
-        r.work = aligned(xp_rans_work_bytes(r.r.n));
-        r.out = malloc(xp_rans_bound(r.r.n));
-        for (size_t j = 0; j < 8; j++) {
-            r.s[j] = (struct xp_rans_stream){.in = r.e.row[j], .len = r.e.len[j], .classes = r.r.classes + j * r.r.groups,
-                                             .q = calloc(r.r.groups, 32)};
-            bytes += r.e.len[j];
-        }
-        snprintf(shape, sizeof(shape), "n %zu lanes %u, %.3f of bf16", r.r.n, r.r.lanes, (double)bytes / (16.0 * (double)r.r.n));
-        bench_line(c, shape, r.r.q, 8 * 2 * r.r.n, what, &r);
-        for (size_t j = 0; j < 8; j++)
-            free(r.s[j].q);
-        free(r.work);
-        free(r.out);
-        free_coded(&r.e, 8);
-        free_rows(&r.r);
-    }
+    for (unsigned i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
+        bench_shape(c, k, what, shapes[i].n, shapes[i].class);
 }
 
 static void bench_encode(struct check *c, const struct xp_kernels *k)

@@ -1,0 +1,125 @@
+/*
+ * rans_avx512.h - what the entropy coder's AVX-512 files share: integers to symbols and low bits, and back
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef XP_RANS_AVX512_H
+#define XP_RANS_AVX512_H
+
+#include "hash/bytes.h"
+#include "hash/rans.h"
+#include "hash/variants.h"
+#include "hash/x86/unroll.h"
+
+#include <immintrin.h>
+
+/* rans_side_avx512.c: rows of fewer than 16 states, several rows to a vector. */
+void xp_rans_encode_side(struct xp_rans_source *s, size_t count, size_t n, unsigned lanes);
+void xp_rans_decode_side(struct xp_rans_stream *s, size_t count, size_t n, unsigned lanes);
+
+/* Steps between two looks at the ends of the rows; what is read beyond them lies within XP_RANS_SLACK. */
+#define XP_RANS_STRIDE (XP_RANS_SLACK / 32 - 2)
+
+static inline struct xp_rans_parts xp_rans_split(const int16_t *q, size_t n, const uint8_t *classes, const struct xp_rans_work *w)
+{
+    uint8_t *plane = w->planes, *escape = w->escapes;
+
+    for (size_t g = 0; g < (n + 15) / 16; g++) {
+        const struct xp_rans_table *t = xp_rans_table(classes[g]);
+        const unsigned low = xp_rans_low_bits(classes[g]);
+        const __mmask16 live = n - 16 * g < 16 ? (__mmask16)((1u << (n - 16 * g)) - 1) : 0xffff;
+        const __m256i v = _mm256_maskz_loadu_epi16(live, q + 16 * g);
+        __m256i u = _mm256_add_epi16(v, _mm256_set1_epi16((short)(low ? 1 << (low - 1) : 0)));
+        __m256i s = _mm256_add_epi16(_mm256_sra_epi16(u, _mm_cvtsi32_si128((int)low)), _mm256_set1_epi16(16));
+        const __mmask16 outside = _mm256_cmplt_epi16_mask(s, _mm256_set1_epi16(t->first)) |
+                                  _mm256_cmpgt_epi16_mask(s, _mm256_set1_epi16(t->last));
+
+        if (outside) {
+            s = _mm256_mask_mov_epi16(s, outside, _mm256_setzero_si256());
+            u = _mm256_mask_mov_epi16(u, outside, _mm256_setzero_si256());
+            for (unsigned m = outside; m; m &= m - 1, escape += 2)
+                xp_put16(escape, (uint16_t)q[16 * g + (unsigned)__builtin_ctz(m)]);
+        }
+        s = _mm256_or_si256(_mm256_srli_epi16(s, 1), _mm256_and_si256(_mm256_slli_epi16(s, 4), _mm256_set1_epi16(16)));
+        _mm_storeu_si128((__m128i *)(void *)(w->place + 16 * g), _mm256_cvtepi16_epi8(s));
+        for (unsigned b = 0; b < low; b++, plane += 2)
+            xp_put16(plane, _mm256_test_epi16_mask(u, _mm256_set1_epi16((short)(1 << b))));
+    }
+    return (struct xp_rans_parts){ (size_t)(plane - w->planes), (size_t)(escape - w->escapes) };
+}
+
+/* s->q holds symbols and becomes integers. 0 when the escapes do not end where the row does. */
+static inline int xp_rans_join(const struct xp_rans_stream *s, size_t n, const uint8_t *planes, const uint8_t *escapes)
+{
+    const uint8_t *end = s->in + s->len;
+
+    for (size_t g = 0; g < (n + 15) / 16; g++) {
+        const unsigned low = xp_rans_low_bits(s->classes[g]);
+        const __mmask16 live = n - 16 * g < 16 ? (__mmask16)((1u << (n - 16 * g)) - 1) : 0xffff;
+        int16_t *q = s->q + 16 * g;
+        const __m256i v = _mm256_loadu_si256((const __m256i *)(const void *)q);
+        const __mmask16 outside = _mm256_testn_epi16_mask(v, v) & live;
+        __m256i u = _mm256_sll_epi16(_mm256_sub_epi16(v, _mm256_set1_epi16(16)), _mm_cvtsi32_si128((int)low));
+
+        for (unsigned b = 0; b < low; b++, planes += 2)
+            u = _mm256_mask_add_epi16(u, xp_get16(planes), u, _mm256_set1_epi16((short)(1 << b)));
+        u = _mm256_sub_epi16(u, _mm256_set1_epi16((short)(low ? 1 << (low - 1) : 0)));
+        _mm256_storeu_si256((__m256i *)(void *)q, _mm256_maskz_mov_epi16(live, u));
+        for (unsigned m = outside; m; m &= m - 1, escapes += 2) {
+            if (end - escapes < 2)
+                return 0;
+            q[__builtin_ctz(m)] = (int16_t)xp_get16(escapes);
+        }
+    }
+    return escapes == end;
+}
+
+#define XP_EACH(count) XP_UNROLL for (int i = 0; i < (count); i++)
+
+/* One symbol out of 16 states, `count` vectors of states side by side, written stage by stage since the CPU does not look far
+ * enough ahead to find the other vectors' work by itself. States may be below 2^16 afterwards. */
+XP_INLINE void xp_rans_pop(__m512i *x, const struct xp_rans_table *const *table, __m512i *symbol, const int count)
+{
+    const __m512i half_words = _mm512_set1_epi32(0xffff), slots = _mm512_set1_epi32((1 << XP_RANS_BITS) - 1);
+    __m512i key[8], at[8], odd[8], span[8];
+    __mmask16 m[8];
+
+    /* The last entry that begins at or below the slot: searched in the even symbols, then in the odd one beside it. */
+    XP_EACH(count) key[i] = _mm512_or_si512(_mm512_slli_epi32(_mm512_and_si512(x[i], slots), 16), half_words);
+    XP_EACH(count) m[i] = _mm512_cmpge_epu32_mask(key[i], _mm512_set1_epi32((int)table[i]->span[8]));
+    XP_EACH(count) at[i] = _mm512_mask_mov_epi32(_mm512_set1_epi32(4), m[i], _mm512_set1_epi32(12));
+    XP_UNROLL
+    for (int half = 2; half > 0; half /= 2) {
+        const __m512i by = _mm512_set1_epi32(half);
+        XP_EACH(count) m[i] = _mm512_cmpge_epu32_mask(key[i], _mm512_permutexvar_epi32(at[i], _mm512_loadu_si512(table[i]->span)));
+        XP_EACH(count) at[i] = _mm512_mask_add_epi32(_mm512_sub_epi32(at[i], by), m[i], at[i], by);
+    }
+    XP_EACH(count) m[i] = _mm512_cmplt_epu32_mask(key[i], _mm512_permutexvar_epi32(at[i], _mm512_loadu_si512(table[i]->span)));
+    XP_EACH(count) at[i] = _mm512_mask_add_epi32(at[i], m[i], at[i], _mm512_set1_epi32(-1));
+    XP_EACH(count) odd[i] = _mm512_permutexvar_epi32(at[i], _mm512_loadu_si512(table[i]->span + 16));
+    XP_EACH(count) span[i] = _mm512_permutexvar_epi32(at[i], _mm512_loadu_si512(table[i]->span));
+    XP_EACH(count) m[i] = _mm512_cmpge_epu32_mask(key[i], odd[i]);
+    XP_EACH(count) at[i] = _mm512_add_epi32(at[i], at[i]);
+    XP_EACH(count) symbol[i] = _mm512_mask_add_epi32(at[i], m[i], at[i], _mm512_set1_epi32(1));
+    XP_EACH(count) span[i] = _mm512_mask_mov_epi32(span[i], m[i], odd[i]);
+
+    XP_EACH(count) at[i] = _mm512_sub_epi32(_mm512_and_si512(x[i], slots), _mm512_srli_epi32(span[i], 16));
+    XP_EACH(count) x[i] = _mm512_mullo_epi32(_mm512_and_si512(span[i], half_words), _mm512_srli_epi32(x[i], XP_RANS_BITS));
+    XP_EACH(count) x[i] = _mm512_add_epi32(x[i], at[i]);
+}
+
+/* One symbol into 16 states: the part after their words were taken. x < frequency << 20. */
+XP_INLINE __m512i xp_rans_push(__m512i x, __m512i span, __m512 part)
+{
+    const __m512i f = _mm512_and_si512(span, _mm512_set1_epi32(0xffff));
+    /* The quotient is right or one too small (rans_tables.py: reciprocals). */
+    __m512i quotient = _mm512_cvttps_epu32(_mm512_mul_ps(_mm512_cvtepu32_ps(x), part));
+    __m512i rest = _mm512_sub_epi32(x, _mm512_mullo_epi32(quotient, f));
+    const __mmask16 more = _mm512_cmpge_epu32_mask(rest, f);
+
+    rest = _mm512_mask_sub_epi32(rest, more, rest, f);
+    quotient = _mm512_mask_sub_epi32(quotient, more, quotient, _mm512_set1_epi32(-1));
+    return _mm512_add_epi32(_mm512_slli_epi32(quotient, XP_RANS_BITS), _mm512_add_epi32(rest, _mm512_srli_epi32(span, 16)));
+}
+
+#endif
