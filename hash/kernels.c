@@ -13,12 +13,14 @@ static void fill_c(struct xp_kernels *k)
     k->energy = xp_energy_c;
     k->distance = xp_distance_c;
     k->residual = xp_residual_c;
+    k->residual_sums = xp_residual_sums_c;
     k->restore = xp_restore_c;
     k->centroid = xp_centroid_c;
     k->hash = xp_hash_c;
     k->assign = xp_assign_c;
     k->quantise = xp_quantise_c;
     k->dequantise = xp_dequantise_c;
+    k->deviation = xp_deviation_c;
     k->reorder = xp_reorder_c;
     k->uniform_spread = xp_uniform_spread_c;
     k->uniform_error = xp_uniform_error_c;
@@ -38,10 +40,12 @@ static void fill_avx2(struct xp_kernels *k)
     k->energy = xp_energy_avx2;
     k->distance = xp_distance_avx2;
     k->residual = xp_residual_avx2;
+    k->residual_sums = xp_residual_sums_avx2;
     k->restore = xp_restore_avx2;
     k->centroid = xp_centroid_avx2;
     k->quantise = xp_quantise_avx2;
     k->dequantise = xp_dequantise_avx2;
+    k->deviation = xp_deviation_avx2;
 }
 
 static void fill_avx512(struct xp_kernels *k)
@@ -51,12 +55,14 @@ static void fill_avx512(struct xp_kernels *k)
     k->energy = xp_energy_avx512;
     k->distance = xp_distance_avx512;
     k->residual = xp_residual_avx512;
+    k->residual_sums = xp_residual_sums_avx512;
     k->restore = xp_restore_avx512;
     k->centroid = xp_centroid_avx512;
     k->hash = xp_hash_avx512;
     k->assign = xp_assign_avx512;
     k->quantise = xp_quantise_avx512;
     k->dequantise = xp_dequantise_avx512;
+    k->deviation = xp_deviation_avx512;
     k->reorder = xp_reorder_avx512;
     k->uniform_spread = xp_uniform_spread_avx512;
     k->uniform_error = xp_uniform_error_avx512;

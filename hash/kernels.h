@@ -30,6 +30,10 @@ typedef float (*xp_distance_fn)(const void *a, const void *b, xp_dtype t, size_t
 /* residual: out[i] = (float)row[i] - base[i] (base NULL: no subtraction). Any alignment of row. Exact, but for which NaN. */
 typedef void (*xp_residual_fn)(const void *row, xp_dtype t, const float *base, size_t dim, float *out);
 
+/* residual_sums: residual, and with it sums[0] = row sum of row[i]^2 (as distance with b NULL), sums[1] = row sum of out[i]^2
+ * (as energy). Exact, but for which NaN. */
+typedef void (*xp_residual_sums_fn)(const void *row, xp_dtype t, const float *base, size_t dim, float *out, float sums[2]);
+
 /* restore: row[i] = round_to_type(in[i] + base[i]) (base NULL: no addition); nearest-even; NaN stays NaN. Exact. */
 typedef void (*xp_restore_fn)(const float *in, const float *base, size_t dim, xp_dtype t, void *row);
 
@@ -173,6 +177,11 @@ typedef void (*xp_rans_encode_fn)(struct xp_rans_source *s, size_t count, size_t
 struct xp_rans_stream;
 typedef void (*xp_rans_decode_fn)(struct xp_rans_stream *s, size_t count, size_t n, unsigned lanes);
 
+/* deviation: the distance between `row` and what dequantise would write. scratch: room for a row of this type, may be
+ * written. Exact, but for which NaN. */
+typedef float (*xp_deviation_fn)(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t,
+                                 const void *row, void *scratch);
+
 /* ---- the table ---------------------------------------------------------------------------------------------------- */
 struct xp_kernels {
     size_t size;
@@ -180,6 +189,7 @@ struct xp_kernels {
     xp_energy_fn energy;
     xp_distance_fn distance;
     xp_residual_fn residual;
+    xp_residual_sums_fn residual_sums;
     xp_restore_fn restore;
     xp_centroid_fn centroid;
     xp_fht_i16_fn fht_i16;
@@ -188,6 +198,7 @@ struct xp_kernels {
     xp_assign_fn assign;
     xp_quantise_fn quantise;
     xp_dequantise_fn dequantise;
+    xp_deviation_fn deviation;
     xp_reorder_fn reorder;
     xp_uniform_spread_fn uniform_spread;
     xp_uniform_error_fn uniform_error;

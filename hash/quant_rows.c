@@ -61,7 +61,7 @@ struct subject {
     const float *base;
     double energy;   /* |x|^2 */
     double allowed;  /* squared error that keeps the promise, margins taken off */
-    double ref;      /* the squared reference of eps */
+    double ref;      /* the squared reference of eps: |x|^2, or the smaller of it and |x - mean|^2, but not below 2^-16 |x|^2 */
     double residual; /* |x - base|^2, the residual lies in c->residual */
 };
 
@@ -76,32 +76,33 @@ static int all_zero(const void *row, size_t bytes, xp_dtype t)
     return 1;
 }
 
-/* Squared reference of eps: |x|^2, or the smaller of it and |x - mean|^2, but not below 2^-16 |x|^2. */
-static double reference_energy(struct xp_coder *c, const struct xp_row_plan *p, const void *row, double energy)
+/* |x - m|^2; leaves the difference in c->residual. */
+static double energy_to(struct xp_coder *c, const void *row, const float *m, double *energy)
 {
-    if (!p->reference)
-        return energy;
-    c->kernels.residual(row, c->desc.dtype, p->reference, c->desc.dim, c->residual);
-    const double to_mean = c->kernels.energy(c->residual, c->desc.dim);
-    return fmax(fmin(energy, to_mean), energy * 0x1p-16);
+    float sums[2];
+
+    c->kernels.residual_sums(row, c->desc.dtype, m, c->desc.dim, c->residual, sums);
+    *energy = sums[0];
+    return sums[1];
 }
 
 /* Fills s. Returns 0 when the row can only go raw. */
 static int examine(struct xp_coder *c, const struct xp_row_plan *p, const void *row, const float *base, struct subject *s)
 {
+    double to_mean = INFINITY;
+
     s->row = row;
     s->base = base;
-    s->energy = c->kernels.distance(row, NULL, c->desc.dtype, c->desc.dim);
-    if (!(s->energy <= FLT_MAX)) /* NaN, Inf, or squares that overflow */
+    if (p->reference && p->reference != base)
+        to_mean = energy_to(c, row, p->reference, &s->energy);
+    s->residual = energy_to(c, row, base, &s->energy);
+    if (!(s->energy <= FLT_MAX) || !(s->residual <= FLT_MAX)) /* NaN, Inf, or squares that overflow */
         return 0;
-    s->ref = reference_energy(c, p, row, s->energy);
+    if (p->reference == base && base)
+        to_mean = s->residual;
+    s->ref = fmax(fmin(s->energy, to_mean), s->energy * 0x1p-16);
     s->allowed = p->eps2 * s->ref * (1 - p->margin) / (1 + p->margin);
-    if (!(s->allowed >= p->least))
-        return 0;
-    if (!p->reference || p->reference != base)
-        c->kernels.residual(row, c->desc.dtype, base, c->desc.dim, c->residual);
-    s->residual = c->kernels.energy(c->residual, c->desc.dim);
-    return s->residual <= FLT_MAX;
+    return s->allowed >= p->least;
 }
 
 static double predicted_error(const struct xp_coder *c, const struct subject *s, unsigned format)
@@ -113,8 +114,7 @@ static double predicted_error(const struct xp_coder *c, const struct subject *s,
 static double try_format(struct xp_coder *c, const struct subject *s, unsigned format, uint8_t *out)
 {
     c->kernels.quantise(&c->quantiser, (enum xp_qformat)format, c->residual, out);
-    c->kernels.dequantise(&c->quantiser, (enum xp_qformat)format, out, s->base, c->desc.dtype, c->decoded);
-    return c->kernels.distance(s->row, c->decoded, c->desc.dtype, c->desc.dim);
+    return c->kernels.deviation(&c->quantiser, (enum xp_qformat)format, out, s->base, c->desc.dtype, s->row, c->decoded);
 }
 
 /* The shortest format that keeps the promise, starting at the predicted one; its bytes are at out. XP_Q_RAW when there is none. */

@@ -46,3 +46,10 @@ void xp_dequantise_c(const struct xp_quantiser *q, enum xp_qformat f, const uint
         codes += xp_qblock_bytes(f, n);
     }
 }
+
+float xp_deviation_c(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t, const void *row,
+                     void *scratch)
+{
+    xp_dequantise_c(q, f, in, base, t, scratch);
+    return xp_distance_c(row, scratch, t, q->dim);
+}

@@ -48,3 +48,10 @@ void xp_restore_c(const float *in, const float *base, size_t dim, xp_dtype t, vo
     for (size_t i = 0; i < dim; i++)
         xp_store_f32(row, t, i, base ? in[i] + base[i] : in[i]);
 }
+
+void xp_residual_sums_c(const void *row, xp_dtype t, const float *base, size_t dim, float *out, float sums[2])
+{
+    xp_residual_c(row, t, base, dim, out);
+    sums[0] = xp_distance_c(row, NULL, t, dim);
+    sums[1] = xp_energy_c(out, dim);
+}

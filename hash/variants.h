@@ -38,8 +38,11 @@ float xp_distance_avx512(const void *a, const void *b, xp_dtype t, size_t dim);
 void xp_residual_c(const void *row, xp_dtype t, const float *base, size_t dim, float *out);
 void xp_residual_avx2(const void *row, xp_dtype t, const float *base, size_t dim, float *out);
 void xp_residual_avx512(const void *row, xp_dtype t, const float *base, size_t dim, float *out);
+void xp_residual_sums_c(const void *row, xp_dtype t, const float *base, size_t dim, float *out, float sums[2]);
 void xp_restore_c(const float *in, const float *base, size_t dim, xp_dtype t, void *row);
+void xp_residual_sums_avx2(const void *row, xp_dtype t, const float *base, size_t dim, float *out, float sums[2]);
 void xp_restore_avx2(const float *in, const float *base, size_t dim, xp_dtype t, void *row);
+void xp_residual_sums_avx512(const void *row, xp_dtype t, const float *base, size_t dim, float *out, float sums[2]);
 void xp_restore_avx512(const float *in, const float *base, size_t dim, xp_dtype t, void *row);
 
 /* centroid.c, x86/centroid_*.c */
@@ -52,8 +55,14 @@ void xp_quantise_c(const struct xp_quantiser *q, enum xp_qformat f, const float 
 void xp_quantise_avx2(const struct xp_quantiser *q, enum xp_qformat f, const float *res, uint8_t *out);
 void xp_quantise_avx512(const struct xp_quantiser *q, enum xp_qformat f, const float *res, uint8_t *out);
 void xp_dequantise_c(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t, void *row);
+float xp_deviation_c(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t, const void *row,
+                     void *scratch);
 void xp_dequantise_avx2(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t, void *row);
+float xp_deviation_avx2(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t, const void *row,
+                     void *scratch);
 void xp_dequantise_avx512(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t, void *row);
+float xp_deviation_avx512(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t, const void *row,
+                     void *scratch);
 
 /* reorder.c, x86/reorder_*.c */
 void xp_reorder_c(const void *in, const uint8_t *index, size_t n, size_t size, void *out);

@@ -246,3 +246,10 @@ void xp_dequantise_avx2(const struct xp_quantiser *q, enum xp_qformat f, const u
     for (; first < q->dim; first += XP_QBLOCK)
         other_block(q, f, in + first / XP_QBLOCK * 2, codes + first / XP_QBLOCK * xp_qblock_bytes(f, XP_QBLOCK), first, base, t, row);
 }
+
+float xp_deviation_avx2(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t, const void *row,
+                        void *scratch)
+{
+    xp_dequantise_avx2(q, f, in, base, t, scratch);
+    return xp_distance_avx2(row, scratch, t, q->dim);
+}

@@ -114,6 +114,7 @@ struct output {
 
 struct constants {
     __m512i plus, minus, zero; /* the last butterfly: words (1, 1) and (1, -1) */
+    __m512i upper;             /* 0xffff0000 */
     struct xp_bf16_constants512 bf16;
     struct xp_split_index512 split;
 };
@@ -121,11 +122,12 @@ struct constants {
 static inline struct constants constants(void)
 {
     struct constants k = {_mm512_set1_epi32(0x00010001), _mm512_set1_epi32((int)0xffff0001), _mm512_setzero_si512(),
-                          xp_bf16_constants512(), xp_split_index512()};
+                          _mm512_set1_epi32((int)0xffff0000), xp_bf16_constants512(), xp_split_index512()};
 
     XP_KEEP(k.plus);
     XP_KEEP(k.minus);
     XP_KEEP(k.zero);
+    XP_KEEP(k.upper);
     return k;
 }
 
@@ -151,20 +153,38 @@ XP_INLINE void store_pair(char *p, const xp_dtype t, struct xp_pair512 x, const 
     xp_store512(p + 16 * (t == XP_F32 ? 4 : 2), t, b, 16);
 }
 
+/* Values 32 i .. 32 i + 31 of a block of rotated words. */
+XP_INLINE struct xp_pair512 values_of(const __m512i w, int i, const struct output *o, const int has_base, const struct constants *k)
+{
+    const struct xp_pair512 none = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+    const float *b = o->base + 32 * i;
+    const struct xp_pair512 base = has_base ? xp_split512(_mm512_loadu_ps(b), _mm512_loadu_ps(b + 16), &k->split) : none;
+    const unsigned s = o->signs[i];
+
+    return (struct xp_pair512){value_of(_mm512_madd_epi16(w, k->plus), _pext_u32(s, 0x55555555), o->step, has_base, base.even, k),
+                               value_of(_mm512_madd_epi16(w, k->minus), _pext_u32(s, 0xaaaaaaaa), o->step, has_base, base.odd, k)};
+}
+
 /* Rotated words in row order except for v0: finishes 128 values. */
 XP_INLINE void finish(const __m512i w[4], const struct output *o, const xp_dtype t, const int has_base, const struct constants *k)
 {
-    const struct xp_pair512 none = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+    XP_UNROLL
+    for (int i = 0; i < 4; i++)
+        store_pair(o->row + 32 * (size_t)i * (t == XP_F32 ? 4 : 2), t, values_of(w[i], i, o, has_base, k), k);
+}
 
+/* The same block of bf16, but compared with the row and not stored. */
+XP_INLINE void compare(const __m512i w[4], const struct output *o, const int has_base, const struct constants *k, struct xp_pair512 *sum)
+{
     XP_UNROLL
     for (int i = 0; i < 4; i++) {
-        const float *b = o->base + 32 * i;
-        const struct xp_pair512 base = has_base ? xp_split512(_mm512_loadu_ps(b), _mm512_loadu_ps(b + 16), &k->split) : none;
-        const unsigned s = o->signs[i];
-        struct xp_pair512 x;
-        x.even = value_of(_mm512_madd_epi16(w[i], k->plus), _pext_u32(s, 0x55555555), o->step, has_base, base.even, k);
-        x.odd = value_of(_mm512_madd_epi16(w[i], k->minus), _pext_u32(s, 0xaaaaaaaa), o->step, has_base, base.odd, k);
-        store_pair(o->row + 32 * (size_t)i * (t == XP_F32 ? 4 : 2), t, x, k);
+        const struct xp_pair512 y = values_of(w[i], i, o, has_base, k);
+        const __m512i x = _mm512_loadu_si512(o->row + 64 * (size_t)i);
+        const __m512i even = _mm512_and_si512(xp_round_bf16_512(y.even, &k->bf16), k->upper);
+        const __m512i odd = _mm512_and_si512(xp_round_bf16_512(y.odd, &k->bf16), k->upper);
+        const __m512 x_odd = _mm512_castsi512_ps(_mm512_and_si512(x, k->upper));
+        sum->even = xp_add_square512(sum->even, _mm512_sub_ps(xp_even_bf16_512(x), _mm512_castsi512_ps(even)));
+        sum->odd = xp_add_square512(sum->odd, _mm512_sub_ps(x_odd, _mm512_castsi512_ps(odd)));
     }
 }
 
@@ -178,7 +198,7 @@ static void other_block(const struct xp_quantiser *q, enum xp_qformat f, const u
     float x[XP_QBLOCK];
 
     xp_qblock_decode(f, q->signs + first / 32, step, codes, n, x);
-    xp_restore_avx512(x, base ? base + first : NULL, have, t, row + first * (t == XP_F32 ? 4 : 2));
+    xp_restore_avx512(x, base ? base + first : NULL, have, t, row);
 }
 
 XP_INLINE void unpack_and_unrotate(const struct xp_qinfo *info, const int bits, const int paired, const uint8_t *codes, __m512i middle,
@@ -193,11 +213,12 @@ XP_INLINE void unpack_and_unrotate(const struct xp_qinfo *info, const int bits, 
 }
 
 /*
- * The whole blocks of a row; bits and paired are the format's, constants here. Returns the values done.
+ * The whole blocks of a row; bits and paired are the format's, constants here. Returns the values done. Where sum is not NULL the
+ * values are not stored but compared with those at row (bf16), into the partials of a row sum.
  * The rotation of a block is one long chain: it runs beside the output of the block before.
  */
 XP_INLINE size_t whole_blocks(const struct xp_quantiser *q, enum xp_qformat f, const int bits, const int paired, const uint8_t *in,
-                              const float *base, const int has_base, const xp_dtype t, char *row)
+                              const float *base, const int has_base, const xp_dtype t, char *row, struct xp_pair512 *sum)
 {
     const struct constants k = constants();
     const struct xp_qinfo *info = &xp_qinfo[f];
@@ -216,45 +237,48 @@ XP_INLINE size_t whole_blocks(const struct xp_quantiser *q, enum xp_qformat f, c
                                  _mm512_set1_ps(xp_qstep_value(xp_get16(in + 2 * b)))};
         memcpy(w, next, sizeof(w));
         unpack_and_unrotate(info, bits, paired, codes + ahead * bytes, middle, next);
-        finish(w, &o, t, has_base, &k);
+        if (sum)
+            compare(w, &o, has_base, &k, sum);
+        else
+            finish(w, &o, t, has_base, &k);
     }
     return blocks * XP_QBLOCK;
 }
 
 XP_INLINE size_t blocks_of_type(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base,
-                                const int has_base, const xp_dtype t, char *row)
+                                const int has_base, const xp_dtype t, char *row, struct xp_pair512 *sum)
 {
     switch (f) {
-    case XP_Q_INT2: return whole_blocks(q, f, 2, 0, in, base, has_base, t, row);
-    case XP_Q_INT25: return whole_blocks(q, f, 5, 1, in, base, has_base, t, row);
-    case XP_Q_INT3: return whole_blocks(q, f, 3, 0, in, base, has_base, t, row);
-    case XP_Q_INT35: return whole_blocks(q, f, 7, 1, in, base, has_base, t, row);
-    case XP_Q_INT4: return whole_blocks(q, f, 4, 0, in, base, has_base, t, row);
-    case XP_Q_INT45: return whole_blocks(q, f, 9, 1, in, base, has_base, t, row);
-    case XP_Q_INT5: return whole_blocks(q, f, 5, 0, in, base, has_base, t, row);
-    case XP_Q_INT55: return whole_blocks(q, f, 11, 1, in, base, has_base, t, row);
-    case XP_Q_INT6: return whole_blocks(q, f, 6, 0, in, base, has_base, t, row);
-    case XP_Q_INT65: return whole_blocks(q, f, 13, 1, in, base, has_base, t, row);
-    case XP_Q_INT7: return whole_blocks(q, f, 7, 0, in, base, has_base, t, row);
-    case XP_Q_INT75: return whole_blocks(q, f, 15, 1, in, base, has_base, t, row);
-    case XP_Q_INT8: return whole_blocks(q, f, 8, 0, in, base, has_base, t, row);
+    case XP_Q_INT2: return whole_blocks(q, f, 2, 0, in, base, has_base, t, row, sum);
+    case XP_Q_INT25: return whole_blocks(q, f, 5, 1, in, base, has_base, t, row, sum);
+    case XP_Q_INT3: return whole_blocks(q, f, 3, 0, in, base, has_base, t, row, sum);
+    case XP_Q_INT35: return whole_blocks(q, f, 7, 1, in, base, has_base, t, row, sum);
+    case XP_Q_INT4: return whole_blocks(q, f, 4, 0, in, base, has_base, t, row, sum);
+    case XP_Q_INT45: return whole_blocks(q, f, 9, 1, in, base, has_base, t, row, sum);
+    case XP_Q_INT5: return whole_blocks(q, f, 5, 0, in, base, has_base, t, row, sum);
+    case XP_Q_INT55: return whole_blocks(q, f, 11, 1, in, base, has_base, t, row, sum);
+    case XP_Q_INT6: return whole_blocks(q, f, 6, 0, in, base, has_base, t, row, sum);
+    case XP_Q_INT65: return whole_blocks(q, f, 13, 1, in, base, has_base, t, row, sum);
+    case XP_Q_INT7: return whole_blocks(q, f, 7, 0, in, base, has_base, t, row, sum);
+    case XP_Q_INT75: return whole_blocks(q, f, 15, 1, in, base, has_base, t, row, sum);
+    case XP_Q_INT8: return whole_blocks(q, f, 8, 0, in, base, has_base, t, row, sum);
     default: return 0;
     }
 }
 
 static size_t bf16_blocks(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, char *row)
 {
-    return base ? blocks_of_type(q, f, in, base, 1, XP_BF16, row) : blocks_of_type(q, f, in, base, 0, XP_BF16, row);
+    return base ? blocks_of_type(q, f, in, base, 1, XP_BF16, row, NULL) : blocks_of_type(q, f, in, base, 0, XP_BF16, row, NULL);
 }
 
 static size_t f16_blocks(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, char *row)
 {
-    return base ? blocks_of_type(q, f, in, base, 1, XP_F16, row) : blocks_of_type(q, f, in, base, 0, XP_F16, row);
+    return base ? blocks_of_type(q, f, in, base, 1, XP_F16, row, NULL) : blocks_of_type(q, f, in, base, 0, XP_F16, row, NULL);
 }
 
 static size_t f32_blocks(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, char *row)
 {
-    return base ? blocks_of_type(q, f, in, base, 1, XP_F32, row) : blocks_of_type(q, f, in, base, 0, XP_F32, row);
+    return base ? blocks_of_type(q, f, in, base, 1, XP_F32, row, NULL) : blocks_of_type(q, f, in, base, 0, XP_F32, row, NULL);
 }
 
 void xp_dequantise_avx512(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t, void *row)
@@ -265,5 +289,43 @@ void xp_dequantise_avx512(const struct xp_quantiser *q, enum xp_qformat f, const
                                  : f32_blocks(q, f, in, base, row);
 
     for (; first < q->dim; first += XP_QBLOCK)
-        other_block(q, f, in + first / XP_QBLOCK * 2, codes + first / XP_QBLOCK * xp_qblock_bytes(f, XP_QBLOCK), first, base, t, row);
+        other_block(q, f, in + first / XP_QBLOCK * 2, codes + first / XP_QBLOCK * xp_qblock_bytes(f, XP_QBLOCK), first, base, t,
+                    (char *)row + first * (t == XP_F32 ? 4 : 2));
+}
+
+/* The rest of a row behind `first`, into the partials. */
+static void compare_rest(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, const char *row, size_t first,
+                         struct xp_pair512 *sum)
+{
+    const uint8_t *codes = in + 2 * xp_qblocks(q->dim);
+    uint16_t x[XP_QBLOCK], y[XP_QBLOCK];
+
+    for (; first < q->dim; first += XP_QBLOCK) {
+        const size_t n = q->dim - first < XP_QBLOCK ? q->dim - first : XP_QBLOCK, block = first / XP_QBLOCK;
+        memset(x, 0, sizeof(x));
+        memset(y, 0, sizeof(y));
+        memcpy(x, row + 2 * first, 2 * n);
+        other_block(q, f, in + 2 * block, codes + block * xp_qblock_bytes(f, XP_QBLOCK), first, base, XP_BF16, (char *)y);
+        for (size_t i = 0; i < XP_QBLOCK; i += 32) {
+            const __m512i a = _mm512_loadu_si512(x + i), b = _mm512_loadu_si512(y + i);
+            sum->even = xp_add_square512(sum->even, _mm512_sub_ps(xp_even_bf16_512(a), xp_even_bf16_512(b)));
+            sum->odd = xp_add_square512(sum->odd, _mm512_sub_ps(xp_odd_bf16_512(a), xp_odd_bf16_512(b)));
+        }
+    }
+}
+
+float xp_deviation_avx512(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t, const void *row,
+                          void *scratch)
+{
+    struct xp_pair512 sum = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+    size_t done;
+
+    if (t != XP_BF16) {
+        xp_dequantise_avx512(q, f, in, base, t, scratch);
+        return xp_distance_avx512(row, scratch, t, q->dim);
+    }
+    done = base ? blocks_of_type(q, f, in, base, 1, XP_BF16, (char *)(uintptr_t)row, &sum)
+                : blocks_of_type(q, f, in, base, 0, XP_BF16, (char *)(uintptr_t)row, &sum);
+    compare_rest(q, f, in, base, row, done, &sum);
+    return xp_fold_pairs512(sum.even, sum.odd);
 }

@@ -90,6 +90,49 @@ void xp_residual_avx2(const void *row, xp_dtype t, const float *base, size_t dim
     xp_residual_c((const char *)row + done * (t == XP_F32 ? 4 : 2), t, base ? base + done : NULL, dim - done, out + done);
 }
 
+XP_INLINE void residual_sums(const char *row, const xp_dtype t, const size_t size, const float *base, size_t n, float *out, float sums[2])
+{
+    __m256 part[2][4];
+    char last[STEP * 4] = {0};
+    float last_base[STEP] = {0}, last_out[STEP];
+
+    for (int k = 0; k < 4; k++)
+        part[0][k] = part[1][k] = _mm256_setzero_ps();
+    for (size_t i = 0; i < n; i += STEP) {
+        const int whole = n - i >= STEP;
+        const char *p = row + i * size;
+        const float *m = base ? base + i : last_base;
+        float *to = whole ? out + i : last_out;
+        if (!whole) { /* zeros behind the end change no sum */
+            memcpy(last, p, (n - i) * size);
+            p = last;
+            if (base)
+                memcpy(last_base, base + i, (n - i) * sizeof(*base));
+            m = last_base;
+        }
+        XP_UNROLL
+        for (size_t k = 0; k < 4; k++) {
+            const __m256 x = xp_load256(p + 8 * k * size, t), y = _mm256_sub_ps(x, _mm256_loadu_ps(m + 8 * k));
+            part[0][k] = add_square(part[0][k], x);
+            part[1][k] = add_square(part[1][k], y);
+            _mm256_storeu_ps(to + 8 * k, y);
+        }
+        if (!whole)
+            memcpy(out + i, last_out, (n - i) * sizeof(*out));
+    }
+    sums[0] = fold(part[0]);
+    sums[1] = fold(part[1]);
+}
+
+void xp_residual_sums_avx2(const void *row, xp_dtype t, const float *base, size_t dim, float *out, float sums[2])
+{
+    switch (t) {
+    case XP_BF16: residual_sums(row, XP_BF16, 2, base, dim, out, sums); break;
+    case XP_F16: residual_sums(row, XP_F16, 2, base, dim, out, sums); break;
+    default: residual_sums(row, XP_F32, 4, base, dim, out, sums); break;
+    }
+}
+
 XP_INLINE size_t restore(const float *in, const float *base, size_t n, const xp_dtype t, const size_t size, char *row)
 {
     size_t i = 0;

@@ -21,11 +21,6 @@ static float fold(struct partials p)
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
-XP_INLINE __m512 add_square(__m512 sum, __m512 x)
-{
-    return _mm512_add_ps(sum, _mm512_mul_ps(x, x));
-}
-
 /* Values [16, 32) of a row of which n are left; behind the end all are 0, which changes no sum. */
 XP_INLINE size_t second_half(size_t n)
 {
@@ -34,8 +29,8 @@ XP_INLINE size_t second_half(size_t n)
 
 XP_INLINE void add_values(struct partials *s, const char *p, const xp_dtype t, const size_t size, size_t n)
 {
-    s->low = add_square(s->low, xp_load512(p, t, n));
-    s->high = add_square(s->high, xp_load512(p + 16 * size, t, n >= 32 ? 16 : second_half(n)));
+    s->low = xp_add_square512(s->low, xp_load512(p, t, n));
+    s->high = xp_add_square512(s->high, xp_load512(p + 16 * size, t, n >= 32 ? 16 : second_half(n)));
 }
 
 XP_INLINE float energy(const char *x, const xp_dtype t, const size_t size, size_t n)
@@ -57,8 +52,8 @@ XP_INLINE __m512 difference(const char *a, const char *b, const xp_dtype t, size
 
 XP_INLINE void add_differences(struct partials *s, const char *a, const char *b, const xp_dtype t, const size_t size, size_t n)
 {
-    s->low = add_square(s->low, difference(a, b, t, n));
-    s->high = add_square(s->high, difference(a + 16 * size, b + 16 * size, t, n >= 32 ? 16 : second_half(n)));
+    s->low = xp_add_square512(s->low, difference(a, b, t, n));
+    s->high = xp_add_square512(s->high, difference(a + 16 * size, b + 16 * size, t, n >= 32 ? 16 : second_half(n)));
 }
 
 XP_INLINE float distance(const char *a, const char *b, const xp_dtype t, const size_t size, size_t n)
@@ -73,29 +68,6 @@ XP_INLINE float distance(const char *a, const char *b, const xp_dtype t, const s
     return fold(s);
 }
 
-/* bf16 pairs split into even and odd values without a shuffle: partials 0 2 4 ... and 1 3 5 ... of the row sum. */
-static float fold_pairs(__m512 even, __m512 odd)
-{
-    const __m256 e8 = _mm256_add_ps(_mm512_castps512_ps256(even), _mm512_extractf32x8_ps(even, 1));
-    const __m256 o8 = _mm256_add_ps(_mm512_castps512_ps256(odd), _mm512_extractf32x8_ps(odd, 1));
-    const __m128 e4 = _mm_add_ps(_mm256_castps256_ps128(e8), _mm256_extractf128_ps(e8, 1));
-    const __m128 o4 = _mm_add_ps(_mm256_castps256_ps128(o8), _mm256_extractf128_ps(o8, 1));
-    const __m128 two = _mm_add_ps(_mm_unpacklo_ps(e4, o4), _mm_unpackhi_ps(e4, o4)); /* e0+e2 o0+o2 e1+e3 o1+o3 */
-    const __m128 one = _mm_add_ps(two, _mm_movehl_ps(two, two));
-
-    return _mm_cvtss_f32(_mm_add_ss(one, _mm_movehdup_ps(one)));
-}
-
-XP_INLINE __m512 even_of(__m512i w)
-{
-    return _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
-}
-
-XP_INLINE __m512 odd_of(__m512i w)
-{
-    return _mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32((int)0xffff0000)));
-}
-
 static float distance_bf16(const char *a, const char *b, size_t n)
 {
     __m512 even = _mm512_setzero_ps(), odd = even;
@@ -104,10 +76,10 @@ static float distance_bf16(const char *a, const char *b, size_t n)
         const __mmask32 m = n - i >= 32 ? 0xffffffffu : _bzhi_u32(0xffffffffu, (unsigned)(n - i));
         const __m512i x = n - i >= 32 ? _mm512_loadu_si512(a + 2 * i) : _mm512_maskz_loadu_epi16(m, a + 2 * i);
         const __m512i y = n - i >= 32 ? _mm512_loadu_si512(b + 2 * i) : _mm512_maskz_loadu_epi16(m, b + 2 * i);
-        even = add_square(even, _mm512_sub_ps(even_of(x), even_of(y)));
-        odd = add_square(odd, _mm512_sub_ps(odd_of(x), odd_of(y)));
+        even = xp_add_square512(even, _mm512_sub_ps(xp_even_bf16_512(x), xp_even_bf16_512(y)));
+        odd = xp_add_square512(odd, _mm512_sub_ps(xp_odd_bf16_512(x), xp_odd_bf16_512(y)));
     }
-    return fold_pairs(even, odd);
+    return xp_fold_pairs512(even, odd);
 }
 
 float xp_energy_avx512(const float *x, size_t n)
@@ -147,6 +119,50 @@ void xp_residual_avx512(const void *row, xp_dtype t, const float *base, size_t d
     case XP_BF16: residual(row, XP_BF16, 2, base, dim, out); break;
     case XP_F16: residual(row, XP_F16, 2, base, dim, out); break;
     default: residual(row, XP_F32, 4, base, dim, out); break;
+    }
+}
+
+struct two_sums {
+    struct partials row, out;
+};
+
+/* 32 values of which n exist. */
+XP_INLINE void residual_sums32(const char *row, const xp_dtype t, const size_t size, const float *base, size_t n, float *out,
+                               struct two_sums *s)
+{
+    const size_t rest = n >= 32 ? 16 : second_half(n);
+    const __m512 a = xp_load512(row, t, n), b = xp_load512(row + 16 * size, t, rest);
+    const __m512 x = _mm512_sub_ps(a, base ? xp_load_f32_512(base, n) : _mm512_setzero_ps());
+    const __m512 y = _mm512_sub_ps(b, base ? xp_load_f32_512(base + 16, rest) : _mm512_setzero_ps());
+
+    s->row.low = xp_add_square512(s->row.low, a);
+    s->row.high = xp_add_square512(s->row.high, b);
+    s->out.low = xp_add_square512(s->out.low, x);
+    s->out.high = xp_add_square512(s->out.high, y);
+    xp_store_f32_512(out, x, n);
+    xp_store_f32_512(out + 16, y, rest);
+}
+
+XP_INLINE void residual_sums(const char *row, const xp_dtype t, const size_t size, const float *base, size_t n, float *out, float sums[2])
+{
+    const struct partials none = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+    struct two_sums s = {none, none};
+    size_t i = 0;
+
+    for (; i + 32 <= n; i += 32)
+        residual_sums32(row + i * size, t, size, base ? base + i : NULL, 32, out + i, &s);
+    if (i < n)
+        residual_sums32(row + i * size, t, size, base ? base + i : NULL, n - i, out + i, &s);
+    sums[0] = fold(s.row);
+    sums[1] = fold(s.out);
+}
+
+void xp_residual_sums_avx512(const void *row, xp_dtype t, const float *base, size_t dim, float *out, float sums[2])
+{
+    switch (t) {
+    case XP_BF16: residual_sums(row, XP_BF16, 2, base, dim, out, sums); break;
+    case XP_F16: residual_sums(row, XP_F16, 2, base, dim, out, sums); break;
+    default: residual_sums(row, XP_F32, 4, base, dim, out, sums); break;
     }
 }
 

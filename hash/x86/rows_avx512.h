@@ -122,4 +122,33 @@ XP_INLINE void xp_store512(void *p, const xp_dtype t, __m512 x, size_t n)
         _mm256_mask_storeu_epi16(p, xp_first16(n), w);
 }
 
+/* bf16 pairs, in lanes of 32 bits. */
+XP_INLINE __m512 xp_even_bf16_512(__m512i w)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
+}
+
+XP_INLINE __m512 xp_odd_bf16_512(__m512i w)
+{
+    return _mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32((int)0xffff0000)));
+}
+
+XP_INLINE __m512 xp_add_square512(__m512 sum, __m512 x)
+{
+    return _mm512_add_ps(sum, _mm512_mul_ps(x, x));
+}
+
+/* Partials 0 2 4 ... and 1 3 5 ... of a row sum, which is what pairs add up to without a shuffle. */
+XP_INLINE float xp_fold_pairs512(__m512 even, __m512 odd)
+{
+    const __m256 e8 = _mm256_add_ps(_mm512_castps512_ps256(even), _mm512_extractf32x8_ps(even, 1));
+    const __m256 o8 = _mm256_add_ps(_mm512_castps512_ps256(odd), _mm512_extractf32x8_ps(odd, 1));
+    const __m128 e4 = _mm_add_ps(_mm256_castps256_ps128(e8), _mm256_extractf128_ps(e8, 1));
+    const __m128 o4 = _mm_add_ps(_mm256_castps256_ps128(o8), _mm256_extractf128_ps(o8, 1));
+    const __m128 two = _mm_add_ps(_mm_unpacklo_ps(e4, o4), _mm_unpackhi_ps(e4, o4)); /* e0+e2 o0+o2 e1+e3 o1+o3 */
+    const __m128 one = _mm_add_ps(two, _mm_movehl_ps(two, two));
+
+    return _mm_cvtss_f32(_mm_add_ss(one, _mm_movehdup_ps(one)));
+}
+
 #endif

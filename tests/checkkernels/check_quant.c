@@ -116,6 +116,37 @@ static void compare_residual(struct check *c, const struct xp_kernels *plain, co
         }
 }
 
+static void compare_residual_sums(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
+{
+    for (int round = 0; round < 40; round++)
+        for (int fill = 0; fill < FILL_COUNT; fill++) {
+            const size_t dim = choose_dim(c);
+            const xp_dtype t = types[check_below(c, 3)];
+            struct guarded row = typed_row(c, (enum check_fill)fill, t, dim), base = typed_row(c, FILL_GAUSS, XP_F32, dim), out[2], sums[2];
+            const float *b = round & 1 ? base.p : NULL;
+            for (int i = 0; i < 2; i++) {
+                out[i] = guard_alloc(dim * 4, 4 * check_below(c, 20), 0x55);
+                sums[i] = guard_alloc(8, 0, 0x55);
+            }
+            plain->residual_sums(row.p, t, b, dim, out[0].p, sums[0].p);
+            tested->residual_sums(row.p, t, b, dim, out[1].p, sums[1].p);
+            for (int i = 0; i < 2; i++) {
+                same_nan(&out[i]);
+                same_nan(&sums[i]);
+            }
+            check_equal(c, &out[0], &out[1], "%s dim %zu fill %s%s", check_dtype_name(t), dim, check_fill_name((enum check_fill)fill),
+                        b ? ", base" : "");
+            check_equal(c, &sums[0], &sums[1], "sums: %s dim %zu fill %s%s", check_dtype_name(t), dim, check_fill_name((enum check_fill)fill),
+                        b ? ", base" : "");
+            for (int i = 0; i < 2; i++) {
+                guard_free(&out[i]);
+                guard_free(&sums[i]);
+            }
+            guard_free(&row);
+            guard_free(&base);
+        }
+}
+
 static void compare_restore(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
 {
     for (int round = 0; round < 40; round++)
@@ -258,7 +289,36 @@ static void compare_dequantise(struct check *c, const struct xp_kernels *plain, 
         }
 }
 
-/* ---- timing: 16 MiB of bf16 rows, from memory ---- */
+static void compare_deviation(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
+{
+    for (int round = 0; round < 120; round++)
+        for (size_t f = 0; f < FORMATS; f++) {
+            struct xp_quantiser q = {.dim = choose_dim(c)};
+            const xp_dtype t = types[check_below(c, 3)];
+            struct guarded in = guard_alloc(xp_qrow_bytes(formats[f], q.dim), check_below(c, 9), 0), out[2];
+            struct guarded base = typed_row(c, FILL_GAUSS, XP_F32, q.dim);
+            struct guarded row = typed_row(c, (enum check_fill)(round % FILL_COUNT), t, q.dim);
+            struct guarded scratch = guard_alloc(q.dim * xp_dtype_size(t), 0, 0);
+            fill_codes(c, (q.dim + XP_QBLOCK - 1) / XP_QBLOCK, &in);
+            q.signs = malloc(xp_sign_words(q.dim) * 4);
+            xp_signs_fill(check_random(c), XP_SIGNS_QUANTISE, q.dim, q.signs);
+            for (int i = 0; i < 2; i++)
+                out[i] = guard_alloc(sizeof(float), 0, 0);
+            const float *b = round & 1 ? base.p : NULL;
+            put_sum(&out[0], plain->deviation(&q, formats[f], in.p, b, t, row.p, scratch.p));
+            put_sum(&out[1], tested->deviation(&q, formats[f], in.p, b, t, row.p, scratch.p));
+            check_equal(c, &out[0], &out[1], "format %d %s dim %zu%s", formats[f], check_dtype_name(t), q.dim, b ? ", base" : "");
+            guard_free(&out[0]);
+            guard_free(&out[1]);
+            guard_free(&in);
+            guard_free(&base);
+            guard_free(&row);
+            guard_free(&scratch);
+            free(q.signs);
+        }
+}
+
+/* ---- timing: 64 MiB of bf16 rows, from memory ---- */
 
 struct rows_run {
     const struct xp_kernels *k;
@@ -332,6 +392,13 @@ static void run_residual(void *arg)
     EACH_ROW(r, r->k->residual(row, r->type, r->base, r->dim, r->f32))
 }
 
+static void run_residual_sums(void *arg)
+{
+    struct rows_run *r = arg;
+    float sums[2];
+    EACH_ROW(r, r->k->residual_sums(row, r->type, r->base, r->dim, r->f32, sums); r->sum += sums[0] + sums[1])
+}
+
 static void run_restore(void *arg)
 {
     struct rows_run *r = arg;
@@ -377,6 +444,11 @@ static void bench_residual(struct check *c, const struct xp_kernels *k)
     bench_rows(c, k, run_residual, "rows from memory");
 }
 
+static void bench_residual_sums(struct check *c, const struct xp_kernels *k)
+{
+    bench_rows(c, k, run_residual_sums, "rows from memory");
+}
+
 static void bench_restore(struct check *c, const struct xp_kernels *k)
 {
     bench_rows(c, k, run_restore, "rows to memory");
@@ -397,6 +469,12 @@ static void run_dequantise(void *arg)
 {
     struct rows_run *r = arg;
     EACH_ROW(r, r->k->dequantise(&r->q, r->format, r->codes + i * r->code_bytes, r->base, r->type, other))
+}
+
+static void run_deviation(void *arg)
+{
+    struct rows_run *r = arg;
+    EACH_ROW(r, r->sum += r->k->deviation(&r->q, r->format, r->codes + i * r->code_bytes, r->base, r->type, row, other))
 }
 
 static void bench_formats(struct check *c, const struct xp_kernels *k, void (*run)(void *), size_t dim)
@@ -432,15 +510,22 @@ static void bench_dequantise(struct check *c, const struct xp_kernels *k)
     bench_formats(c, k, run_dequantise, 576);
 }
 
+static void bench_deviation(struct check *c, const struct xp_kernels *k)
+{
+    bench_formats(c, k, run_deviation, 4096);
+}
+
 #define SLOT(entry) offsetof(struct xp_kernels, entry)
 
 const struct check_row check_quant_rows[] = {
     {"energy", SLOT(energy), compare_energy, bench_energy},
     {"distance", SLOT(distance), compare_distance, bench_distance},
     {"residual", SLOT(residual), compare_residual, bench_residual},
+    {"residual_sums", SLOT(residual_sums), compare_residual_sums, bench_residual_sums},
     {"restore", SLOT(restore), compare_restore, bench_restore},
     {"centroid", SLOT(centroid), compare_centroid, bench_centroid},
     {"quantise", SLOT(quantise), compare_quantise, bench_quantise},
     {"dequantise", SLOT(dequantise), compare_dequantise, bench_dequantise},
+    {"deviation", SLOT(deviation), compare_deviation, bench_deviation},
     {NULL, 0, NULL, NULL},
 };
