@@ -203,7 +203,8 @@ static xp_status encode_rows(struct xp_coder *c, const struct xp_rows *in, const
 
         decode_centroid(c, out + PREFIX, l->centroid_bytes, of[r]);
         add_share(c, xp_row(in, r), &share);
-        bytes = xp_row_encode(c, &plan, xp_row(in, r), c->base, out + at, cap - at, &out[l->formats + r], st);
+        bytes = xp_row_encode(c, &plan, xp_row(in, r), r + 1 < in->rows ? xp_row(in, r + 1) : NULL, c->base, out + at, cap - at,
+                              &out[l->formats + r], st);
         if (bytes == XP_ROW_NO_ROOM)
             return XP_ERR_UNSUPPORTED;
         at += bytes;

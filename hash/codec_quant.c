@@ -86,7 +86,8 @@ static xp_status encode_rows(struct xp_coder *c, const struct xp_rows *in, const
     if (at > cap)
         return XP_ERR_UNSUPPORTED;
     for (size_t r = 0; r < in->rows; r++) {
-        const size_t bytes = xp_row_encode(c, p, xp_row(in, r), base, out + at, cap - at, &formats[r], st);
+        const void *next = r + 1 < in->rows ? xp_row(in, r + 1) : NULL;
+        const size_t bytes = xp_row_encode(c, p, xp_row(in, r), next, base, out + at, cap - at, &formats[r], st);
         if (bytes == XP_ROW_NO_ROOM)
             return XP_ERR_UNSUPPORTED;
         at += bytes;

@@ -55,8 +55,25 @@ void xp_row_plan_init(struct xp_row_plan *p, const struct xp_coder *c, uint16_t 
     }
 }
 
+/* The next row, fetched a part at a time: the kernels leave the memory idle. */
+struct ahead {
+    const char *at, *end;
+};
+
+#define PARTS 3 /* before each kernel of a row that is coded once */
+
+static void fetch_part(struct ahead *a, size_t row_bytes)
+{
+    const size_t left = (size_t)(a->end - a->at), part = row_bytes / PARTS + 64;
+    const char *until = a->at + (left < part ? left : part);
+
+    for (; a->at < until; a->at += 64)
+        __builtin_prefetch(a->at, 0, 2);
+}
+
 /* What is known of a row before it is coded. */
 struct subject {
+    struct ahead ahead;
     const void *row;
     const float *base;
     double energy;   /* |x|^2 */
@@ -95,6 +112,7 @@ static int examine(struct xp_coder *c, const struct xp_row_plan *p, const void *
     s->base = base;
     if (p->reference && p->reference != base)
         to_mean = energy_to(c, row, p->reference, &s->energy);
+    fetch_part(&s->ahead, c->row_bytes);
     s->residual = energy_to(c, row, base, &s->energy);
     if (!(s->energy <= FLT_MAX) || !(s->residual <= FLT_MAX)) /* NaN, Inf, or squares that overflow */
         return 0;
@@ -111,14 +129,16 @@ static double predicted_error(const struct xp_coder *c, const struct subject *s,
 }
 
 /* Codes, decodes and measures. Returns the squared error. */
-static double try_format(struct xp_coder *c, const struct subject *s, unsigned format, uint8_t *out)
+static double try_format(struct xp_coder *c, struct subject *s, unsigned format, uint8_t *out)
 {
+    fetch_part(&s->ahead, c->row_bytes);
     c->kernels.quantise(&c->quantiser, (enum xp_qformat)format, c->residual, out);
+    fetch_part(&s->ahead, c->row_bytes);
     return c->kernels.deviation(&c->quantiser, (enum xp_qformat)format, out, s->base, c->desc.dtype, s->row, c->decoded);
 }
 
 /* The shortest format that keeps the promise, starting at the predicted one; its bytes are at out. XP_Q_RAW when there is none. */
-static unsigned search(struct xp_coder *c, const struct xp_row_plan *p, const struct subject *s, uint8_t *out, double *error)
+static unsigned search(struct xp_coder *c, const struct xp_row_plan *p, struct subject *s, uint8_t *out, double *error)
 {
     unsigned first = 0, i;
 
@@ -165,10 +185,10 @@ static void count_error(xp_codec_stats *st, const struct subject *s, double erro
     st->err_ref_max = fmax(st->err_ref_max, sqrt(error / s->ref));
 }
 
-static unsigned choose(struct xp_coder *c, const struct xp_row_plan *p, const void *row, const float *base, uint8_t *out,
+static unsigned choose(struct xp_coder *c, const struct xp_row_plan *p, const void *row, const void *next, const float *base, uint8_t *out,
                        xp_codec_stats *st)
 {
-    struct subject s;
+    struct subject s = {.ahead = {next, next ? (const char *)next + c->row_bytes : NULL}};
     double error;
     unsigned format;
 
@@ -180,12 +200,12 @@ static unsigned choose(struct xp_coder *c, const struct xp_row_plan *p, const vo
     return format;
 }
 
-size_t xp_row_encode(struct xp_coder *c, const struct xp_row_plan *p, const void *row, const float *base, uint8_t *out,
+size_t xp_row_encode(struct xp_coder *c, const struct xp_row_plan *p, const void *row, const void *next, const float *base, uint8_t *out,
                      size_t room, uint8_t *format, xp_codec_stats *st)
 {
     /* No format that is tried is longer than the row, so most rows are coded where they will lie. */
     uint8_t *spare = c->code + XP_CODE_ROOM(c->desc.dim), *to = room >= c->row_bytes ? out : spare;
-    const unsigned f = choose(c, p, row, base, to, st);
+    const unsigned f = choose(c, p, row, next, base, to, st);
 
     *format = (uint8_t)f;
     if (p->bytes[f] > room)

@@ -30,10 +30,11 @@ void xp_row_plan_init(struct xp_row_plan *p, const struct xp_coder *c, uint16_t 
 
 /*
  * Codes one row at out and its format at *format. base NULL: none. Returns the bytes, or XP_ROW_NO_ROOM.
+ * next: the row that will be coded after this one, fetched meanwhile; NULL: none.
  * The promise holds for what the receiver decodes: the row is decoded here and compared; a row that misses, or holds
  * NaN or Inf, is XP_Q_RAW. Adds to st: rows_raw, err_mean (a sum over rows: divide by their number), err_max, err_ref_max.
  */
-size_t xp_row_encode(struct xp_coder *c, const struct xp_row_plan *p, const void *row, const float *base, uint8_t *out,
+size_t xp_row_encode(struct xp_coder *c, const struct xp_row_plan *p, const void *row, const void *next, const float *base, uint8_t *out,
                      size_t room, uint8_t *format, xp_codec_stats *st);
 
 /* Is this a format that xp_row_decode knows? Its length is plan.bytes[format]. */
