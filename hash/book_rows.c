@@ -17,6 +17,9 @@
 #define STEPS_PER_OCTAVE 64
 #define LARGEST_STEP 7600 /* 2^118.75: steps and their reciprocals are normal numbers */
 #define LARGEST_OFFSET 63
+#define SMALL_CHANGE 2    /* a correction of the step that is not measured again before the row is decoded */
+#define LARGER_STEPS 3    /* tried for rows of fewer values than LONG_ROW */
+#define LONG_ROW 2048
 #define KIND_RAW 0        /* offsets of rows without a step */
 #define KIND_ZERO 1
 
@@ -133,6 +136,7 @@ static size_t symbols(const struct xp_book *b)
 static void begin(struct xp_book_room *m)
 {
     memset(m->filled, 0, sizeof(m->filled));
+    m->above = 0;
 }
 
 /* Fills classes and widths of the cell of zero for rows of this offset. Returns their place. */
@@ -204,11 +208,12 @@ static int bounded(double step)
     return (int)fmin(fmax(step, -LARGEST_STEP), LARGEST_STEP);
 }
 
-/* The step by which the error, before rounding to the type, is what is allowed. */
+/* The step by which the error, before rounding to the type, is about what is allowed. */
 static int estimate_step(struct subject *s, double rest)
 {
     const double room = fmax(s->allowed - rounding_error(s), 0.2 * s->allowed);
-    int step = bounded(floor(32 * log2(room * 12 / (double)s->b->dim)));
+    const double fine = 32 * log2(room * 12 / (double)s->b->dim); /* were every cell full, this would be it */
+    int step = bounded(floor(fine + s->m->above));
 
     if (rest <= room) /* nothing needs to be sent */
         return bounded(ceil(32 * log2(rest)) + 2 * STEPS_PER_OCTAVE);
@@ -218,11 +223,12 @@ static int estimate_step(struct subject *s, double rest)
         set_step(s, step);
         size = step_size(s->m, step);
         error = size * size * s->m->k->uniform_error(s->m->rest, s->b->groups, (float)(1 / size), s->m->bias[s->offset]);
-        change = 32 * log2(room / error);
-        if (!(change < 0 || change >= 1))
+        change = floor(32 * log2(room / error));
+        step = bounded(step + fmin(fmax(change, -256), 128));
+        if (fabs(change) <= SMALL_CHANGE)
             break;
-        step = bounded(step + fmin(fmax(floor(change), -256), 128));
     }
+    s->m->above = fmin(fmax(step - fine, 0), 512);
     return step;
 }
 
@@ -239,15 +245,38 @@ static void try_step(struct subject *s, int step)
     s->error = m->k->distance(m->typed, m->restored, m->dtype, s->b->dim);
 }
 
+/* Steps by which the error could still grow. */
+static double slack(const struct subject *s)
+{
+    return 32 * log2(s->allowed / s->error);
+}
+
+/* The errors of short rows jump from step to step, so that a few steps on there may be one that is still allowed. */
+static void try_larger_steps(struct subject *s)
+{
+    for (int i = 1; i <= LARGER_STEPS && slack(s) > 0.6; i++) {
+        const int best = s->step;
+
+        try_step(s, best + 1);
+        if (s->error <= s->allowed)
+            continue;
+        try_step(s, best);
+        return;
+    }
+}
+
 static int find_step(struct subject *s, double rest)
 {
     int step = estimate_step(s, rest);
 
     for (int i = 0; i < 12; i++) {
         try_step(s, step);
-        if (s->error <= s->allowed)
+        if (s->error <= s->allowed) {
+            if (s->b->dim < LONG_ROW && rest > s->allowed && s->step < LARGEST_STEP - LARGER_STEPS)
+                try_larger_steps(s);
             return 1;
-        step = bounded(step - fmax(1, fmin(floor(32 * log2(s->error / s->allowed)), 256)));
+        }
+        step = bounded(step - fmax(1, fmin(floor(-slack(s)), 256)));
     }
     return 0;
 }
@@ -263,16 +292,18 @@ static double examine(struct subject *s, const struct xp_book_promise *p, uint32
 
     if (!(s->energy <= FLT_MAX))
         return -1;
-    s->ref = s->energy;
-    if (p->to_mean && b->has_mean) {
-        m->k->residual(m->typed, m->dtype, b->mean, b->dim, m->rest);
-        s->ref = fmax(fmin(s->energy, m->k->energy(m->rest, b->dim)), s->energy * 0x1p-16);
-    }
+    m->k->residual(m->typed, m->dtype, b->mean, b->dim, m->rest);
+    rest = m->k->energy(m->rest, b->dim);
+    s->ref = p->to_mean && b->has_mean ? fmax(fmin(s->energy, rest), s->energy * 0x1p-16) : s->energy;
     s->allowed = p->eps * p->eps * s->ref * (1 - margin) / (1 + margin);
     if (!(s->allowed >= (double)b->dim * 1e-37))
         return -1;
-    m->k->residual(m->typed, m->dtype, b->centroids ? b->centroid + centroid * b->pad : b->mean, b->dim, m->rest);
-    s->base = b->centroids ? b->centroid + centroid * b->pad : b->mean;
+    s->base = b->mean;
+    if (b->centroids) {
+        s->base = b->centroid + centroid * b->pad;
+        m->k->residual(m->typed, m->dtype, s->base, b->dim, m->rest);
+        rest = m->k->energy(m->rest, b->dim);
+    }
     if (b->rank) {
         for (unsigned j = 0; j < b->rank; j++) {
             const float a = xp_book_dot(m->rest, b->direction + j * b->pad, b->groups) / b->coordinate_step;
@@ -280,8 +311,8 @@ static double examine(struct subject *s, const struct xp_book_promise *p, uint32
         }
         s->base = base_of(m, b, centroid, s->q);
         m->k->residual(m->typed, m->dtype, s->base, b->dim, m->rest);
+        rest = m->k->energy(m->rest, b->dim);
     }
-    rest = m->k->energy(m->rest, b->dim);
     spread = m->k->uniform_spread(m->rest, b->groups, b->weight);
     if (!(rest <= 1e36 && spread <= 1e36f))
         return -1;

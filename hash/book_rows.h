@@ -39,6 +39,7 @@ struct xp_book_room {
     uint8_t *classes[XP_BOOK_OFFSETS];
     float *bias[XP_BOOK_OFFSETS];
 
+    double above; /* encoding: how far the last row's step lay above that of full cells */
     size_t cap_rows;
     uint32_t *column[4];         /* encoding: step, offset, centroid, length of each row */
     void *memory, *columns;
