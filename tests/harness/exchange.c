@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/harness/values.h"
 #include "tests/harness/world.h"
 
 static uint64_t mix(uint64_t x)
@@ -38,45 +39,6 @@ size_t pattern_rows(enum pattern p, int ranks, int from, int to, size_t rows, ui
 
 /* ---- values ---------------------------------------------------------------------------------------------------------- */
 
-static void put_value(void *row, size_t i, xp_dtype t, float v, uint64_t bits)
-{
-    uint32_t u;
-    uint16_t half;
-    _Float16 f16;
-    switch (t) {
-    case XP_F32: memcpy((char *)row + 4 * i, &v, 4); break;
-    case XP_BF16:
-        memcpy(&u, &v, 4);
-        half = (uint16_t)(u >> 16);
-        memcpy((char *)row + 2 * i, &half, 2);
-        break;
-    case XP_F16:
-        f16 = (_Float16)v;
-        memcpy((char *)row + 2 * i, &f16, 2);
-        break;
-    case XP_BYTE: ((uint8_t *)row)[i] = (uint8_t)bits; break;
-    }
-}
-
-static double get_value(const void *row, size_t i, xp_dtype t)
-{
-    float v;
-    uint32_t u;
-    uint16_t half;
-    _Float16 f16;
-    switch (t) {
-    case XP_F32: memcpy(&v, (const char *)row + 4 * i, 4); return v;
-    case XP_BF16:
-        memcpy(&half, (const char *)row + 2 * i, 2);
-        u = (uint32_t)half << 16;
-        memcpy(&v, &u, 4);
-        return v;
-    case XP_F16: memcpy(&f16, (const char *)row + 2 * i, 2); return (double)f16;
-    case XP_BYTE: return ((const uint8_t *)row)[i];
-    }
-    return 0;
-}
-
 /* Which content row r from one rank to another has: rows with the same number are equal. */
 static uint64_t content(const struct exchange *e, int from, int to, size_t r, int call)
 {
@@ -88,15 +50,27 @@ static uint64_t content(const struct exchange *e, int from, int to, size_t r, in
     return own;
 }
 
+/* A NaN with a payload of its own, of any float type. */
+static void put_nan(void *row, xp_dtype t, size_t i, uint64_t payload)
+{
+    size_t size = xp_dtype_size(t);
+    memset((char *)row + size * i, 0xff, size);
+    ((uint8_t *)row)[size * i] = (uint8_t)(0x80 | payload);
+}
+
 static void fill_row(const struct exchange *e, void *row, uint64_t number)
 {
-    int poison = e->filling == WITH_NAN && number % 4 == 0 && e->dtype != XP_BYTE;
+    int poison = e->filling == WITH_NAN && number % 4 == 0;
     for (size_t i = 0; i < e->dim; i++) {
         uint64_t h = mix(number + i * 0x632be59bd9b4e019u);
-        float v = (float)(h >> 40) / (1 << 23) - 1; /* -1 .. 1 */
-        if (poison && h % 3 == 0)
-            v = h & 8 ? NAN : h & 16 ? INFINITY : -INFINITY;
-        put_value(row, i, e->dtype, v, h >> 20);
+        if (e->dtype == XP_BYTE)
+            ((uint8_t *)row)[i] = (uint8_t)(h >> 20);
+        else if (poison && h % 3 == 0 && h & 8)
+            put_nan(row, e->dtype, i, h >> 30);
+        else if (poison && h % 3 == 0)
+            value_put(row, e->dtype, i, h & 16 ? INFINITY : -INFINITY);
+        else
+            value_put(row, e->dtype, i, (double)(h >> 40) / (1 << 23) - 1); /* -1 .. 1 */
     }
 }
 
@@ -156,13 +130,12 @@ void exchange_compare(const struct exchange *e, const void *got, const void *wan
         const char *g = (const char *)got + r * row_bytes, *w = (const char *)want + r * row_bytes;
         if (memcmp(g, w, row_bytes) == 0)
             continue;
-        double off = 0, norm = 0;
-        for (size_t i = 0; i < e->dim; i++) {
-            double x = get_value(w, i, e->dtype), d = get_value(g, i, e->dtype) - x;
-            off += d * d;
-            norm += x * x;
+        double off = NAN, norm = NAN;
+        if (eps > 0) {
+            off = value_distance(g, w, e->dtype, e->dim);
+            norm = value_norm(w, e->dtype, e->dim);
         }
-        if (eps > 0 && sqrt(off) <= eps * sqrt(norm) * (1 + 1e-6))
+        if (off <= eps * norm * (1 + 1e-6))
             continue;
         snprintf(why, WORLD_TEXT, "row %zu of %zu differs: |x' - x| = %g, |x| = %g, eps %g", r, rows, sqrt(off), sqrt(norm), eps);
         return;
