@@ -104,8 +104,9 @@ static void normalise_rows(struct fit *f, const struct xp_kernels *k, const stru
 
         k->residual(xp_row(s->in, s->order[r]), s->in->dtype, s->of ? s->centroid + s->of[r] * f->dim : f->mean, f->dim, row);
         f->scale[r] = sqrtf(dot(row, row, f->pad) / (float)f->dim);
-        for (size_t i = 0; i < f->dim && f->scale[r] > 0; i++)
-            row[i] /= f->scale[r];
+        const float factor = f->scale[r] > 0 ? 1 / f->scale[r] : 0;
+        for (size_t i = 0; i < f->dim; i++)
+            row[i] *= factor;
     }
 }
 

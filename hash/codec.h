@@ -17,6 +17,7 @@ enum xp_codec_id {
     XP_CODEC_EXACT = 1,
     XP_CODEC_QUANT = 2, /* per row one of the formats allowed by the coder; fp8, int8 ... int2 and quant differ in that mask only */
     XP_CODEC_LSH = 3,   /* fresh centroids + quantised residuals */
+    XP_CODEC_PACK = 5, /* equal rows once, exponents entropy coded: lossless */
     XP_CODEC_BOOK = 4   /* what both ends know of the rows + entropy-coded residuals */
 };
 

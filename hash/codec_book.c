@@ -80,11 +80,19 @@ static unsigned rank_for(const struct xp_coder *c, size_t rows)
     return wanted < max_rank(c) ? wanted : max_rank(c);
 }
 
+/* Rows that are enough to fit on: mean and spread need fewer than directions do. */
+static size_t rows_for_fit(const struct xp_coder *c, size_t rows)
+{
+    const size_t enough = rank_for(c, rows) ? SAMPLE_ROWS : 64 + rows / 16;
+
+    return enough < c->book->sample_rows ? enough : c->book->sample_rows;
+}
+
 /* Fits a book on the rows, writes it at out, and reads it back into s->read. Returns its bytes; 0: no room. */
 static size_t fit_own(struct xp_coder *c, const struct xp_rows *in, uint8_t *out, size_t cap)
 {
     struct xp_book_state *s = c->book;
-    const struct xp_book_sample sample = { in, s->order, xp_book_pick(&c->kernels, in, s->order, s->sample_rows) };
+    const struct xp_book_sample sample = { in, s->order, xp_book_pick(&c->kernels, in, s->order, rows_for_fit(c, in->rows)) };
     size_t bytes, used;
 
     if (sample.count >= 8)

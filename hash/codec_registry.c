@@ -14,7 +14,7 @@
 #define ESCAPES (BIT(XP_Q_RAW) | BIT(XP_Q_ZERO)) /* exact formats: always allowed */
 #define INTS XP_Q_ALL_INTS
 
-static const struct xp_codec_ops *const codecs[] = { &xp_codec_raw, &xp_codec_exact, &xp_codec_quant, &xp_codec_lsh, &xp_codec_book, NULL };
+static const struct xp_codec_ops *const codecs[] = { &xp_codec_raw, &xp_codec_exact, &xp_codec_quant, &xp_codec_lsh, &xp_codec_book, &xp_codec_pack, NULL };
 
 static const struct {
     const char *name;
@@ -25,6 +25,7 @@ static const struct {
     { "auto", XP_CODEC_RAW, ESCAPES | INTS, "chosen from a sample of the rows" },
     { "raw", XP_CODEC_RAW, BIT(XP_Q_RAW), "the rows as they are" },
     { "exact", XP_CODEC_EXACT, BIT(XP_Q_RAW), "lossless: equal rows once" },
+    { "pack", XP_CODEC_PACK, BIT(XP_Q_RAW), "lossless: equal rows once, exponents entropy coded" },
     { "quant", XP_CODEC_QUANT, ESCAPES | INTS, "per row the fewest bits that meet eps (int2 ... int8)" },
     { "fp8", XP_CODEC_QUANT, ESCAPES | BIT(XP_Q_FP8), "8-bit floats (e4m3), one scale per 128 values" },
     { "int8", XP_CODEC_QUANT, ESCAPES | BIT(XP_Q_INT8), "8-bit integers, one step per 128 values" },

@@ -57,7 +57,7 @@ xp_status xp_coder_reserve(struct xp_coder *c, size_t rows)
         return XP_ERR_INVALID_ARG;
     c->why = "out of memory";
     c->cap_rows = 0;
-    if (may_use(c, XP_CODEC_EXACT) || may_use(c, XP_CODEC_LSH)) {
+    if (may_use(c, XP_CODEC_EXACT) || may_use(c, XP_CODEC_PACK) || may_use(c, XP_CODEC_LSH)) {
         words = 2 * next_power_of_two(2 * rows);
         if (renew(&c->first, rows, 4) || renew(&c->map, rows, 4) || renew(&c->work, words, 4))
             return XP_ERR_NO_MEMORY;
@@ -167,6 +167,7 @@ void xp_coder_destroy(struct xp_coder *c)
         return;
     xp_lsh_destroy(c);
     xp_book_state_destroy(c->book);
+    xp_pack_state_destroy(c->pack);
     free(c->first);
     free(c->map);
     free(c->work);

@@ -49,6 +49,7 @@ struct xp_coder {
     uint32_t *sample_index;        /* select.c: XP_SAMPLE_MAX rows, */
     uint8_t *sample;               /* coded, and decoded again behind that */
 
+    struct xp_pack_state *pack;    /* codec_pack.c; likewise */
     struct xp_book_state *book;    /* codec_book.c; NULL until a frame of that codec is met */
 
     xp_codec_stats stats;         /* of the frame being encoded */
@@ -61,6 +62,10 @@ xp_status xp_coder_reserve(struct xp_coder *c, size_t rows);
 xp_status xp_book_state_create(struct xp_coder *c, int encodes);
 void xp_book_state_destroy(struct xp_book_state *s);
 
+/* The same for codec pack. */
+xp_status xp_pack_reserve(struct xp_coder *c, size_t rows);
+void xp_pack_state_destroy(struct xp_pack_state *s);
+
 /* Makes the quantiser's signs those of `seed`. */
 void xp_coder_seed(struct xp_coder *c, uint64_t seed);
 
@@ -71,6 +76,6 @@ static inline xp_status xp_corrupt(struct xp_coder *c, const char *why)
     return XP_ERR_CORRUPT;
 }
 
-extern const struct xp_codec_ops xp_codec_raw, xp_codec_exact, xp_codec_quant, xp_codec_lsh, xp_codec_book;
+extern const struct xp_codec_ops xp_codec_raw, xp_codec_exact, xp_codec_quant, xp_codec_lsh, xp_codec_book, xp_codec_pack;
 
 #endif

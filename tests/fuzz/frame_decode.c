@@ -77,8 +77,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 size_t fuzz_seed(unsigned i, uint8_t *out, size_t room)
 {
-    enum { CODECS = 8 };
-    static const char *const codecs[CODECS] = { "raw", "exact", "quant", "lsh", "fp8", "int2", "lsh+int4", "book" };
+    enum { CODECS = 9 };
+    static const char *const codecs[CODECS] = { "raw", "exact", "quant", "lsh", "fp8", "int2", "lsh+int4", "book", "pack" };
     static const size_t shapes[][2] = { { 9, 5 }, { 40, 33 }, { 3, 300 }, { 0, 7 } };
     unsigned codec = i % CODECS, type = i / CODECS % 3, shape = i / CODECS / 3;
     struct xp_coder_desc d = { .mode = XP_MODE_BOUNDED, .eps = 0.2 };
