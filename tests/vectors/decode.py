@@ -3,12 +3,15 @@
 
 usage: decode.py IN.xpf OUT.npy
 
-It checks every length, number and flag; the XXH3 checksums are left to the library. Codec book is not read here.
+It checks every length, number and flag; the XXH3 checksums are left to the library. The entropy coder's tables are read from
+hash/rans_tables.c, which is part of the format.
 Arithmetic: Python's doubles hold sums and products of f32 values exactly enough that rounding them to f32 once gives the f32 result.
 
 SPDX-License-Identifier: Apache-2.0
 """
 import math
+import os
+import re
 import struct
 import sys
 
@@ -239,14 +242,193 @@ def lsh(p, rows, kind, dim, seed):
     return read_rows(p[end:end + rows], p[end + rows:], [centroids[n] for n in numbers], kind, dim, sign)
 
 
+# ---- the entropy coder ------------------------------------------------------------------------------------------------------
+def tables():
+    """Per table the frequencies of symbols 0 to 31."""
+    text = open(os.path.join(os.path.dirname(os.path.abspath(__file__)), '../../hash/rans_tables.c')).read()
+    spans = [int(x, 16) & 0xffff for x in re.findall(r'0x[0-9a-f]{7,8}', text)]
+    even_first = [spans[i:i + 32] for i in range(0, len(spans), 32)]
+    return [[t[s // 2 + 16 * (s % 2)] for s in range(32)] for t in even_first]
+
+
+TABLES = tables()
+
+
+class Bits:
+    """Lowest bits first."""
+    def __init__(self, data):
+        self.number, self.at, self.end = int.from_bytes(data, 'little'), 0, 8 * len(data)
+
+    def take(self, n):
+        need(self.at + n <= self.end, 'bits cut off')
+        self.at += n
+        return self.number >> (self.at - n) & ((1 << n) - 1)
+
+
+def low_bits(c):
+    return 0 if c < 20 else (c - 20) // 4 + 1
+
+
+def table_of(c):
+    return TABLES[c if c < 20 else 20 + (c - 20) % 4 + 4 * min(low_bits(c) - 1, 2)]
+
+
+def entropy_decode(data, n, classes):
+    lanes = max(k for k in (1, 2, 4, 8, 16) if k == 1 or 256 * k <= n)
+    bits = Bits(data)
+    state = []
+    for _ in range(lanes):
+        e = bits.take(4)
+        state.append(1 << (16 + e) | bits.take(16 + e))
+    at = (bits.at + 7) // 8
+    planes = []
+    for c in classes:
+        planes.append([struct.unpack_from('<H', data, at + 2 * b)[0] for b in range(low_bits(c))])
+        at += 2 * low_bits(c)
+    steps = -(-n // lanes)
+    tail, symbols = max(steps - 3, 0), []
+    for i in range(tail * lanes):
+        x, f = state[i % lanes], table_of(classes[i // 16])
+        slot, s, below = x % 4096, 0, 0
+        while below + f[s] <= slot:
+            below, s = below + f[s], s + 1
+        x = f[s] * (x // 4096) + slot - below
+        if x < 65536:
+            x, at = x << 16 | struct.unpack_from('<H', data, at)[0], at + 2
+        state[i % lanes] = x
+        symbols.append(s)
+    for i in range(tail * lanes, (tail + 3) * lanes):
+        symbols.append(state[i % lanes] % 32)
+        state[i % lanes] //= 32
+    need(all(x == 2 for x in state) and not any(symbols[n:]), 'states at the end of a row')
+    q = []
+    for i in range(n):
+        b = low_bits(classes[i // 16])
+        low = sum((planes[i // 16][j] >> (i % 16) & 1) << j for j in range(b))
+        if symbols[i]:
+            q.append((symbols[i] - 16) * (1 << b) + low - (1 << b >> 1 if b else 0))
+        else:
+            q.append(struct.unpack_from('<h', data, at)[0])
+            at += 2
+    need(at == len(data), 'bytes behind a row')
+    return q
+
+
+# ---- codec book -----------------------------------------------------------------------------------------------------------------
+class Book:
+    def __init__(self, p, dim):
+        version, count, self.rank, flags, width, zero = struct.unpack_from('<IHBBBB', p)
+        need(version == count == zero == 0 and self.rank in (0, 16, 32) and flags < 4 and width <= 6, 'head of a book')
+        at, self.coordinate_classes = 10, []
+        if self.rank:
+            self.step = struct.unpack_from('<f', p, at)[0]
+            self.coordinate_classes = list(p[at + 4:at + 4 + self.rank // 16])
+            at += 4 + self.rank // 16
+        spread = [0] * dim
+        if flags & 2:
+            spread = packed(p[at:at + (dim * width + 7) // 8], dim, width)
+            at += (dim * width + 7) // 8
+        self.mean = [0.0] * dim
+        if flags & 1:
+            self.mean, at = values(p[at:at + 2 * dim], BF16), at + 2 * dim
+        self.directions = []
+        for _ in range(self.rank):
+            scale = struct.unpack_from('<f', p, at)[0]
+            self.directions.append([f32(b * scale) for b in struct.unpack_from(f'<{dim}b', p, at + 4)])
+            at += 4 + dim
+        self.order = [c for w in range(0, dim, 256) for c in sorted(range(w, min(w + 256, dim)), key=lambda i: (spread[i], i))]
+        groups = [[spread[c] for c in self.order[g:g + 16]] for g in range(0, dim, 16)]
+        self.group_classes = [(2 * sum(g) + len(g)) // (2 * len(g)) for g in groups]
+        self.length = at
+
+    def row(self, data, number, offset, kind, dim):
+        classes = self.coordinate_classes + [min(max(c + offset, 0), 63) for c in self.group_classes]
+        q = entropy_decode(data, self.rank + dim, classes)
+        base = list(self.mean)
+        for a, direction in zip(q, self.directions):
+            if a:
+                a = f32(a * self.step)
+                base = [f32(b + f32(a * d)) for b, d in zip(base, direction)]
+        step = f32(2 ** (number % 64 / 64)) * 2.0 ** (number // 64)
+        row = [b''] * dim
+        for i, channel in enumerate(self.order):
+            row[channel] = typed(f32(f32(q[self.rank + i] * step) + base[i]), kind)
+        return b''.join(row)
+
+
+def columns(p, rows, widths):
+    out, at = [], 0
+    for w in widths:
+        out.append(packed(p[at:at + (rows * w + 7) // 8], rows, w))
+        at += (rows * w + 7) // 8
+    return out, p[at:]
+
+
+def book(p, rows, kind, dim, seed):
+    need(p[0] == 0, 'kind of a book frame')
+    b = Book(p[1:], dim)
+    p = p[1 + b.length:]
+    s0, ws, o0, wo, wl, l0 = struct.unpack_from('<hBbBBI', p)
+    (step, offset, _, length), p = columns(p[10:], rows, (ws, wo, 0, wl))
+    out = []
+    for r in range(rows):
+        if step[r]:
+            out.append(b.row(p[:l0 + length[r]], s0 + step[r] - 1, o0 + offset[r], kind, dim))
+            p = p[l0 + length[r]:]
+        elif offset[r]:
+            out.append(bytes(dim * SIZE[kind]))
+        else:
+            out.append(p[:dim * SIZE[kind]])
+            p = p[dim * SIZE[kind]:]
+    need(not p, 'bytes behind the rows')
+    return b''.join(out)
+
+
+# ---- codec pack -----------------------------------------------------------------------------------------------------------------
+def pack_row(p, q, kind, dim):
+    """q: the exponent fields."""
+    if kind == BF16:
+        return struct.pack(f'<{dim}H', *((r & 0x80) << 8 | (e & 0xff) << 7 | r & 0x7f for e, r in zip(q, p)))
+    if kind == F32:
+        return b''.join(struct.pack('<I', (h & 0x80) << 24 | (e & 0xff) << 23 | (h & 0x7f) << 16 | m << 8 | low)
+                        for e, low, m, h in zip(q, p[::3], p[1::3], p[2::3]))
+    out = b''
+    for i, e in enumerate(q):
+        bit = [struct.unpack_from('<H', p, dim + 6 * (i // 16) + 2 * b)[0] >> (i % 16) & 1 for b in range(3)]
+        out += struct.pack('<H', p[i] | bit[0] << 8 | bit[1] << 9 | (e & 31) << 10 | bit[2] << 15)
+    return out
+
+
+def pack(p, rows, kind, dim, seed):
+    distinct, width = struct.unpack_from('<II', p)
+    need(distinct <= rows and width == bits_for(distinct), 'distinct rows')
+    at = 8 + (rows * width + 7) // 8
+    numbers = packed(p[8:at], rows, width)
+    scale, ws, t0, wl, zero, l0 = struct.unpack_from('<BBhBBI', p, at)
+    need(scale < 20 and zero == 0, 'head of packed rows')
+    usual = p[at + 10:at + 10 + dim]
+    (shift, length), p = columns(p[at + 10 + dim:], distinct, (ws, wl))
+    rest, out = dim + 6 * -(-dim // 16) if kind == F16 else dim * (3 if kind == F32 else 1), []
+    for u in range(distinct):
+        if not shift[u]:
+            out.append(p[:dim * SIZE[kind]])
+            p = p[dim * SIZE[kind]:]
+            continue
+        q = entropy_decode(p[rest:rest + l0 + length[u]], dim, [scale] * -(-dim // 16))
+        out.append(pack_row(p[:rest], [a + b + t0 + shift[u] - 1 for a, b in zip(q, usual)], kind, dim))
+        p = p[rest + l0 + length[u]:]
+    need(not p, 'bytes behind the rows')
+    return b''.join(out[n] for n in numbers)
+
+
 # ---- frames and files ----------------------------------------------------------------------------------------------------
 def read_frame(data, kind, dim):
     """The rows of the frame that data begins with, their number, and the frame's length."""
     need(len(data) >= 64 and data[:5] == b'XPF1\x01', 'frame header')
     k, codec, d, zero1, rows, length, seed, _, zero2 = struct.unpack_from('<BHIIQQQQQ', data, 5)
     need((k, d) == (kind, dim) and zero1 == zero2 == 0, 'frame header')
-    need(codec in (0, 1, 2, 3) and length <= len(data) - 64, 'frame header')
-    return (raw, exact, quant, lsh)[codec](data[64:64 + length], rows, kind, dim, seed), rows, 64 + length
+    need(codec <= 5 and length <= len(data) - 64, 'frame header')
+    return (raw, exact, quant, lsh, book, pack)[codec](data[64:64 + length], rows, kind, dim, seed), rows, 64 + length
 
 
 def read_file(data):

@@ -57,12 +57,25 @@ def clusters(dim):
     return pack('bf16', [v for row in rows for v in row]), len(rows)
 
 
+def activations(dim, count):
+    """A mean row, channels of different spread, a direction of much energy."""
+    r = random.Random(dim + count)
+    shape = [(r.gauss(0, 1), 2 ** r.gauss(0, 1), r.gauss(0, 2)) for _ in range(dim)]
+    rows = []
+    for _ in range(count):
+        a = r.gauss(0, 1)
+        rows += [m + s * r.gauss(0, 1) + a * d for m, s, d in shape]
+    return pack('bf16', rows)
+
+
 def write_inputs():
     for name, kind, dim in (('bf16', 'bf16', 140), ('f16', 'f16', 140), ('f32', 'f32', 140), ('narrow', 'bf16', 5)):
         data, rows = rows_of(kind, dim)
         open(os.path.join(HERE, f'input_{name}.npy'), 'wb').write(npy({'bf16': '<u2', 'f16': '<f2', 'f32': '<f4'}[kind], rows, dim, data))
     data, rows = clusters(72)
     open(os.path.join(HERE, 'input_clusters.npy'), 'wb').write(npy('<u2', rows, 72, data))
+    for name, dim, count in (('long', 4100, 4), ('many', 64, 1024)):
+        open(os.path.join(HERE, f'input_{name}.npy'), 'wb').write(npy('<u2', count, dim, activations(dim, count)))
     open(os.path.join(HERE, 'input_none.npy'), 'wb').write(npy('<f4', 0, 9, b''))
 
 
