@@ -17,6 +17,7 @@
 #include "lib/liveness.h"
 #include "lib/routes.h"
 
+#define NEWS_SECONDS 0.1     /* by which the news of a death may be later than its consequences */
 #define DEPARTED_SECONDS 1.0 /* what a rank sent before it left has arrived by then, if anybody looks */
 
 void xp_config_init(xp_config *cfg)
@@ -171,8 +172,8 @@ xp_status xp_comm_create(xp_comm **out, const xp_bootstrap *boot, const xp_confi
     xp_fork_watch(c);
     s = build(c, boot, cfg);
     if (s != XP_OK) {
-        if (c->live)
-            xp_liveness_revoke(c->live, s, c->error); /* nobody else need wait for this rank */
+        if (c->live && xp_liveness_health(c->live) == XP_OK)
+            s = xp_comm_revoke(c, s, "%s", c->error); /* nobody else need wait for this rank */
         tear_down(c);
         return s;
     }
@@ -322,6 +323,19 @@ xp_status xp_comm_health(struct xp_comm *c)
     return s;
 }
 
+/*
+ * A broken connection is often only the echo of a death elsewhere: a peer that has heard of it hangs up before the news is
+ * here. Gives the news a moment; returns the error to report, whose text is then in text.
+ */
+static xp_status find_cause(struct xp_comm *c, xp_status s, char *text, size_t size)
+{
+    if ((s == XP_ERR_REMOTE || s == XP_ERR_SYSTEM) && xp_liveness_await_news(c->live, NEWS_SECONDS) != XP_OK) {
+        xp_routes_fail(c, xp_liveness_news(c->live, text, size));
+        return xp_liveness_health(c->live);
+    }
+    return s;
+}
+
 xp_status xp_comm_revoke(struct xp_comm *c, xp_status s, const char *fmt, ...)
 {
     char text[XP_BAD_NEWS_MAX];
@@ -330,8 +344,10 @@ xp_status xp_comm_revoke(struct xp_comm *c, xp_status s, const char *fmt, ...)
     va_start(args, fmt);
     vsnprintf(text, sizeof(text), fmt, args);
     va_end(args);
-    if (c->live)
+    if (c->live) {
+        s = find_cause(c, s, text, sizeof(text));
         xp_liveness_revoke(c->live, s, text);
+    }
     c->failed = 1;
     return xp_error(c, s, "%s", text);
 }

@@ -52,7 +52,8 @@ void xp_comm_idle(struct xp_comm *c, unsigned idle_rounds);
 
 /* XP_OK, or the error that ended this comm for good (peer dead, revoked); also fills c->error. Cheap: one atomic read. */
 xp_status xp_comm_health(struct xp_comm *c);
-/* A rank that sees a fatal fault tells all others (liveness net) and remembers it. Returns `s`. */
+/* A rank that sees a fatal fault tells all others (liveness net) and remembers it. Returns `s`, or the error that turns out to
+ * be behind it: a connection may break because its other end has heard of a death that is not known here yet. */
 xp_status xp_comm_revoke(struct xp_comm *c, xp_status s, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 /* Remembers the text of an error and returns its status; c may be NULL (thread's own text). */

@@ -432,6 +432,18 @@ xp_status xp_liveness_health(const struct xp_liveness *l)
     return (xp_status)atomic_load_explicit(&l->status, memory_order_acquire);
 }
 
+xp_status xp_liveness_await_news(struct xp_liveness *l, double seconds)
+{
+    double until = xp_now() + seconds;
+    struct timespec t = {(time_t)until, (long)(1e9 * (until - (double)(time_t)until))};
+
+    pthread_mutex_lock(&l->lock);
+    while (atomic_load(&l->status) == XP_OK && pthread_cond_timedwait(&l->changed, &l->lock, &t) != ETIMEDOUT)
+        ;
+    pthread_mutex_unlock(&l->lock);
+    return xp_liveness_health(l);
+}
+
 int xp_liveness_news(struct xp_liveness *l, char *text, size_t size)
 {
     int culprit;

@@ -28,6 +28,8 @@ void xp_liveness_abandon(struct xp_liveness *l);
 
 /* XP_OK or the error that ended the group. One atomic read. */
 xp_status xp_liveness_health(const struct xp_liveness *l);
+/* Waits for bad news, at most that long; returns the health then. */
+xp_status xp_liveness_await_news(struct xp_liveness *l, double seconds);
 /* After bad health: its text, and the rank that is gone (-1: none in particular). */
 int xp_liveness_news(struct xp_liveness *l, char *text, size_t size);
 

@@ -37,9 +37,9 @@ static xp_status end(struct xp_request *r, xp_status st)
     } else if (st != XP_ERR_MISMATCH && xp_comm_health(c) == XP_OK) {
         char text[sizeof c->error];
         memcpy(text, c->error, sizeof text);
-        xp_comm_revoke(c, st, "%s", text);
+        r->status = xp_comm_revoke(c, st, "%s", text);
     }
-    return st;
+    return r->status;
 }
 
 xp_status xp_request_start(struct xp_plan *p, const void *send, const size_t *send_rows, void *recv, const size_t *recv_rows)

@@ -1,6 +1,8 @@
 /*
  * kill_rank.c - a rank dies, stops or leaves at a given point: every other rank gets an error that names it, soon, and can go on
  *
+ * usage: kill_rank [shm|auto|tcp|ucx] [random COUNT [SEED]]
+ *
  * Each case: N processes exchange in a loop; the victim ends itself (or stops) at its point. A survivor checks the time
  * since then, the text, that nothing of the old comm is left in the process, and that a fresh comm of the survivors works.
  *
@@ -17,6 +19,7 @@
 #include <unistd.h>
 
 #include "tests/harness/procs.h"
+#include "tests/harness/random.h"
 
 #define DEADLINE "2"
 #define SOON 2.0
@@ -24,8 +27,8 @@
 #define DIM 4096u
 #define STEPS 1000000
 
-enum point { IN_COMPUTE, IN_BARRIER, BEFORE_EXCHANGE, IN_EXCHANGE, IN_DESTROY, POINTS };
-static const char *const point_name[] = {"in compute", "in barrier", "before exchange", "in exchange", "in destroy"};
+enum point { IN_COMPUTE, IN_BARRIER, BEFORE_EXCHANGE, IN_EXCHANGE, IN_DESTROY, POINTS, AT_RANDOM };
+static const char *const point_name[] = {"in compute", "in barrier", "before exchange", "in exchange", "in destroy", "", "at random"};
 
 enum fate { KILLED, EXITED, LEFT, STOPPED };
 static const char *const fate_name[] = {"killed", "exits", "leaves in good order", "stopped"};
@@ -36,6 +39,7 @@ struct trial {
     enum fate fate;
     const char *transport;
     int no_reap;
+    double delay; /* AT_RANDOM: seconds after the start, so that the start-up is hit as well */
 };
 
 /* Seen by all processes of a trial. */
@@ -222,6 +226,19 @@ static int check_survivor(const struct trial *t, xp_status s, const char *error,
     return 0;
 }
 
+/* Killed before the comm was there: the survivors must hear that as well, at the latest when the deadline has passed. */
+static int check_start_up(const struct trial *t, xp_status s)
+{
+    char name[16];
+
+    snprintf(name, sizeof(name), "rank %d", t->victim);
+    if ((s != XP_ERR_REMOTE && s != XP_ERR_TIMEOUT) || !strstr(xp_last_error(), name))
+        return complain("start-up", xp_last_error());
+    if (now() - board->when > atof(DEADLINE) + 1.5)
+        return complain("start-up", "too late");
+    return 0;
+}
+
 static int rank_main(int rank, void *arg)
 {
     const struct trial *t = arg;
@@ -237,6 +254,8 @@ static int rank_main(int rank, void *arg)
     setenv("CROSSPRESS_TIMEOUT", DEADLINE, 1);
     setenv("CROSSPRESS_TRANSPORT", t->transport, 1);
     s = xp_comm_create(&comm, NULL, NULL);
+    if (s != XP_OK && t->point == AT_RANDOM)
+        return check_start_up(t, s);
     if (s != XP_OK)
         return complain("create", xp_last_error());
     if (t->point == IN_DESTROY) { /* all leave together; the victim does not say goodbye */
@@ -275,7 +294,12 @@ static int run_trial(const struct trial *t)
     if (procs_open(&second) != 0 || procs_start(&p, rank_main, (void *)t) != 0)
         return 1;
     close(second.listen_fd);
-    if (t->fate == STOPPED) {
+    if (t->point == AT_RANDOM) {
+        const struct timespec nap = {0, (long)(1e9 * t->delay)};
+        nanosleep(&nap, NULL);
+        board->when = now();
+        kill(p.pid[t->victim], SIGKILL);
+    } else if (t->fate == STOPPED) {
         const struct timespec nap = {6, 0};
         nanosleep(&nap, NULL);
         kill(p.pid[t->victim], SIGKILL);
@@ -290,6 +314,24 @@ static int run_trial(const struct trial *t)
     return bad != 0;
 }
 
+static int run_random(const char *transport, int nodes, int count, uint64_t seed)
+{
+    struct random rnd = random_seeded(seed);
+    int bad = 0;
+
+    printf("seed %llu\n", (unsigned long long)seed);
+    for (int i = 0; i < count; i++) {
+        struct trial t = {.nodes = nodes, .point = AT_RANDOM, .fate = KILLED, .transport = transport};
+        t.n = random_below(&rnd, 2) ? 4 : 8;
+        t.victim = (int)random_below(&rnd, (size_t)t.n);
+        t.no_reap = (int)random_below(&rnd, 2);
+        t.delay = 0.25 * random_unit(&rnd) * random_unit(&rnd);
+        bad += run_trial(&t);
+    }
+    printf("%d passed, %d failed\n", count - bad, bad);
+    return bad != 0;
+}
+
 int main(int argc, char **argv)
 {
     const char *transport = argc > 1 ? argv[1] : "shm";
@@ -299,6 +341,8 @@ int main(int argc, char **argv)
     board = mmap(NULL, sizeof(*board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (board == MAP_FAILED)
         return 1;
+    if (argc > 3 && strcmp(argv[2], "random") == 0)
+        return run_random(transport, nodes, atoi(argv[3]), argc > 4 ? strtoull(argv[4], NULL, 10) : (uint64_t)(1e6 * now()));
     for (enum point at = 0; at < POINTS; at++) {
         for (int victim = 0; victim < 4; victim += 3) {
             struct trial t = {4, nodes, victim, at, KILLED, transport, victim == 3};
