@@ -17,7 +17,7 @@
 #include "lib/liveness.h"
 #include "lib/routes.h"
 
-#define NEWS_SECONDS 0.1     /* by which the news of a death may be later than its consequences */
+#define NEWS_SECONDS 0.5     /* by which the news of a death may be later than its consequences */
 #define DEPARTED_SECONDS 1.0 /* what a rank sent before it left has arrived by then, if anybody looks */
 
 void xp_config_init(xp_config *cfg)
