@@ -27,7 +27,7 @@ struct xp_shape {
     size_t chunk_rows;     /* most rows in one message; equal on all ranks */
     xp_mode mode;
     int dedup;             /* rows of the slow hop may be deduplicated */
-    struct xp_coder *coder; /* bounded mode; else NULL: rows travel as they are */
+    struct xp_coder *coder; /* NULL: rows travel as they are (raw mode, codec raw) */
     xp_codec_stats *codec_stats; /* sums over all frames encoded */
     size_t coder_rows;     /* most rows the coder takes at once */
     int automatic;         /* whether to code is decided per stream, by measurement */

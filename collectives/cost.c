@@ -67,22 +67,23 @@ double xp_cost_hier(const struct xp_shape *s)
 
 int xp_cost_dedup_pays(const struct xp_shape *s, size_t rows, size_t distinct)
 {
-    /* With a coder behind, a row takes about a third of its bytes. */
-    double row = s->coder ? (double)s->row_bytes / 3 : (double)s->row_bytes;
+    /* With a lossy coder behind, a row takes about a third of its bytes. */
+    double row = s->mode == XP_MODE_BOUNDED ? (double)s->row_bytes / 3 : (double)s->row_bytes;
     double plain = row * (double)rows, saved = row * (double)(rows - distinct) - (double)xp_rowmap_bytes(rows, distinct);
     return saved > plain * DEDUP_SAVES && saved > DEDUP_SAVES_BYTES;
 }
 
 int xp_cost_coding_pays(const struct xp_shape *s, const struct xp_rows *in)
 {
-    if (!s->automatic)
-        return 1;
     struct xp_select_env env = {.link_bytes_per_s = s->comm->link_bytes_per_s};
     struct xp_rows sample = *in;
     if (sample.rows > s->coder_rows)
         sample.rows = s->coder_rows;
-    /* Copies have been dealt with by then, so the exact codec would look for them in vain. */
-    return xp_coder_select(s->coder, &sample, &env) && xp_coder_codec(s->coder)->id != XP_CODEC_EXACT;
+    if (s->automatic && !xp_coder_select(s->coder, &sample, &env))
+        return 0;
+    /* Copies are dealt with before coding, so codec exact would look for them in vain. */
+    unsigned codec = xp_coder_codec(s->coder)->id;
+    return codec != XP_CODEC_EXACT && codec != XP_CODEC_RAW;
 }
 
 void xp_cost_refine(struct xp_pipe *p)

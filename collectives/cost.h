@@ -19,7 +19,8 @@ double xp_cost_hier(const struct xp_shape *s);
 /* Whether sending `distinct` rows and a map takes noticeably fewer bytes than sending all rows. */
 int xp_cost_dedup_pays(const struct xp_shape *s, size_t rows, size_t distinct);
 
-/* Whether the coder makes these rows arrive sooner than plain ones would. Always when the user named a codec. */
+/* Whether the coder makes these rows arrive sooner than plain ones would. Always, when the user named a codec that does
+ * more than leave out copies. */
 int xp_cost_coding_pays(const struct xp_shape *s, const struct xp_rows *in);
 
 /* After a call: takes over how fast the slow hop delivered. */

@@ -16,7 +16,7 @@
 #include "collectives/cost.h"
 
 #define DIM_MAX ((size_t)1 << 20)
-#define DEFAULT_CHUNK ((size_t)512 << 10)
+#define DEFAULT_CHUNK ((size_t)256 << 10)
 #define CODER_ROWS_MAX ((size_t)1 << 20) /* rows that the coder looks at when it chooses a codec */
 
 /* What one rank asks for, as it is compared. Unused bytes are zero. */
@@ -276,7 +276,7 @@ static void build(struct xp_plan *p, struct xp_comm *c, const struct record *all
     xp_status st = fill_maxima(p, all);
     if (st == XP_OK)
         st = create_request(p);
-    if (st == XP_OK && p->shape.mode == XP_MODE_BOUNDED && p->shape.dedup)
+    if (st == XP_OK && p->shape.dedup)
         st = create_coder(p, r);
     if (st == XP_OK && !(p->algo = xp_algo_choose(&p->shape, r->algo))) {
         refuse(out, XP_ERR_UNSUPPORTED, "no algorithm called \"%s\" serves these ranks (xp_info lists them)", r->algo);

@@ -38,6 +38,16 @@ Test(flat, exact_keeps_every_bit_of_copies_and_nan)
                                      .mode = XP_MODE_EXACT, .seed = n});
 }
 
+Test(flat, exact_with_a_named_codec)
+{
+    static const char *const codecs[] = {"pack", "exact", "raw"};
+    unsigned n = 0;
+    EACH_WORLD(w)
+        for (unsigned c = 0; c < 3; c++, n++)
+            run(w, (struct exchange){.pattern = UNIFORM, .filling = n % FILLINGS, .rows = 40, .dim = 150, .dtype = XP_BF16 + n % 4,
+                                     .mode = XP_MODE_EXACT, .codec = codecs[c], .seed = n});
+}
+
 Test(flat, bounded_keeps_its_promise)
 {
     unsigned n = 0;
