@@ -33,6 +33,12 @@ static void fill_c(struct xp_kernels *k)
 #if XP_ARCH_X86_64
 static void fill_avx2(struct xp_kernels *k)
 {
+    k->uniform_spread = xp_uniform_spread_avx2;
+    k->uniform_error = xp_uniform_error_avx2;
+    k->uniform_quantise = xp_uniform_quantise_avx2;
+    k->uniform_restore = xp_uniform_restore_avx2;
+    k->rans_encode = xp_rans_encode_avx2;
+    k->rans_decode = xp_rans_decode_avx2;
     k->fht_i16 = xp_fht_i16_avx2;
     k->fht_i32 = xp_fht_i32_avx2;
     k->hash = xp_hash_avx2;

@@ -153,7 +153,7 @@ int xp_rans_end(const struct xp_rans_stream *s, size_t n, unsigned lanes, uint32
 
 /* ---- integers to symbols and low bits ------------------------------------------------------------------------- */
 
-static struct xp_rans_parts split(const int16_t *q, size_t n, const uint8_t *classes, const struct xp_rans_work *w)
+struct xp_rans_parts xp_rans_split_c(const int16_t *q, size_t n, const uint8_t *classes, const struct xp_rans_work *w)
 {
     uint8_t *plane = w->planes, *escape = w->escapes;
     struct xp_rans_parts parts;
@@ -183,8 +183,7 @@ static struct xp_rans_parts split(const int16_t *q, size_t n, const uint8_t *cla
     return parts;
 }
 
-/* s->q holds symbols and becomes integers. 0 when the escapes do not end where the row does. */
-static int join(const struct xp_rans_stream *s, size_t n, const uint8_t *planes, const uint8_t *escapes)
+int xp_rans_join_c(const struct xp_rans_stream *s, size_t n, const uint8_t *planes, const uint8_t *escapes)
 {
     const uint8_t *end = s->in + s->len;
 
@@ -217,7 +216,7 @@ static int join(const struct xp_rans_stream *s, size_t n, const uint8_t *planes,
 static void encode_row(struct xp_rans_source *s, size_t n, unsigned lanes)
 {
     const struct xp_rans_work w = xp_rans_cut(s->work, n);
-    const struct xp_rans_parts parts = split(s->q, n, s->classes, &w);
+    const struct xp_rans_parts parts = xp_rans_split_c(s->q, n, s->classes, &w);
     uint8_t *words = w.words_end;
     uint32_t state[XP_RANS_MAX_LANES];
 
@@ -280,7 +279,7 @@ static int decode_row(const struct xp_rans_stream *s, size_t n, unsigned lanes)
         state[i % lanes] = x;
         s->q[i] = (int16_t)symbol;
     }
-    return xp_rans_end(s, n, lanes, state) && join(s, n, planes, p);
+    return xp_rans_end(s, n, lanes, state) && xp_rans_join_c(s, n, planes, p);
 }
 
 void xp_rans_decode_c(struct xp_rans_stream *s, size_t count, size_t n, unsigned lanes)

@@ -110,6 +110,12 @@ static inline size_t xp_rans_steps(size_t n, unsigned lanes)
     return steps > XP_RANS_TAIL ? steps - XP_RANS_TAIL : 0;
 }
 
+/* Integers to symbols and low bits, into w. */
+struct xp_rans_parts xp_rans_split_c(const int16_t *q, size_t n, const uint8_t *classes, const struct xp_rans_work *w);
+
+/* s->q holds symbols and becomes integers. 0 when the escapes do not end where the row does. */
+int xp_rans_join_c(const struct xp_rans_stream *s, size_t n, const uint8_t *planes, const uint8_t *escapes);
+
 /* States that hold the symbols of the tail. */
 void xp_rans_begin(const uint8_t *place, size_t n, unsigned lanes, uint32_t *state);
 

@@ -74,6 +74,10 @@ float xp_uniform_error_c(const float *x, size_t groups, float inverse, const flo
 void xp_uniform_quantise_c(const float *x, size_t groups, float inverse, const float *bias, int16_t *q);
 void xp_uniform_restore_c(const int16_t *q, const float *base, size_t n, float step, xp_dtype t, void *row);
 
+float xp_uniform_spread_avx2(const float *x, size_t groups, const float *weight);
+float xp_uniform_error_avx2(const float *x, size_t groups, float inverse, const float *bias);
+void xp_uniform_quantise_avx2(const float *x, size_t groups, float inverse, const float *bias, int16_t *q);
+void xp_uniform_restore_avx2(const int16_t *q, const float *base, size_t n, float step, xp_dtype t, void *row);
 float xp_uniform_spread_avx512(const float *x, size_t groups, const float *weight);
 float xp_uniform_error_avx512(const float *x, size_t groups, float inverse, const float *bias);
 void xp_uniform_quantise_avx512(const float *x, size_t groups, float inverse, const float *bias, int16_t *q);
@@ -82,6 +86,8 @@ void xp_uniform_restore_avx512(const int16_t *q, const float *base, size_t n, fl
 /* rans.c, x86/rans_*.c */
 void xp_rans_encode_c(struct xp_rans_source *s, size_t count, size_t n, unsigned lanes);
 void xp_rans_decode_c(struct xp_rans_stream *s, size_t count, size_t n, unsigned lanes);
+void xp_rans_encode_avx2(struct xp_rans_source *s, size_t count, size_t n, unsigned lanes);
+void xp_rans_decode_avx2(struct xp_rans_stream *s, size_t count, size_t n, unsigned lanes);
 void xp_rans_encode_avx512(struct xp_rans_source *s, size_t count, size_t n, unsigned lanes);
 void xp_rans_decode_avx512(struct xp_rans_stream *s, size_t count, size_t n, unsigned lanes);
 

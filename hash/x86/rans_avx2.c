@@ -1,0 +1,162 @@
+/*
+ * rans_avx2.c - the entropy coder with AVX2, for rows of 16 states (two vectors of 8)
+ *
+ * A table does not fit a register here. So a symbol is found by counting the symbols that begin at or below the slot, 16 slots at a
+ * time, and its entry is gathered.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "hash/bytes.h"
+#include "hash/rans.h"
+#include "hash/variants.h"
+#include "hash/x86/unroll.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+/* ---- encoding --------------------------------------------------------------------------------------------------- */
+
+/* Moves the low words of the states in `full` below *words, the highest lane first. */
+XP_INLINE uint8_t *put_words(uint8_t *words, __m256i x, unsigned full)
+{
+    uint32_t all[8];
+
+    _mm256_storeu_si256((__m256i *)(void *)all, x);
+    for (int lane = 8; lane-- > 0;) {
+        xp_put16(words - 2, (uint16_t)all[lane]);
+        words -= 2 * (full >> lane & 1);
+    }
+    return words;
+}
+
+/* One symbol into 8 states. */
+XP_INLINE __m256i push(__m256i x, __m256i span, __m256 part)
+{
+    const __m256i f = _mm256_and_si256(span, _mm256_set1_epi32(0xffff));
+    /* Half of x, so that it is a signed number; the quotient is then up to two too small. */
+    const __m256 half = _mm256_cvtepi32_ps(_mm256_srli_epi32(x, 1));
+    __m256i quotient = _mm256_cvttps_epi32(_mm256_mul_ps(half, _mm256_add_ps(part, part)));
+    __m256i rest = _mm256_sub_epi32(x, _mm256_mullo_epi32(quotient, f));
+
+    for (int i = 0; i < 2; i++) {
+        const __m256i less = _mm256_cmpgt_epi32(f, rest); /* -1 where the quotient is right */
+
+        rest = _mm256_sub_epi32(rest, _mm256_andnot_si256(less, f));
+        quotient = _mm256_add_epi32(quotient, _mm256_andnot_si256(less, _mm256_set1_epi32(1)));
+    }
+    return _mm256_add_epi32(_mm256_slli_epi32(quotient, XP_RANS_BITS), _mm256_add_epi32(rest, _mm256_srli_epi32(span, 16)));
+}
+
+static void encode_row(struct xp_rans_source *s, size_t n)
+{
+    const struct xp_rans_work w = xp_rans_cut(s->work, n);
+    const struct xp_rans_parts parts = xp_rans_split_c(s->q, n, s->classes, &w);
+    uint8_t *words = w.words_end;
+    uint32_t state[16];
+    __m256i x[2];
+
+    xp_rans_begin(w.place, n, 16, state);
+    for (int h = 0; h < 2; h++)
+        x[h] = _mm256_loadu_si256((const __m256i *)(const void *)(state + 8 * h));
+    for (size_t k = xp_rans_steps(n, 16); k-- > 0;) {
+        const struct xp_rans_table *t = xp_rans_table(s->classes[k]);
+
+        for (int h = 1; h >= 0; h--) {
+            const __m256i place = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(w.place + 16 * k + 8 * h)));
+            const __m256i span = _mm256_i32gather_epi32((const int *)(const void *)t->span, place, 4);
+            const __m256 part = _mm256_i32gather_ps(t->reciprocal, place, 4);
+            const __m256i limit = _mm256_slli_epi32(span, 20); /* what lies above the frequency is shifted out */
+            const __m256i full = _mm256_cmpeq_epi32(_mm256_max_epu32(x[h], limit), x[h]);
+
+            words = put_words(words, x[h], (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(full)));
+            x[h] = push(_mm256_blendv_epi8(x[h], _mm256_srli_epi32(x[h], 16), full), span, part);
+        }
+    }
+    for (int h = 0; h < 2; h++)
+        _mm256_storeu_si256((__m256i *)(void *)(state + 8 * h), x[h]);
+    xp_rans_assemble(s, state, 16, &w, parts, words);
+}
+
+void xp_rans_encode_avx2(struct xp_rans_source *s, size_t count, size_t n, unsigned lanes)
+{
+    if (lanes != 16) {
+        xp_rans_encode_c(s, count, n, lanes);
+        return;
+    }
+    for (size_t i = 0; i < count; i++)
+        encode_row(&s[i], n);
+}
+
+/* ---- decoding --------------------------------------------------------------------------------------------------- */
+
+/* Symbols of 16 slots (16 bits each). */
+XP_INLINE __m256i find(const struct xp_rans_table *t, __m256i slot)
+{
+    const uint16_t *begin = (const uint16_t *)(const void *)t->span + 1; /* high halves of the entries */
+    /* The symbols below the first one in use have no width: a slot is in the escape or beyond them all. */
+    const __m256i below = _mm256_cmpgt_epi16(_mm256_set1_epi16((short)begin[2 * xp_rans_place(t->first)]), slot);
+    __m256i symbol = _mm256_andnot_si256(below, _mm256_set1_epi16(t->first));
+
+    for (unsigned s = t->first + 1; s <= t->last; s++) {
+        const __m256i less = _mm256_cmpgt_epi16(_mm256_set1_epi16((short)begin[2 * xp_rans_place(s)]), slot);
+        symbol = _mm256_add_epi16(symbol, _mm256_andnot_si256(less, _mm256_set1_epi16(1)));
+    }
+    return symbol;
+}
+
+/* The state before the symbol, and the next word for lanes below 2^16. */
+XP_INLINE __m256i pop(__m256i x, __m256i slot, __m256i symbol, const struct xp_rans_table *t, const uint8_t **p)
+{
+    const __m256i place = _mm256_or_si256(_mm256_srli_epi32(symbol, 1), _mm256_and_si256(_mm256_slli_epi32(symbol, 4), _mm256_set1_epi32(16)));
+    const __m256i span = _mm256_i32gather_epi32((const int *)(const void *)t->span, place, 4);
+    const __m256i f = _mm256_and_si256(span, _mm256_set1_epi32(0xffff));
+
+    x = _mm256_add_epi32(_mm256_mullo_epi32(f, _mm256_srli_epi32(x, XP_RANS_BITS)), _mm256_sub_epi32(slot, _mm256_srli_epi32(span, 16)));
+    const __m256i low = _mm256_cmpeq_epi32(_mm256_srli_epi32(x, 16), _mm256_setzero_si256());
+    const unsigned m = (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(low));
+    /* Byte i of before: lanes below i that take a word. */
+    const uint64_t before = _pdep_u64(m, 0x0101010101010101u) * 0x0101010101010101u << 8;
+    const __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)*p));
+    const __m256i mine = _mm256_permutevar8x32_epi32(words, _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)before)));
+
+    *p += 2 * __builtin_popcount(m);
+    return _mm256_blendv_epi8(x, _mm256_or_si256(_mm256_slli_epi32(x, 16), mine), low);
+}
+
+static int decode_row(const struct xp_rans_stream *s, size_t n)
+{
+    const uint8_t *planes, *p, *end = s->in + s->len;
+    const size_t steps = xp_rans_steps(n, 16);
+    const __m256i slots = _mm256_set1_epi32((1 << XP_RANS_BITS) - 1), zero = _mm256_setzero_si256();
+    uint32_t state[16];
+    __m256i x[2];
+
+    if (!xp_rans_open(s, n, 16, state, &planes, &p))
+        return 0;
+    for (int h = 0; h < 2; h++)
+        x[h] = _mm256_loadu_si256((const __m256i *)(const void *)(state + 8 * h));
+    for (size_t k = 0; k < steps; k++) {
+        const struct xp_rans_table *t = xp_rans_table(s->classes[k]);
+        const __m256i slot[2] = { _mm256_and_si256(x[0], slots), _mm256_and_si256(x[1], slots) };
+        const __m256i symbol = find(t, _mm256_packus_epi32(slot[0], slot[1])); /* lanes 0-3, 8-11, 4-7, 12-15 */
+
+        if (p > end)
+            return 0;
+        _mm256_storeu_si256((__m256i *)(void *)(s->q + 16 * k), _mm256_permute4x64_epi64(symbol, 0xd8));
+        x[0] = pop(x[0], slot[0], _mm256_unpacklo_epi16(symbol, zero), t, &p);
+        x[1] = pop(x[1], slot[1], _mm256_unpackhi_epi16(symbol, zero), t, &p);
+    }
+    for (int h = 0; h < 2; h++)
+        _mm256_storeu_si256((__m256i *)(void *)(state + 8 * h), x[h]);
+    return p <= end && xp_rans_end(s, n, 16, state) && xp_rans_join_c(s, n, planes, p);
+}
+
+void xp_rans_decode_avx2(struct xp_rans_stream *s, size_t count, size_t n, unsigned lanes)
+{
+    if (lanes != 16) {
+        xp_rans_decode_c(s, count, n, lanes);
+        return;
+    }
+    for (size_t i = 0; i < count; i++)
+        s[i].ok = decode_row(&s[i], n);
+}
