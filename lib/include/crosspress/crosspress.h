@@ -154,6 +154,11 @@ XP_API void xp_thread_group_destroy(xp_thread_group *g);
 /*
  * Where the ranks come from. Exactly one of: `threads` set; `allgather` set; neither (the environment of
  * torchrun, Open MPI, MPICH/PMI or Slurm, or of the --spawn option of our tools).
+ * Environment: rank 0 listens where CROSSPRESS_ROOT says; else under torchrun on MASTER_ADDR, MASTER_PORT + 1 (torch's own
+ * store sits on MASTER_PORT) or one of the 7 ports after it; else on an address and port made from the launcher's job.
+ * One such comm is created at a time. A program that calls MPI_Init under MPICH passes an allgather instead.
+ * Without CROSSPRESS_SECRET the start-up's secret comes from the launcher's variables: that keeps out strangers and ranks of
+ * earlier jobs, not an attacker who can read them.
  */
 typedef struct xp_bootstrap {
     size_t size;               /* sizeof(xp_bootstrap), set by xp_bootstrap_init */
