@@ -95,7 +95,4 @@ size_t xp_book_fit_floats(size_t dim, size_t count, unsigned rank);
 void xp_book_fit(struct xp_book *b, const struct xp_kernels *k, const struct xp_book_sample *s, unsigned rank, size_t rows,
                  float *work);
 
-/* Sum of a[i] * b[i] over groups of 16, in a fixed order. */
-float xp_book_dot(const float *a, const float *b, size_t groups);
-
 #endif

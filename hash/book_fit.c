@@ -38,18 +38,19 @@ static size_t padded(size_t dim)
 
 size_t xp_book_fit_floats(size_t dim, size_t count, unsigned rank)
 {
-    return (count + rank + 2) * padded(dim) + 2 * count + (size_t)rank;
+    return (count + 2 * rank + 2) * padded(dim) + count;
 }
 
 /* The scratch of one fit. */
 struct fit {
+    const struct xp_kernels *k;
     size_t dim, pad, count;
     unsigned rank;
     float *rows;      /* [count][pad] normalised, by channel */
     float *direction; /* [rank][pad] by channel */
+    float *next;      /* [rank][pad] of the next iteration */
     float *mean, *spread;
     float *scale;     /* [count] a row's norm a value */
-    float *coordinate;/* [count] along the direction at hand */
 };
 
 static struct fit cut(size_t dim, size_t count, unsigned rank, float *work)
@@ -57,40 +58,27 @@ static struct fit cut(size_t dim, size_t count, unsigned rank, float *work)
     struct fit f = { .dim = dim, .pad = padded(dim), .count = count, .rank = rank, .rows = work };
 
     f.direction = f.rows + count * f.pad;
-    f.mean = f.direction + rank * f.pad;
+    f.next = f.direction + rank * f.pad;
+    f.mean = f.next + rank * f.pad;
     f.spread = f.mean + f.pad;
     f.scale = f.spread + f.pad;
-    f.coordinate = f.scale + count;
     return f;
 }
 
-float xp_book_dot(const float *a, const float *b, size_t groups)
+static float dot(const struct fit *f, const float *a, const float *b)
 {
-    float lane[16] = {0};
-
-    for (size_t i = 0; i < 16 * groups; i += 16)
-        for (size_t j = 0; j < 16; j++)
-            lane[j] += a[i + j] * b[i + j];
-    for (size_t half = 8; half > 0; half /= 2)
-        for (size_t j = 0; j < half; j++)
-            lane[j] += lane[j + half];
-    return lane[0];
+    return f->k->vector_dot(a, b, f->pad / 16);
 }
 
-static float dot(const float *a, const float *b, size_t n)
+static void add_scaled(const struct fit *f, float *a, const float *b, float factor)
 {
-    return xp_book_dot(a, b, n / 16);
+    f->k->vector_add(a, b, factor, f->pad / 16);
 }
 
-static void add_scaled(float *a, const float *b, float factor, size_t n)
+static void scale_to_unit(const struct fit *f, float *v)
 {
-    for (size_t i = 0; i < n; i++)
-        a[i] += factor * b[i];
-}
-
-static void scale_to_unit(float *v, size_t dim, size_t n)
-{
-    const float norm = sqrtf(dot(v, v, n));
+    const size_t dim = f->dim;
+    const float norm = sqrtf(dot(f, v, v));
 
     for (size_t i = 0; i < dim && norm > 1e-20f; i++)
         v[i] /= norm;
@@ -103,7 +91,7 @@ static void normalise_rows(struct fit *f, const struct xp_kernels *k, const stru
         float *row = f->rows + r * f->pad;
 
         k->residual(xp_row(s->in, s->order[r]), s->in->dtype, s->of ? s->centroid + s->of[r] * f->dim : f->mean, f->dim, row);
-        f->scale[r] = sqrtf(dot(row, row, f->pad) / (float)f->dim);
+        f->scale[r] = sqrtf(dot(f, row, row) / (float)f->dim);
         const float factor = f->scale[r] > 0 ? 1 / f->scale[r] : 0;
         for (size_t i = 0; i < f->dim; i++)
             row[i] *= factor;
@@ -111,23 +99,22 @@ static void normalise_rows(struct fit *f, const struct xp_kernels *k, const stru
 }
 
 /* next = sum over rows of (row . old) row, for every direction; then orthonormal again, strongest first. */
-static void iterate(struct fit *f, float *next)
+static void iterate(struct fit *f)
 {
+    memset(f->next, 0, f->rank * f->pad * sizeof(float));
+    for (size_t r = 0; r < f->count; r++)
+        for (unsigned j = 0; j < f->rank; j++) {
+            const float *row = f->rows + r * f->pad;
+            add_scaled(f, f->next + j * f->pad, row, dot(f, row, f->direction + j * f->pad));
+        }
+    memcpy(f->direction, f->next, f->rank * f->pad * sizeof(float));
     for (unsigned j = 0; j < f->rank; j++) {
         float *v = f->direction + j * f->pad;
 
-        memset(next, 0, f->pad * sizeof(float));
-        for (size_t r = 0; r < f->count; r++)
-            add_scaled(next, f->rows + r * f->pad, dot(f->rows + r * f->pad, v, f->pad), f->pad);
-        memcpy(v, next, f->pad * sizeof(float));
-    }
-    for (unsigned j = 0; j < f->rank; j++) {
-        float *v = f->direction + j * f->pad;
-
-        scale_to_unit(v, f->dim, f->pad);
+        scale_to_unit(f, v);
         for (unsigned i = 0; i < j; i++)
-            add_scaled(v, f->direction + i * f->pad, -dot(v, f->direction + i * f->pad, f->pad), f->pad);
-        scale_to_unit(v, f->dim, f->pad);
+            add_scaled(f, v, f->direction + i * f->pad, -dot(f, v, f->direction + i * f->pad));
+        scale_to_unit(f, v);
     }
 }
 
@@ -136,7 +123,7 @@ static void find_directions(struct fit *f)
     for (unsigned j = 0; j < f->rank; j++)
         memcpy(f->direction + j * f->pad, f->rows + (size_t)j * f->count / f->rank * f->pad, f->pad * sizeof(float));
     for (int i = 0; i < ITERATIONS; i++)
-        iterate(f, f->spread);
+        iterate(f);
 }
 
 static int clamp(int v, int low, int high)
@@ -147,18 +134,18 @@ static int clamp(int v, int low, int high)
 /* Takes the coordinates off the rows, as coding will: rounded to the step. Returns their deviations' classes in b. */
 static void take_coordinates(struct fit *f, struct xp_book *b, float step)
 {
-    for (unsigned g = 0; g < f->rank / XP_RANS_GROUP; g++) {
-        double sum = 0;
+    double sum[XP_BOOK_MAX_RANK / XP_RANS_GROUP] = { 0 };
 
-        for (unsigned j = XP_RANS_GROUP * g; j < XP_RANS_GROUP * (g + 1); j++) {
-            const float *v = f->direction + j * f->pad;
-            for (size_t r = 0; r < f->count; r++) {
-                const float a = dot(f->rows + r * f->pad, v, f->pad);
-                sum += (double)a * a;
-                add_scaled(f->rows + r * f->pad, v, -rintf(a / step) * step, f->pad);
-            }
+    for (size_t r = 0; r < f->count; r++)
+        for (unsigned j = 0; j < f->rank; j++) {
+            float *row = f->rows + r * f->pad;
+            const float a = dot(f, row, f->direction + j * f->pad);
+
+            sum[j / XP_RANS_GROUP] += (double)a * a;
+            add_scaled(f, row, f->direction + j * f->pad, -rintf(a / step) * step);
         }
-        const double deviation = sqrt(sum / ((double)f->count * XP_RANS_GROUP)) / step;
+    for (unsigned g = 0; g < f->rank / XP_RANS_GROUP; g++) {
+        const double deviation = sqrt(sum[g] / ((double)f->count * XP_RANS_GROUP)) / step;
         b->coordinate_class[g] = (uint8_t)clamp(XP_RANS_UNIT_CLASS + xp_quarter_log2((float)fmax(deviation, 1e-3)), 0, XP_RANS_CLASSES - 1);
     }
 }
@@ -170,9 +157,9 @@ static float left_over(const struct fit *f)
 
     for (size_t r = 0; r < f->count; r++) {
         const float *row = f->rows + r * f->pad;
-        all += dot(row, row, f->pad);
+        all += dot(f, row, row);
         for (unsigned j = 0; j < f->rank; j++) {
-            const float a = dot(row, f->direction + j * f->pad, f->pad);
+            const float a = dot(f, row, f->direction + j * f->pad);
             along += (double)a * a;
         }
     }
@@ -259,6 +246,8 @@ void xp_book_fit(struct xp_book *b, const struct xp_kernels *k, const struct xp_
                  float *work)
 {
     struct fit f = cut(b->dim, s->count, rank, work);
+
+    f.k = k;
 
     xp_book_clear(b);
     find_mean(&f, b, k, s, rows);

@@ -59,8 +59,10 @@ static uint8_t *lay_out(struct xp_book_room *m, uint8_t *p)
 /* Rows side by side: as many as the second-level cache holds. */
 static size_t batch_rows(size_t symbols)
 {
-    const size_t fit = ((size_t)1 << 20) / (16 * symbols);
+    size_t fit = ((size_t)1 << 20) / (16 * symbols);
 
+    if (xp_rans_lanes(symbols) == XP_RANS_MAX_LANES && fit > 6)
+        fit -= fit % 6; /* what the decoder takes at a time */
     return fit < 1 ? 1 : fit < XP_BOOK_BATCH ? fit : XP_BOOK_BATCH;
 }
 
@@ -167,12 +169,9 @@ static const float *base_of(const struct xp_book_room *m, const struct xp_book *
     if (!b->rank)
         return base;
     memcpy(m->base, base, b->pad * sizeof(*base));
-    for (unsigned j = 0; j < b->rank; j++) {
-        const float *direction = b->direction + j * b->pad, a = (float)coordinate[j] * b->coordinate_step;
-
-        for (size_t i = 0; coordinate[j] && i < b->dim; i++)
-            m->base[i] += a * direction[i];
-    }
+    for (unsigned j = 0; j < b->rank; j++)
+        if (coordinate[j])
+            m->k->vector_add(m->base, b->direction + j * b->pad, (float)coordinate[j] * b->coordinate_step, b->groups);
     return m->base;
 }
 
@@ -306,7 +305,7 @@ static double examine(struct subject *s, const struct xp_book_promise *p, uint32
     }
     if (b->rank) {
         for (unsigned j = 0; j < b->rank; j++) {
-            const float a = xp_book_dot(m->rest, b->direction + j * b->pad, b->groups) / b->coordinate_step;
+            const float a = m->k->vector_dot(m->rest, b->direction + j * b->pad, b->groups) / b->coordinate_step;
             s->q[j] = (int16_t)rintf(fminf(fmaxf(a, -XP_RANS_MAX_Q), XP_RANS_MAX_Q));
         }
         s->base = base_of(m, b, centroid, s->q);

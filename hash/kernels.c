@@ -22,6 +22,8 @@ static void fill_c(struct xp_kernels *k)
     k->dequantise = xp_dequantise_c;
     k->deviation = xp_deviation_c;
     k->reorder = xp_reorder_c;
+    k->vector_dot = xp_vector_dot_c;
+    k->vector_add = xp_vector_add_c;
     k->uniform_spread = xp_uniform_spread_c;
     k->uniform_error = xp_uniform_error_c;
     k->uniform_quantise = xp_uniform_quantise_c;
@@ -33,6 +35,8 @@ static void fill_c(struct xp_kernels *k)
 #if XP_ARCH_X86_64
 static void fill_avx2(struct xp_kernels *k)
 {
+    k->vector_dot = xp_vector_dot_avx2;
+    k->vector_add = xp_vector_add_avx2;
     k->uniform_spread = xp_uniform_spread_avx2;
     k->uniform_error = xp_uniform_error_avx2;
     k->uniform_quantise = xp_uniform_quantise_avx2;
@@ -70,6 +74,8 @@ static void fill_avx512(struct xp_kernels *k)
     k->dequantise = xp_dequantise_avx512;
     k->deviation = xp_deviation_avx512;
     k->reorder = xp_reorder_avx512;
+    k->vector_dot = xp_vector_dot_avx512;
+    k->vector_add = xp_vector_add_avx512;
     k->uniform_spread = xp_uniform_spread_avx512;
     k->uniform_error = xp_uniform_error_avx512;
     k->uniform_quantise = xp_uniform_quantise_avx512;

@@ -149,6 +149,12 @@ typedef void (*xp_reorder_fn)(const void *in, const uint8_t *index, size_t n, si
  * i % 16, in increasing i; then partials p and p + 8, p + 4, p + 2, p + 1 are added pairwise.
  */
 
+/* vector_dot: 16-lane sum of a[i] * b[i]. Exact. */
+typedef float (*xp_vector_dot_fn)(const float *a, const float *b, size_t groups);
+
+/* vector_add: a[i] += factor * b[i]. Exact. */
+typedef void (*xp_vector_add_fn)(float *a, const float *b, float factor, size_t groups);
+
 /* uniform_spread: 16-lane sum of (x[i] * weight[i / 16])^2. Exact. */
 typedef float (*xp_uniform_spread_fn)(const float *x, size_t groups, const float *weight);
 
@@ -200,6 +206,8 @@ struct xp_kernels {
     xp_dequantise_fn dequantise;
     xp_deviation_fn deviation;
     xp_reorder_fn reorder;
+    xp_vector_dot_fn vector_dot;
+    xp_vector_add_fn vector_add;
     xp_uniform_spread_fn uniform_spread;
     xp_uniform_error_fn uniform_error;
     xp_uniform_quantise_fn uniform_quantise;

@@ -68,6 +68,14 @@ float xp_deviation_avx512(const struct xp_quantiser *q, enum xp_qformat f, const
 void xp_reorder_c(const void *in, const uint8_t *index, size_t n, size_t size, void *out);
 void xp_reorder_avx512(const void *in, const uint8_t *index, size_t n, size_t size, void *out);
 
+/* vector.c, x86/vector_*.c */
+float xp_vector_dot_c(const float *a, const float *b, size_t groups);
+void xp_vector_add_c(float *a, const float *b, float factor, size_t groups);
+float xp_vector_dot_avx2(const float *a, const float *b, size_t groups);
+void xp_vector_add_avx2(float *a, const float *b, float factor, size_t groups);
+float xp_vector_dot_avx512(const float *a, const float *b, size_t groups);
+void xp_vector_add_avx512(float *a, const float *b, float factor, size_t groups);
+
 /* uniform.c, x86/uniform_*.c */
 float xp_uniform_spread_c(const float *x, size_t groups, const float *weight);
 float xp_uniform_error_c(const float *x, size_t groups, float inverse, const float *bias);

@@ -60,16 +60,38 @@ void xp_uniform_quantise_avx512(const float *x, size_t groups, float inverse, co
     }
 }
 
-XP_INLINE void restore16(const int16_t *q, const float *base, float step, const xp_dtype t, void *row, size_t n)
+XP_INLINE __m512 value16(const int16_t *q, const float *base, float step)
 {
     const __m512 v = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)q)));
 
-    xp_store512(row, t, _mm512_add_ps(_mm512_mul_ps(v, _mm512_set1_ps(step)), _mm512_loadu_ps(base)), n);
+    return _mm512_add_ps(_mm512_mul_ps(v, _mm512_set1_ps(step)), _mm512_loadu_ps(base));
+}
+
+XP_INLINE void restore16(const int16_t *q, const float *base, float step, const xp_dtype t, void *row, size_t n)
+{
+    xp_store512(row, t, value16(q, base, step), n);
+}
+
+/* bf16: the upper halves of two vectors make one. */
+XP_INLINE size_t restore_bf16_pairs(const int16_t *q, const float *base, size_t n, float step, char *row)
+{
+    static const uint16_t upper[32] = { 1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+                                        33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63 };
+    const __m512i halves = _mm512_loadu_si512(upper);
+    size_t i = 0;
+
+    for (; i + 32 <= n; i += 32) {
+        const __m512i a = xp_round_bf16_any512(value16(q + i, base + i, step));
+        const __m512i b = xp_round_bf16_any512(value16(q + i + 16, base + i + 16, step));
+
+        _mm512_storeu_si512(row + 2 * i, _mm512_permutex2var_epi16(a, halves, b));
+    }
+    return i;
 }
 
 XP_INLINE void restore(const int16_t *q, const float *base, size_t n, float step, const xp_dtype t, const size_t size, char *row)
 {
-    size_t i = 0;
+    size_t i = t == XP_BF16 ? restore_bf16_pairs(q, base, n, step, row) : 0;
 
     for (; i + 16 <= n; i += 16)
         restore16(q + i, base + i, step, t, row + i * size, 16);

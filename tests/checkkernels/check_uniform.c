@@ -78,6 +78,45 @@ static void compare_error(struct check *c, const struct xp_kernels *plain, const
     compare_sum(c, plain, tested, 1);
 }
 
+static void compare_dot(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
+{
+    for (int round = 0; round < 60; round++)
+        for (int fill = 0; fill < FILL_COUNT; fill++) {
+            struct values a = make_values(c, (enum check_fill)fill);
+            struct guarded b = guard_alloc(64 * a.groups, 0, 0), sum[2] = {guard_alloc(4, 0, 0), guard_alloc(4, 0, 0)};
+
+            check_fill_row(c, FILL_GAUSS, XP_F32, 16 * a.groups, b.p);
+            for (int i = 0; i < 2; i++) {
+                *(float *)sum[i].p = (i ? tested : plain)->vector_dot(a.x.p, b.p, a.groups);
+                if (isnan(*(float *)sum[i].p))
+                    *(float *)sum[i].p = NAN;
+            }
+            check_equal(c, &sum[0], &sum[1], "%zu groups, fill %s", a.groups, check_fill_name((enum check_fill)fill));
+            guard_free(&b);
+            guard_free(&sum[0]);
+            guard_free(&sum[1]);
+            free_values(&a);
+        }
+}
+
+static void compare_add(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
+{
+    for (int round = 0; round < 60; round++)
+        for (int fill = 0; fill < FILL_COUNT; fill++) {
+            struct values b = make_values(c, (enum check_fill)fill);
+            struct guarded a[2] = {guard_alloc(64 * b.groups, 0, 0), guard_alloc(64 * b.groups, 0, 0)};
+
+            check_fill_row(c, FILL_GAUSS, XP_F32, 16 * b.groups, a[0].p);
+            memcpy(a[1].p, a[0].p, a[0].size);
+            plain->vector_add(a[0].p, b.x.p, b.inverse, b.groups);
+            tested->vector_add(a[1].p, b.x.p, b.inverse, b.groups);
+            check_equal(c, &a[0], &a[1], "%zu groups, fill %s", b.groups, check_fill_name((enum check_fill)fill));
+            guard_free(&a[0]);
+            guard_free(&a[1]);
+            free_values(&b);
+        }
+}
+
 static void compare_quantise(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
 {
     for (int round = 0; round < 60; round++)
@@ -155,7 +194,7 @@ static void compare_reorder(struct check *c, const struct xp_kernels *plain, con
 
 struct run {
     const struct xp_kernels *k;
-    float x[16 * BENCH_GROUPS], per_group[BENCH_GROUPS], sum;
+    float x[16 * BENCH_GROUPS], y[16 * BENCH_GROUPS], per_group[BENCH_GROUPS], sum;
     int16_t q[16 * BENCH_GROUPS];
     uint16_t row[16 * BENCH_GROUPS], row2[16 * BENCH_GROUPS];
     uint8_t index[16 * BENCH_GROUPS];
@@ -165,6 +204,18 @@ static void run_reorder(void *arg)
 {
     struct run *r = arg;
     r->k->reorder(r->row, r->index, 16 * BENCH_GROUPS, 2, r->row2);
+}
+
+static void run_dot(void *arg)
+{
+    struct run *r = arg;
+    r->sum += r->k->vector_dot(r->x, r->x, BENCH_GROUPS);
+}
+
+static void run_add(void *arg)
+{
+    struct run *r = arg;
+    r->k->vector_add(r->y, r->x, 0.001f, BENCH_GROUPS);
 }
 
 static void run_spread(void *arg)
@@ -203,6 +254,7 @@ static void bench(struct check *c, const struct xp_kernels *k, void (*what)(void
         r->per_group[i / 16] = 0.45f;
         r->index[i] = (uint8_t)check_random(c);
         r->row[i] = (uint16_t)i;
+        r->y[i] = 0;
     }
     bench_line(c, "4096 values as bf16", r->row, sizeof(r->row), what, r);
     free(r);
@@ -211,6 +263,16 @@ static void bench(struct check *c, const struct xp_kernels *k, void (*what)(void
 static void bench_reorder(struct check *c, const struct xp_kernels *k)
 {
     bench(c, k, run_reorder);
+}
+
+static void bench_dot(struct check *c, const struct xp_kernels *k)
+{
+    bench(c, k, run_dot);
+}
+
+static void bench_add(struct check *c, const struct xp_kernels *k)
+{
+    bench(c, k, run_add);
 }
 
 static void bench_spread(struct check *c, const struct xp_kernels *k)
@@ -235,6 +297,8 @@ static void bench_restore(struct check *c, const struct xp_kernels *k)
 
 const struct check_row check_uniform_rows[] = {
     {"reorder", offsetof(struct xp_kernels, reorder), compare_reorder, bench_reorder},
+    {"vector_dot", offsetof(struct xp_kernels, vector_dot), compare_dot, bench_dot},
+    {"vector_add", offsetof(struct xp_kernels, vector_add), compare_add, bench_add},
     {"uniform_spread", offsetof(struct xp_kernels, uniform_spread), compare_spread, bench_spread},
     {"uniform_error", offsetof(struct xp_kernels, uniform_error), compare_error, bench_error},
     {"uniform_quantise", offsetof(struct xp_kernels, uniform_quantise), compare_quantise, bench_quantise},
