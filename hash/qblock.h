@@ -77,17 +77,23 @@ struct xp_qstep {
     uint16_t shift;
 };
 
-/* Chooses the step of a block of n rotated integers h. */
-struct xp_qstep xp_qstep_choose(enum xp_qformat f, const struct xp_qstats *s, const int16_t *h, size_t n);
-
 /* The factor that bf16 `wire` stands for; 0 when it is not below 2^100 (the encoder writes no such step). */
 static inline float xp_qstep_value(uint16_t wire)
 {
     return (wire & 0x7f80) >= (127 + 100) << 7 ? 0.0f : xp_bf16_to_f32(wire);
 }
 
-/* Whole blocks in C: res has n values (padded), signs are the block's sign bits in 32-bit words. */
-void xp_qblock_encode(enum xp_qformat f, const uint32_t *signs, const float *res, size_t n, uint8_t *step, uint8_t *codes);
-void xp_qblock_decode(enum xp_qformat f, const uint32_t *signs, const uint8_t *step, const uint8_t *codes, size_t n, float *out);
+/*
+ * Chooses the step of a block of n rotated integers h.
+ * Encodes or decodes a block: res has n values (padded), signs are the block's sign bits in 32-bit words.
+ * One set a variant (qblock_tmpl.c).
+ */
+#define XP_QBLOCK_FUNCTIONS(isa) \
+    struct xp_qstep xp_qstep_choose_##isa(enum xp_qformat f, const struct xp_qstats *s, const int16_t *h, size_t n); \
+    void xp_qblock_encode_##isa(enum xp_qformat f, const uint32_t *signs, const float *res, size_t n, uint8_t *step, uint8_t *codes); \
+    void xp_qblock_decode_##isa(enum xp_qformat f, const uint32_t *signs, const uint8_t *step, const uint8_t *codes, size_t n, float *out);
+XP_QBLOCK_FUNCTIONS(c)
+XP_QBLOCK_FUNCTIONS(avx2)
+XP_QBLOCK_FUNCTIONS(avx512)
 
 #endif

@@ -27,7 +27,7 @@ void xp_quantise_c(const struct xp_quantiser *q, enum xp_qformat f, const float 
         const size_t n = xp_qblock_size(q->dim, first), have = q->dim - first < n ? q->dim - first : n;
         memcpy(x, res + first, have * sizeof(*x));
         memset(x + have, 0, (n - have) * sizeof(*x));
-        xp_qblock_encode(f, q->signs + first / 32, x, n, step, codes);
+        xp_qblock_encode_c(f, q->signs + first / 32, x, n, step, codes);
         step += 2;
         codes += xp_qblock_bytes(f, n);
     }
@@ -40,7 +40,7 @@ void xp_dequantise_c(const struct xp_quantiser *q, enum xp_qformat f, const uint
 
     for (size_t first = 0; first < q->dim; first += XP_QBLOCK) {
         const size_t n = xp_qblock_size(q->dim, first), have = q->dim - first < n ? q->dim - first : n;
-        xp_qblock_decode(f, q->signs + first / 32, step, codes, n, x);
+        xp_qblock_decode_c(f, q->signs + first / 32, step, codes, n, x);
         xp_restore_c(x, base ? base + first : NULL, have, t, (char *)row + first * xp_dtype_size(t));
         step += 2;
         codes += xp_qblock_bytes(f, n);

@@ -197,7 +197,7 @@ static void other_block(const struct xp_quantiser *q, enum xp_qformat f, const u
     const size_t n = xp_qblock_size(q->dim, first), have = q->dim - first < n ? q->dim - first : n;
     float x[XP_QBLOCK];
 
-    xp_qblock_decode(f, q->signs + first / 32, step, codes, n, x);
+    xp_qblock_decode_avx512(f, q->signs + first / 32, step, codes, n, x);
     xp_restore_avx512(x, base ? base + first : NULL, have, t, row);
 }
 

@@ -125,7 +125,7 @@ static unsigned unusual(__m256i energy, __m256i largest)
 static void search_step(struct group *g, size_t b, enum xp_qformat f)
 {
     const struct xp_qstats s = {g->scale[b], g->energy[b], g->largest[b]};
-    const struct xp_qstep step = xp_qstep_choose(f, &s, g->h[b], XP_QBLOCK);
+    const struct xp_qstep step = xp_qstep_choose_avx2(f, &s, g->h[b], XP_QBLOCK);
 
     g->wire[b] = step.wire;
     g->recip[b] = step.recip;
@@ -331,6 +331,6 @@ void xp_quantise_avx2(const struct xp_quantiser *q, enum xp_qformat f, const flo
         const size_t n = xp_qblock_size(q->dim, first), have = q->dim - first < n ? q->dim - first : n;
         memcpy(x, res + first, have * sizeof(*x));
         memset(x + have, 0, (n - have) * sizeof(*x));
-        xp_qblock_encode(f, q->signs + first / 32, x, n, out + 2 * b, codes + b * bytes);
+        xp_qblock_encode_avx2(f, q->signs + first / 32, x, n, out + 2 * b, codes + b * bytes);
     }
 }

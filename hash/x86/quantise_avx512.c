@@ -119,7 +119,7 @@ static __mmask16 unusual(__m512i energy, __m512i largest)
 static void search_step(struct group *g, size_t b, enum xp_qformat f)
 {
     const struct xp_qstats s = {g->scale[b], g->energy[b], g->largest[b]};
-    const struct xp_qstep step = xp_qstep_choose(f, &s, g->h[b], XP_QBLOCK);
+    const struct xp_qstep step = xp_qstep_choose_avx512(f, &s, g->h[b], XP_QBLOCK);
 
     g->wire[b] = step.wire;
     g->recip[b] = step.recip;
@@ -306,6 +306,6 @@ void xp_quantise_avx512(const struct xp_quantiser *q, enum xp_qformat f, const f
         const size_t n = xp_qblock_size(q->dim, first), have = q->dim - first < n ? q->dim - first : n;
         memcpy(x, res + first, have * sizeof(*x));
         memset(x + have, 0, (n - have) * sizeof(*x));
-        xp_qblock_encode(f, q->signs + first / 32, x, n, out + 2 * b, codes + b * bytes);
+        xp_qblock_encode_avx512(f, q->signs + first / 32, x, n, out + 2 * b, codes + b * bytes);
     }
 }
