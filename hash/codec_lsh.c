@@ -31,35 +31,36 @@
 
 /* ---- clusters ------------------------------------------------------------------------------------------------ */
 
-/* Rows whose squares stay finite count for means; returns their number, their indices are at `to`. */
-static uint32_t finite_rows(const struct xp_coder *c, const struct xp_rows *in, const uint32_t *rows, size_t n, uint32_t *to)
+/* The rows that count for a mean; returns their number, their indices are at `to`. */
+static uint32_t rows_that_count(const struct xp_coder *c, const struct xp_rows *in, const uint32_t *rows, size_t n, uint32_t *to)
 {
     uint32_t found = 0;
 
     for (size_t i = 0; i < n; i++) {
         const uint32_t r = rows ? rows[i] : (uint32_t)i;
-        if (isfinite(c->kernels.distance(xp_row(in, r), NULL, in->dtype, in->dim)))
+        if (c->kernels.distance(xp_row(in, r), NULL, in->dtype, in->dim) <= XP_MEAN_LARGEST)
             to[found++] = r;
     }
     return found;
 }
 
-/* Mean of these rows, or zeros when there are none or their mean is not finite. Work for n words. */
+/* A mean with less energy is taken as it is, without a look at its rows. */
+#define HARMLESS 1e20
+
+/* Mean of those of these rows that count, or zeros when none does. Work for n words. */
 static void mean_of(const struct xp_coder *c, const struct xp_rows *in, const uint32_t *rows, size_t n, uint32_t *work, float *out)
 {
     uint32_t start[2] = { 0, (uint32_t)n };
 
     if (rows && n) {
         c->kernels.centroid(in, rows, start, 1, out);
-        if (isfinite(c->kernels.energy(out, in->dim)))
+        if (c->kernels.energy(out, in->dim) <= HARMLESS)
             return;
     }
-    start[1] = finite_rows(c, in, rows, n, work);
+    start[1] = rows_that_count(c, in, rows, n, work);
     memset(out, 0, XP_ROW_PAD(in->dim) * sizeof(*out));
     if (start[1])
         c->kernels.centroid(in, work, start, 1, out);
-    if (!isfinite(c->kernels.energy(out, in->dim)))
-        memset(out, 0, XP_ROW_PAD(in->dim) * sizeof(*out));
 }
 
 static void make_clusters(struct xp_coder *c, const struct xp_rows *in)

@@ -21,7 +21,6 @@
 /* The mean is taken over all rows of a frame up to this many, over as many at equal distances of a longer one. */
 #define MEAN_ROWS 1024
 #define MEAN_LEAST_ROWS 4     /* fewer rows have no mean worth the name */
-#define MEAN_LARGEST 1e30     /* rows with more energy stay out of it, as NaN and Inf do */
 #define PROBES 32             /* rows that say whether sending the mean pays */
 
 /* Fills order with the rows that count. */
@@ -32,7 +31,7 @@ static uint32_t mean_rows(const struct xp_coder *c, const struct xp_rows *in, ui
 
     for (size_t i = 0; i < take; i++) {
         const size_t r = (2 * i + 1) * in->rows / (2 * take);
-        if (c->kernels.distance(xp_row(in, r), NULL, in->dtype, in->dim) <= MEAN_LARGEST)
+        if (c->kernels.distance(xp_row(in, r), NULL, in->dtype, in->dim) <= XP_MEAN_LARGEST)
             order[n++] = (uint32_t)r;
     }
     return n;

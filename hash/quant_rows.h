@@ -14,6 +14,9 @@
 #define XP_ROW_FORMATS (XP_Q_BASE + 1)
 #define XP_ROW_NO_ROOM SIZE_MAX
 
+/* Rows with more energy stay out of means, as NaN and Inf do: one such row must not decide for the others. */
+#define XP_MEAN_LARGEST 1e30
+
 /* What rows of one frame have in common. */
 struct xp_row_plan {
     size_t bytes[XP_ROW_FORMATS]; /* of a row in each format */

@@ -90,6 +90,28 @@ Test(codec_lsh, keeps_eps_for_every_knob_and_reports_the_truth)
     }
 }
 
+/* A row of 1e18 in a frame must not move the mean row, which eps refers to, nor a centroid. */
+Test(codec_lsh, one_huge_row_touches_no_other)
+{
+    struct random rng = random_start("codec_lsh_huge");
+    struct xp_coder *c = make("lsh", 0.05, 0, 0);
+    xp_codec_stats clean, st;
+
+    c->desc.eps_ref = XP_EPS_REF_MIN;
+    fill(&rng, 3, 0.02);
+    for (size_t r = 0; r < ROWS; r++)
+        rows[r][7] += 1000; /* a constant channel: |x - m| is far below |x| */
+    encode(c, &clean);
+    for (size_t i = 0; i < DIM; i++)
+        rows[44][i] = (float)(1e18 * random_normal(&rng));
+    encode(c, &st);
+    for (size_t r = 0; r < ROWS; r++)
+        if (r != 44) /* |x - m| is about 10 */
+            cr_assert_leq(value_distance(rows[r], back[r], XP_F32, DIM), 1, "row %zu", r);
+    cr_assert_lt(st.frame_bytes, clean.frame_bytes + sizeof(rows[0]) + 400);
+    xp_coder_destroy(c);
+}
+
 Test(codec_lsh, one_nan_row_touches_no_other)
 {
     struct random rng = random_start("codec_lsh_nan");
