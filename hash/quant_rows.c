@@ -65,8 +65,11 @@ struct ahead {
 static void fetch_part(struct ahead *a, size_t row_bytes)
 {
     const size_t left = (size_t)(a->end - a->at), part = row_bytes / PARTS + 64;
-    const char *until = a->at + (left < part ? left : part);
+    const char *until;
 
+    if (!left)
+        return;
+    until = a->at + (left < part ? left : part);
     for (; a->at < until; a->at += 64)
         __builtin_prefetch(a->at, 0, 2);
 }

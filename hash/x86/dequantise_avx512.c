@@ -157,7 +157,7 @@ XP_INLINE void store_pair(char *p, const xp_dtype t, struct xp_pair512 x, const 
 XP_INLINE struct xp_pair512 values_of(const __m512i w, int i, const struct output *o, const int has_base, const struct constants *k)
 {
     const struct xp_pair512 none = {_mm512_setzero_ps(), _mm512_setzero_ps()};
-    const float *b = o->base + 32 * i;
+    const float *b = has_base ? o->base + 32 * i : NULL;
     const struct xp_pair512 base = has_base ? xp_split512(_mm512_loadu_ps(b), _mm512_loadu_ps(b + 16), &k->split) : none;
     const unsigned s = o->signs[i];
 
