@@ -26,7 +26,7 @@ const char options_help[] =
     "  --dim D          values in a row (default 4096)\n"
     "  --dtype T        bf16, f16 or f32 (default bf16)\n"
     "  --data KIND      generated rows: gaussian, clustered or duplicates (default gaussian)\n"
-    "  --input X.npy    rows of a file instead: 2-D, <f2, <f4, or <u2 holding bf16; met again, a row differs in last bits\n"
+    "  --input X.npy    rows of a file instead: 2-D, <f2, <f4, or <u2 holding bf16; rows beyond it are blends of its rows\n"
     "  --mode M         raw, exact or bounded (default CROSSPRESS_MODE)\n"
     "  --eps E          bounded: largest relative error of a row, 0 < E < 1 (default CROSSPRESS_EPS); raw and exact lose nothing\n"
     "  --eps-ref R      min or row: what eps is relative to (default CROSSPRESS_EPS_REF)\n"

@@ -81,18 +81,58 @@ static void generate(const struct row_source *s, uint64_t i, void *row)
     }
 }
 
-/* A row of the file met again: the same values up to their last bit. */
-static void shake(const struct row_source *s, uint64_t i, void *row)
+static double half_value(uint16_t h)
 {
-    uint64_t key = mix(s->seed * 7 + mix(i)), bits = 0;
+    int exponent = h >> 10 & 31;
+    double mantissa = h & 1023, value;
+
+    if (exponent == 31)
+        value = mantissa != 0 ? (double)NAN : (double)INFINITY;
+    else
+        value = exponent == 0 ? ldexp(mantissa, -24) : ldexp(1024 + mantissa, exponent - 25);
+    return h & 0x8000 ? -value : value;
+}
+
+static double value_of(xp_dtype t, const void *row, size_t i)
+{
+    uint32_t u;
+    float f;
+
+    if (t == XP_F16)
+        return half_value(((const uint16_t *)row)[i]);
+    u = t == XP_F32 ? ((const uint32_t *)row)[i] : (uint32_t)((const uint16_t *)row)[i] << 16;
+    memcpy(&f, &u, sizeof(f));
+    return f;
+}
+
+static const void *file_row(const struct row_source *s, uint64_t i)
+{
+    return (const char *)s->file + i % s->file_rows * s->row_bytes;
+}
+
+static int make_mean(struct row_source *s)
+{
+    s->mean = calloc(s->dim, sizeof(*s->mean));
+    if (s->mean == NULL)
+        return -1;
+    for (size_t r = 0; r < s->file_rows; r++)
+        for (size_t c = 0; c < s->dim; c++)
+            s->mean[c] += value_of(s->dtype, file_row(s, r), c);
+    for (size_t c = 0; c < s->dim; c++)
+        s->mean[c] /= (double)s->file_rows;
+    return 0;
+}
+
+/* Row i beyond the file: two rows of it blended around the mean, a^2 + b^2 = 1, which keeps mean and covariance. */
+static void blend(const struct row_source *s, uint64_t i, void *row)
+{
+    const uint64_t key = mix(s->seed * 7 + mix(i));
+    const void *x = file_row(s, i), *y = file_row(s, i + 1 + (key >> 32) % (s->file_rows > 1 ? s->file_rows - 1 : 1));
+    const double share = 0.25 + 0.5 * (double)(uint32_t)key / 4294967296.0, a = sqrt(share), b = sqrt(1 - share);
 
     for (size_t c = 0; c < s->dim; c++) {
-        if (c % 64 == 0)
-            bits = mix(key + c);
-        if (s->dtype == XP_F32)
-            ((uint32_t *)row)[c] ^= (uint32_t)(bits >> c % 64 & 1);
-        else
-            ((uint16_t *)row)[c] ^= (uint16_t)(bits >> c % 64 & 1);
+        const double m = s->mean[c];
+        put(s->dtype, row, c, (float)(m + a * (value_of(s->dtype, x, c) - m) + b * (value_of(s->dtype, y, c) - m)));
     }
 }
 
@@ -102,9 +142,10 @@ void rows_get(const struct row_source *s, uint64_t i, void *row)
         generate(s, i, row);
         return;
     }
-    memcpy(row, (const char *)s->file + i % s->file_rows * s->row_bytes, s->row_bytes);
-    if (i >= s->file_rows)
-        shake(s, i, row);
+    if (i < s->file_rows)
+        memcpy(row, file_row(s, i), s->row_bytes);
+    else
+        blend(s, i, row);
 }
 
 static size_t size_of(xp_dtype t)
@@ -127,6 +168,11 @@ int rows_open_file(struct row_source *s, const char *path, uint64_t seed, char *
     *s = (struct row_source){.kind = ROWS_FILE, .dtype = a.dtype, .dim = a.dim, .row_bytes = a.dim * size_of(a.dtype), .seed = seed,
                              .file = a.data, .file_rows = a.rows};
     snprintf(s->name, sizeof(s->name), "%s", slash != NULL ? slash + 1 : path);
+    if (make_mean(s) != 0) {
+        snprintf(err, err_size, "%s: out of memory", path);
+        rows_close(s);
+        return -1;
+    }
     return 0;
 }
 
@@ -147,7 +193,9 @@ int rows_open_generated(struct row_source *s, const char *kind, xp_dtype dtype, 
 void rows_close(struct row_source *s)
 {
     free(s->file);
+    free(s->mean);
     s->file = NULL;
+    s->mean = NULL;
 }
 
 void rows_spread(size_t T, int n, int rank, size_t *counts)
@@ -158,45 +206,16 @@ void rows_spread(size_t T, int n, int rank, size_t *counts)
         counts[((size_t)rank + 1 + k) % (size_t)n]++;
 }
 
-static double half_value(uint16_t h)
+double rows_distance(const struct row_source *s, const void *want, const void *got)
 {
-    int exponent = h >> 10 & 31;
-    double mantissa = h & 1023, value;
-
-    if (exponent == 31)
-        value = mantissa != 0 ? (double)NAN : (double)INFINITY;
-    else
-        value = exponent == 0 ? ldexp(mantissa, -24) : ldexp(1024 + mantissa, exponent - 25);
-    return h & 0x8000 ? -value : value;
-}
-
-static void to_double(xp_dtype t, const void *row, size_t dim, double *out)
-{
-    for (size_t i = 0; i < dim; i++) {
-        uint32_t u;
-        float f;
-
-        if (t == XP_F16) {
-            out[i] = half_value(((const uint16_t *)row)[i]);
-            continue;
-        }
-        u = t == XP_F32 ? ((const uint32_t *)row)[i] : (uint32_t)((const uint16_t *)row)[i] << 16;
-        memcpy(&f, &u, sizeof(f));
-        out[i] = f;
-    }
-}
-
-double rows_distance(const struct row_source *s, const void *want, const void *got, double *work)
-{
-    double *a = work, *b = work + s->dim, diff = 0.0, norm = 0.0;
+    double diff = 0.0, norm = 0.0;
 
     if (memcmp(want, got, s->row_bytes) == 0)
         return 0.0;
-    to_double(s->dtype, want, s->dim, a);
-    to_double(s->dtype, got, s->dim, b);
     for (size_t i = 0; i < s->dim; i++) {
-        norm += a[i] * a[i];
-        diff += (b[i] - a[i]) * (b[i] - a[i]);
+        double a = value_of(s->dtype, want, i), b = value_of(s->dtype, got, i);
+        norm += a * a;
+        diff += (b - a) * (b - a);
     }
     return isfinite(diff) && norm > 0.0 ? sqrt(diff / norm) : (double)INFINITY;
 }

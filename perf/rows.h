@@ -15,7 +15,7 @@ enum row_kind {
     ROWS_GAUSSIAN,   /* every value independent: nothing to gain but quantisation */
     ROWS_CLUSTERED,  /* 256 centres, 3 % noise */
     ROWS_DUPLICATES, /* drawn from 256 distinct rows */
-    ROWS_FILE        /* the file over and over */
+    ROWS_FILE        /* the file, then blends of its rows */
 };
 
 struct row_source {
@@ -25,14 +25,16 @@ struct row_source {
     uint64_t seed;
     void *file;       /* ROWS_FILE: file_rows rows */
     size_t file_rows;
+    double *mean;     /* ROWS_FILE: of its rows */
     char name[64];    /* "gaussian", or the file's last path component */
 };
 
 /*
  * Reads a .npy file (2-D, C order, <f2, <f4, or <u2 holding bf16). Returns 0, or -1 with one line in err.
  *
- * From the second time round on, each value's last bit is drawn at random, so that a row met again is not a duplicate
- * that the library could leave out: a short file must not make the exchange look better than it is.
+ * Rows beyond the file's are blends of two of its rows, x = m + a (x1 - m) + b (x2 - m) with m the mean row and
+ * a^2 + b^2 = 1: neither duplicates nor near-duplicates that the library could leave out or cluster, so a short file does
+ * not make the exchange look better than it is.
  */
 int rows_open_file(struct row_source *s, const char *path, uint64_t seed, char *err, size_t err_size);
 
@@ -47,7 +49,7 @@ void rows_get(const struct row_source *s, uint64_t i, void *row);
 /* Spreads T rows of `rank` evenly over n ranks, itself included; the T % n left over go to the ranks after it. */
 void rows_spread(size_t T, int n, int rank, size_t *counts);
 
-/* |got - want| / |want| in f64; 0 for equal bytes, Inf when a difference or a value is not finite. work: 2 * dim doubles. */
-double rows_distance(const struct row_source *s, const void *want, const void *got, double *work);
+/* |got - want| / |want| in f64; 0 for equal bytes, Inf when a difference or a value is not finite. */
+double rows_distance(const struct row_source *s, const void *want, const void *got);
 
 #endif
