@@ -14,6 +14,8 @@
 
 #include <string.h>
 
+#define AHEAD 1024 /* bytes: lines of the output are fetched before they are written */
+
 /* ---- codes ------------------------------------------------------------------------------------------------------- */
 
 /* Bytes in code order to words with registers (v3, v6). */
@@ -114,29 +116,50 @@ struct output {
 
 struct constants {
     __m512i plus, minus, zero; /* the last butterfly: words (1, 1) and (1, -1) */
+    __m512i even_bit, odd_bit; /* which bit of 32 signs belongs to a lane */
     __m512i upper;             /* 0xffff0000 */
+    __m512i one, half;         /* words 1 and 0x8000 */
     struct xp_bf16_constants512 bf16;
     struct xp_split_index512 split;
 };
 
 static inline struct constants constants(void)
 {
+    const __m512i pairs = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     struct constants k = {_mm512_set1_epi32(0x00010001), _mm512_set1_epi32((int)0xffff0001), _mm512_setzero_si512(),
-                          _mm512_set1_epi32((int)0xffff0000), xp_bf16_constants512(), xp_split_index512()};
+                          _mm512_sllv_epi32(_mm512_set1_epi32(1), pairs), _mm512_sllv_epi32(_mm512_set1_epi32(2), pairs),
+                          _mm512_set1_epi32((int)0xffff0000), _mm512_set1_epi16(1), _mm512_set1_epi16((short)0x8000),
+                          xp_bf16_constants512(), xp_split_index512()};
 
     XP_KEEP(k.plus);
     XP_KEEP(k.minus);
     XP_KEEP(k.zero);
+    XP_KEEP(k.even_bit);
+    XP_KEEP(k.odd_bit);
     XP_KEEP(k.upper);
+    XP_KEEP(k.one);
+    XP_KEEP(k.half);
     return k;
 }
 
-/* 16 integers to f32: sign (1 bits: minus), times step, plus base. The product is exact, so the fused form gives the same. */
-XP_INLINE __m512 value_of(__m512i h, unsigned minus, __m512 step, const int has_base, __m512 base, const struct constants *k)
+/* 16 integers to f32: sign (where signs has the lane's bit: minus), times step, plus base. The product is exact, so the fused form gives the same. */
+XP_INLINE __m512 value_of(__m512i h, __m512i signs, __m512i bit, __m512 step, const int has_base, __m512 base, const struct constants *k)
 {
-    const __m512i s = _mm512_mask_sub_epi32(h, _cvtu32_mask16(minus), k->zero, h);
+    const __m512i s = _mm512_mask_sub_epi32(h, _mm512_test_epi32_mask(signs, bit), k->zero, h);
 
     return has_base ? _mm512_fmadd_ps(_mm512_cvtepi32_ps(s), step, base) : _mm512_mul_ps(_mm512_cvtepi32_ps(s), step);
+}
+
+/* 32 bf16 in order. The upper halves are the result, the lower ones, as words beside them, say which to round up: those above
+ * one half, or equal to it beside an odd one. */
+XP_INLINE __m512i round_pairs(struct xp_pair512 x, const struct constants *k)
+{
+    const __m512i even = _mm512_castps_si512(x.even), odd = _mm512_castps_si512(x.odd);
+    const __m512i high = _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(even, 16), odd);
+    const __m512i low = _mm512_mask_blend_epi16(0xaaaaaaaa, even, _mm512_slli_epi32(odd, 16));
+    const __m512i weight = _mm512_adds_epu16(low, _mm512_and_si512(high, k->one));
+
+    return _mm512_mask_add_epi16(high, _mm512_cmpgt_epu16_mask(weight, k->half), high, k->one);
 }
 
 XP_INLINE void store_pair(char *p, const xp_dtype t, struct xp_pair512 x, const struct constants *k)
@@ -144,8 +167,7 @@ XP_INLINE void store_pair(char *p, const xp_dtype t, struct xp_pair512 x, const 
     __m512 a, b;
 
     if (t == XP_BF16) {
-        const __m512i even = _mm512_srli_epi32(xp_round_bf16_512(x.even, &k->bf16), 16), odd = xp_round_bf16_512(x.odd, &k->bf16);
-        _mm512_storeu_si512(p, _mm512_mask_blend_epi16(0xaaaaaaaa, even, odd));
+        _mm512_storeu_si512(p, round_pairs(x, k));
         return;
     }
     xp_join512(x, &a, &b);
@@ -159,18 +181,21 @@ XP_INLINE struct xp_pair512 values_of(const __m512i w, int i, const struct outpu
     const struct xp_pair512 none = {_mm512_setzero_ps(), _mm512_setzero_ps()};
     const float *b = has_base ? o->base + 32 * i : NULL;
     const struct xp_pair512 base = has_base ? xp_split512(_mm512_loadu_ps(b), _mm512_loadu_ps(b + 16), &k->split) : none;
-    const unsigned s = o->signs[i];
+    const __m512i s = _mm512_set1_epi32((int)o->signs[i]);
 
-    return (struct xp_pair512){value_of(_mm512_madd_epi16(w, k->plus), _pext_u32(s, 0x55555555), o->step, has_base, base.even, k),
-                               value_of(_mm512_madd_epi16(w, k->minus), _pext_u32(s, 0xaaaaaaaa), o->step, has_base, base.odd, k)};
+    return (struct xp_pair512){value_of(_mm512_madd_epi16(w, k->plus), s, k->even_bit, o->step, has_base, base.even, k),
+                               value_of(_mm512_madd_epi16(w, k->minus), s, k->odd_bit, o->step, has_base, base.odd, k)};
 }
 
 /* Rotated words in row order except for v0: finishes 128 values. */
 XP_INLINE void finish(const __m512i w[4], const struct output *o, const xp_dtype t, const int has_base, const struct constants *k)
 {
     XP_UNROLL
-    for (int i = 0; i < 4; i++)
-        store_pair(o->row + 32 * (size_t)i * (t == XP_F32 ? 4 : 2), t, values_of(w[i], i, o, has_base, k), k);
+    for (int i = 0; i < 4; i++) {
+        char *p = o->row + 32 * (size_t)i * (t == XP_F32 ? 4 : 2);
+        __builtin_prefetch(p + AHEAD, 1, 3);
+        store_pair(p, t, values_of(w[i], i, o, has_base, k), k);
+    }
 }
 
 /* The same block of bf16, but compared with the row and not stored. */
