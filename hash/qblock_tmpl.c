@@ -6,8 +6,9 @@
  *
  * Everything that decides a byte is an integer, or one f32 operation with a defined rounding, so all variants agree.
  * The step: a rotated block is near Gaussian, for which min(a * rms, b * largest) with fitted a, b comes within 1-5 % of the
- * squared error of a full search. Where the ratio of largest to rms says the block is something else (a spike becomes
- * +-constant), a few steps are tried and the integer error decides.
+ * squared error of a full search. (From 11 levels on a does not bind: clipping a large value costs more than a wider step.) Where
+ * the ratio of largest to rms says the block is something else (a spike becomes +-constant), a few steps are tried and the
+ * integer error decides.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -18,7 +18,7 @@
 
 /* Mean squared error of a format in units of the residual's energy, on Gaussian blocks of 128. */
 static const float expected_error[XP_ROW_FORMATS] = {
-    [XP_Q_INT2] = 0.1178f,   [XP_Q_INT25] = 0.0812f,  [XP_Q_INT3] = 0.0366f,   [XP_Q_INT35] = 0.0209f,  [XP_Q_INT4] = 0.01046f,
+    [XP_Q_INT2] = 0.1178f,   [XP_Q_INT25] = 0.0812f,  [XP_Q_INT3] = 0.0366f,   [XP_Q_INT35] = 0.0210f,  [XP_Q_INT4] = 0.01046f,
     [XP_Q_INT45] = 0.00568f, [XP_Q_INT5] = 0.00271f,  [XP_Q_INT55] = 0.00137f, [XP_Q_INT6] = 0.00068f,  [XP_Q_INT65] = 0.00034f,
     [XP_Q_INT7] = 0.000169f, [XP_Q_INT75] = 8.4e-5f,  [XP_Q_INT8] = 4.3e-5f,   [XP_Q_FP8] = 0.00066f,
 };
