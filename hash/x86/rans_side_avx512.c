@@ -109,9 +109,10 @@ void xp_rans_encode_side(struct xp_rans_source *s, size_t count, size_t n, unsig
 /* ---- decoding -------------------------------------------------------------------------------------------------- */
 
 /* Where the rows of a set are read, as addresses in 64-bit lanes: one a row; for 8 lanes a second one 8 bytes on. The second
- * vector is for 16 rows. */
+ * vector is for 16 rows. over: negative where a row has run beyond its end; not a mask register, since GCC 12 spills one of
+ * 8 bits and reloads more. */
 struct cursor {
-    __m512i at[2], end[2];
+    __m512i at[2], end[2], over[2];
 };
 
 XP_INLINE unsigned addresses(const unsigned lanes)
@@ -132,6 +133,7 @@ static struct cursor put_cursor(const uint8_t *const *p, const uint8_t *const *e
     for (int i = 0; i < 2; i++) {
         c.at[i] = _mm512_loadu_si512(at + 8 * i);
         c.end[i] = _mm512_loadu_si512(stop + 8 * i);
+        c.over[i] = _mm512_setzero_si512();
     }
     return c;
 }
@@ -196,16 +198,12 @@ XP_INLINE __m512i refill(__m512i x, struct cursor *c, const unsigned lanes)
 }
 
 /* Notes rows that have run beyond their end, and stops them there. */
-XP_INLINE unsigned check_ends(struct cursor *c, const unsigned lanes)
+XP_INLINE void check_ends(struct cursor *c, const unsigned lanes)
 {
-    unsigned over = _mm512_cmpgt_epu64_mask(c->at[0], c->end[0]);
-
-    c->at[0] = _mm512_min_epu64(c->at[0], c->end[0]);
-    if (lanes == 1) {
-        over |= (unsigned)_mm512_cmpgt_epu64_mask(c->at[1], c->end[1]) << 8;
-        c->at[1] = _mm512_min_epu64(c->at[1], c->end[1]);
+    for (int i = 0; i < (lanes == 1 ? 2 : 1); i++) {
+        c->over[i] = _mm512_or_si512(c->over[i], _mm512_sub_epi64(c->end[i], c->at[i]));
+        c->at[i] = _mm512_min_epu64(c->at[i], c->end[i]);
     }
-    return over;
 }
 
 /* What a set needs before and after its steps. */
@@ -231,21 +229,24 @@ static void open_set(struct decoding *d, const struct xp_rans_stream *s, const s
     }
 }
 
-static void close_set(struct decoding *d, struct xp_rans_stream *s, const struct set *set, const struct cursor *c, unsigned over,
-                      size_t n, const unsigned lanes)
+static void close_set(struct decoding *d, struct xp_rans_stream *s, const struct set *set, const struct cursor *c, size_t n,
+                      const unsigned lanes)
 {
     const size_t steps = xp_rans_steps(n, lanes);
     uint64_t at[16];
+    int64_t over[16];
 
-    _mm512_storeu_si512(at, c->at[0]);
-    _mm512_storeu_si512(at + 8, c->at[1]);
+    for (int i = 0; i < 2; i++) {
+        _mm512_storeu_si512(at + 8 * i, c->at[i]);
+        _mm512_storeu_si512(over + 8 * i, c->over[i]);
+    }
     for (unsigned r = 0; r < set->rows; r++) {
         struct xp_rans_stream *row = &s[set->row[r]];
         const unsigned place = lanes == 8 ? 2 * r : r;
 
         for (size_t k = 0; k < steps; k++)
             memcpy(row->q + k * lanes, d->symbol[k] + r * lanes, 2 * lanes);
-        row->ok = !((d->bad >> r | over >> place) & 1) && xp_rans_end(row, n, lanes, d->state + r * lanes) &&
+        row->ok = !(d->bad >> r & 1) && over[place] >= 0 && xp_rans_end(row, n, lanes, d->state + r * lanes) &&
                   xp_rans_join(row, n, d->planes[r], (const uint8_t *)(uintptr_t)at[place]);
     }
 }
@@ -256,7 +257,6 @@ XP_INLINE void decode(struct xp_rans_stream *s, const struct set *set, const int
     const size_t steps = xp_rans_steps(n, lanes);
     struct decoding d[2];
     struct cursor c[2];
-    unsigned over[2] = { 0, 0 };
     __m512i x[2];
 
     for (int i = 0; i < count; i++) {
@@ -274,11 +274,11 @@ XP_INLINE void decode(struct xp_rans_stream *s, const struct set *set, const int
             XP_EACH(count) _mm256_storeu_si256((__m256i *)(void *)d[i].symbol[k], _mm512_cvtepi32_epi16(symbol[i]));
             XP_EACH(count) x[i] = refill(x[i], &c[i], lanes);
         }
-        XP_EACH(count) over[i] |= check_ends(&c[i], lanes);
+        XP_EACH(count) check_ends(&c[i], lanes);
     }
     for (int i = 0; i < count; i++) {
         _mm512_storeu_si512(d[i].state, x[i]);
-        close_set(&d[i], s, &set[i], &c[i], over[i], n, lanes);
+        close_set(&d[i], s, &set[i], &c[i], n, lanes);
     }
 }
 

@@ -184,9 +184,9 @@ void check_fill_row(struct check *c, enum check_fill f, xp_dtype t, size_t dim, 
     }
     for (size_t i = 0; i < dim; i++)
         put(t, i, value_of(c, f, t, i), row);
-    if (f == FILL_SPIKE)
+    if (f == FILL_SPIKE && dim)
         put(t, check_below(c, dim), (float)check_gauss(c), row);
-    if (f == FILL_NAN)
+    if (f == FILL_NAN && dim)
         put(t, check_below(c, dim), check_random(c) & 1 ? NAN : check_random(c) & 1 ? INFINITY : -INFINITY, row);
 }
 
