@@ -87,6 +87,8 @@ Test(ucx, leaves_the_process_alone)
         cr_assert_eq(before[s].sa_flags, after[s].sa_flags, "signal %d", s);
     }
     cr_assert_str_eq(env_before, env_after);
+    free(env_before);
+    free(env_after);
     cr_assert_eq(pread(out, printed, sizeof(printed) - 1, 0), 0, "printed: %s", printed);
 }
 
