@@ -7,6 +7,7 @@ SPDX-License-Identifier: Apache-2.0
 """
 import shutil
 import sys
+import tempfile
 import time
 
 from launch import SECRET, free_port, torchrun
@@ -27,7 +28,8 @@ for name in ('mpirun.openmpi', 'mpirun.mpich'):
         skip(name, 'not installed')
         continue
     flags = ['--oversubscribe'] if 'openmpi' in name else []
-    code, out, err = run([name, *flags, '-np', '3', *small], env=secret, timeout=60)
+    with tempfile.TemporaryDirectory() as own:  # two Open MPI jobs that make the common session directory at once fail
+        code, out, err = run([name, *flags, '-np', '3', *small], env=dict(secret, TMPDIR=own), timeout=60)
     case(f'under {name}', code == 0 and '3 ranks' in out, f'{code}\n{out}\n{err}')
 
 started = time.monotonic()
