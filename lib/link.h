@@ -49,7 +49,7 @@ void xp_link_flush(struct xp_link *k);
 
 enum xp_link_event {
     XP_LINK_MESSAGE, /* *h and k->body hold a message */
-    XP_LINK_QUIET,   /* nothing more for now */
+    XP_LINK_QUIET,   /* nothing more has come */
     XP_LINK_ENDED,   /* the connection is over; *error is an errno or 0 */
     XP_LINK_BAD,     /* what came is not a message of ours */
     XP_LINK_NO_MEMORY

@@ -95,6 +95,15 @@ static int run_rank(void *arg, char *error)
     return code;
 }
 
+/* In place of the command, or right behind it. */
+static int asks_for_help(int argc, char **argv)
+{
+    for (int i = 1; i < argc && i < 3; i++)
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
+            return 1;
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     struct options o = {.rows = 4096, .dtype = XP_BF16, .seed = 1, .iters = 10};
@@ -102,7 +111,7 @@ int main(int argc, char **argv)
     char err[SPAWN_ERROR] = "";
     int code;
 
-    if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
+    if (asks_for_help(argc, argv)) {
         fputs(options_help, stdout);
         return 0;
     }

@@ -225,8 +225,9 @@ int main(int argc, char **argv)
 
     if (argc < 2)
         return tool_fail("a command is needed: encode, decode or stats (xp_codec --help)"), 2;
-    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))
-        return fputs(usage, stdout) < 0;
+    for (int i = 1; i < argc && i < 3; i++) /* in place of the command, or right behind it */
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
+            return fputs(usage, stdout) < 0;
     if (!strcmp(argv[1], "--version"))
         return printf("xp_codec %s\n", xp_version()) < 0;
     if (xp_params_read(&o.params, warn, NULL, err, sizeof(err)))

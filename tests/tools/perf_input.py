@@ -80,8 +80,9 @@ for name, args in wrong.items():
     case(f'{name}: one line, exit code 1 or 2, no file', 0 < code < 3 and len(lines) == 1 and lines[0].startswith('xp_perf: ') and not os.path.exists(out),
          f'exit code {code}\n{err}')
 
-code, out, err = run([xp_perf, '--help'])
-case('--help explains', code == 0 and '--check' in out and err == '', err)
+for words in (['--help'], ['alltoallv', '--help']):
+    code, out, err = run([xp_perf, *words])
+    case(f'{" ".join(words)} explains', code == 0 and '--check' in out and err == '', err)
 code, out, err = run([xp_perf, 'alltoallv', '--rows', '64', '--dim', '64'], unset=('RANK', 'WORLD_SIZE', 'OMPI_COMM_WORLD_RANK', 'PMI_RANK', 'SLURM_PROCID'))
 case('without a launcher: one line that says so', code == 1 and len(err.strip().splitlines()) == 1, f'{code} {err}')
 left = [f for f in os.listdir(folder.name) if 'out.json' in f]
