@@ -57,7 +57,7 @@ static uint16_t f16_of(float x)
     return (uint16_t)(sign | (mag < 0x7bff ? mag : 0x7bff));
 }
 
-static void put(xp_dtype t, void *row, size_t i, float x)
+void rows_put(xp_dtype t, void *row, size_t i, float x)
 {
     if (t == XP_F32)
         ((float *)row)[i] = x;
@@ -77,7 +77,7 @@ static void generate(const struct row_source *s, uint64_t i, void *row)
             x = normal(centre_key + c);
         if (s->kind != ROWS_DUPLICATES)
             x += (s->kind == ROWS_CLUSTERED ? 0.03f : 1.0f) * normal(row_key + c);
-        put(s->dtype, row, c, x);
+        rows_put(s->dtype, row, c, x);
     }
 }
 
@@ -93,7 +93,7 @@ static double half_value(uint16_t h)
     return h & 0x8000 ? -value : value;
 }
 
-static double value_of(xp_dtype t, const void *row, size_t i)
+double rows_value(xp_dtype t, const void *row, size_t i)
 {
     uint32_t u;
     float f;
@@ -117,7 +117,7 @@ static int make_mean(struct row_source *s)
         return -1;
     for (size_t r = 0; r < s->file_rows; r++)
         for (size_t c = 0; c < s->dim; c++)
-            s->mean[c] += value_of(s->dtype, file_row(s, r), c);
+            s->mean[c] += rows_value(s->dtype, file_row(s, r), c);
     for (size_t c = 0; c < s->dim; c++)
         s->mean[c] /= (double)s->file_rows;
     return 0;
@@ -132,7 +132,7 @@ static void blend(const struct row_source *s, uint64_t i, void *row)
 
     for (size_t c = 0; c < s->dim; c++) {
         const double m = s->mean[c];
-        put(s->dtype, row, c, (float)(m + a * (value_of(s->dtype, x, c) - m) + b * (value_of(s->dtype, y, c) - m)));
+        rows_put(s->dtype, row, c, (float)(m + a * (rows_value(s->dtype, x, c) - m) + b * (rows_value(s->dtype, y, c) - m)));
     }
 }
 
@@ -213,7 +213,7 @@ double rows_distance(const struct row_source *s, const void *want, const void *g
     if (memcmp(want, got, s->row_bytes) == 0)
         return 0.0;
     for (size_t i = 0; i < s->dim; i++) {
-        double a = value_of(s->dtype, want, i), b = value_of(s->dtype, got, i);
+        double a = rows_value(s->dtype, want, i), b = rows_value(s->dtype, got, i);
         norm += a * a;
         diff += (b - a) * (b - a);
     }

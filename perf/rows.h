@@ -49,6 +49,10 @@ void rows_get(const struct row_source *s, uint64_t i, void *row);
 /* Spreads T rows of `rank` evenly over n ranks, itself included; the T % n left over go to the ranks after it. */
 void rows_spread(size_t T, int n, int rank, size_t *counts);
 
+/* Value i of a row, and storing one, rounded to the type. */
+double rows_value(xp_dtype t, const void *row, size_t i);
+void rows_put(xp_dtype t, void *row, size_t i, float x);
+
 /* |got - want| / |want| in f64; 0 for equal bytes, Inf when a difference or a value is not finite. */
 double rows_distance(const struct row_source *s, const void *want, const void *got);
 

@@ -21,7 +21,7 @@ struct dict {
     char descr[16];
     int have_descr, have_order, have_shape, fortran;
     size_t shape[3];
-    unsigned dims; /* 3: three or more */
+    unsigned dims; /* 4: four or more */
 };
 
 static int fail(char *err, size_t err_size, const char *path, const char *fmt, ...)
@@ -111,9 +111,9 @@ static int read_shape(struct text *t, struct dict *d)
     while (!accept(t, ')')) {
         if (!read_number(t, &n))
             return 0;
-        if (d->dims < 2)
+        if (d->dims < 3)
             d->shape[d->dims] = n;
-        d->dims += d->dims < 3;
+        d->dims += d->dims < 4;
         if (!accept(t, ',')) {
             if (!accept(t, ')'))
                 return 0;
@@ -198,40 +198,72 @@ static int split(const unsigned char *p, size_t len, struct text *header, size_t
     return 0;
 }
 
-int xp_npy_parse(struct xp_npy *a, const void *bytes, size_t len, const char *path, char *err, size_t err_size)
+/* An array in C order as its file describes it; rows and columns of a 2-D one. */
+struct array {
+    char descr[16];
+    size_t rows, columns, len;
+    const char *values;
+};
+
+static int parse_any(struct dict *d, struct array *a, const void *bytes, size_t len, const char *path, char *err, size_t err_size)
 {
-    size_t at, want;
     struct text header;
-    struct dict d;
+    size_t at;
 
     if (split(bytes, len, &header, &at))
         return fail(err, err_size, path, "not a .npy file");
-    if (!read_dict(header, &d))
+    if (!read_dict(header, d))
         return fail(err, err_size, path, "the .npy header cannot be read");
+    *a = (struct array){ .rows = d->shape[0], .columns = d->shape[1], .len = len - at, .values = (const char *)bytes + at };
+    memcpy(a->descr, d->descr, sizeof(a->descr));
+    return 0;
+}
+
+static int parse(struct array *a, const void *bytes, size_t len, const char *path, char *err, size_t err_size)
+{
+    struct dict d;
+
+    if (parse_any(&d, a, bytes, len, path, err, err_size))
+        return -1;
     if (d.dims != 2)
         return fail(err, err_size, path, d.dims > 2 ? "an array of more than two dimensions; rows need a 2-D array" :
                     "an array of %u dimensions; rows need a 2-D array", d.dims);
     if (d.fortran && d.shape[0] > 1 && d.shape[1] > 1)
         return fail(err, err_size, path, "Fortran order; rows need C order (numpy.ascontiguousarray)");
-    a->dtype = type_of(d.descr);
+    if (!a->columns || a->columns > 1u << 20)
+        return fail(err, err_size, path, "rows of %zu values; 1 to %u are possible", a->columns, 1u << 20);
+    return 0;
+}
+
+/* Checks that the values are as many as the shape says; *bytes gets their size. */
+static int measure(const struct array *a, size_t value, size_t *bytes, const char *path, char *err, size_t err_size)
+{
+    if (__builtin_mul_overflow(a->rows, a->columns * value, bytes))
+        return fail(err, err_size, path, "impossible shape (%zu, %zu)", a->rows, a->columns);
+    if (a->len != *bytes)
+        return fail(err, err_size, path, "%zu bytes of values; shape (%zu, %zu) of %s needs %zu", a->len, a->rows, a->columns,
+                    a->descr, *bytes);
+    return 0;
+}
+
+int xp_npy_parse(struct xp_npy *a, const void *bytes, size_t len, const char *path, char *err, size_t err_size)
+{
+    struct array file;
+    size_t want;
+
+    if (parse(&file, bytes, len, path, err, err_size))
+        return -1;
+    *a = (struct xp_npy){ .dtype = type_of(file.descr), .rows = file.rows, .dim = file.columns };
     if (!a->dtype)
-        return fail(err, err_size, path, "values of type '%s'; possible are <f2, <f4, and <u2 holding bf16", d.descr);
-    a->rows = d.shape[0];
-    a->dim = d.shape[1];
-    if (!a->dim || a->dim > 1u << 20)
-        return fail(err, err_size, path, "rows of %zu values; 1 to %u are possible", a->dim, 1u << 20);
-    if (__builtin_mul_overflow(a->rows, a->dim * xp_dtype_size(a->dtype), &want))
-        return fail(err, err_size, path, "impossible shape (%zu, %zu)", a->rows, a->dim);
-    if (len - at != want)
-        return fail(err, err_size, path, "%zu bytes of values; shape (%zu, %zu) of %s needs %zu", len - at, a->rows, a->dim,
-                    d.descr, want);
-    a->data = NULL;
+        return fail(err, err_size, path, "values of type '%s'; possible are <f2, <f4, and <u2 holding bf16", file.descr);
+    if (measure(&file, xp_dtype_size(a->dtype), &want, path, err, err_size))
+        return -1;
     if (!want)
         return 0;
     a->data = malloc(want);
     if (!a->data)
         return fail(err, err_size, path, "no memory for %zu bytes of rows", want);
-    memcpy(a->data, (const char *)bytes + at, want);
+    memcpy(a->data, file.values, want);
     return 0;
 }
 
@@ -244,6 +276,98 @@ int xp_npy_read(struct xp_npy *a, const char *path, char *err, size_t err_size)
     if (!bytes)
         return -1;
     failed = xp_npy_parse(a, bytes, len, path, err, err_size);
+    free(bytes);
+    return failed;
+}
+
+/* Copies whole numbers of 4 or 8 bytes; -1 when one does not fit. */
+static int copy_whole(int32_t *out, const char *values, size_t n, size_t value)
+{
+    for (size_t i = 0; i < n; i++) {
+        int64_t v;
+
+        if (value == sizeof(v)) {
+            memcpy(&v, values + i * value, sizeof(v));
+            if (v < INT32_MIN || v > INT32_MAX)
+                return -1;
+            out[i] = (int32_t)v;
+        } else {
+            memcpy(&out[i], values + i * value, value);
+        }
+    }
+    return 0;
+}
+
+static int parse_routing(struct xp_npy_routing *a, const void *bytes, size_t len, const char *path, char *err, size_t err_size)
+{
+    struct array file;
+    size_t want, value;
+
+    if (parse(&file, bytes, len, path, err, err_size))
+        return -1;
+    value = !strcmp(file.descr, "<i8") ? 8 : 4;
+    *a = (struct xp_npy_routing){ .whole = file.descr[1] == 'i', .rows = file.rows, .columns = file.columns };
+    if (strcmp(file.descr, "<i4") && strcmp(file.descr, "<i8") && strcmp(file.descr, "<f4"))
+        return fail(err, err_size, path, "values of type '%s'; possible are <i4 and <i8 (expert numbers), <f4 (gate logits)", file.descr);
+    if (measure(&file, value, &want, path, err, err_size))
+        return -1;
+    a->data = malloc(want / value * 4 + 1);
+    if (!a->data)
+        return fail(err, err_size, path, "no memory for %zu bytes of routing", want);
+    if (copy_whole(a->data, file.values, want / value, value) != 0) {
+        free(a->data);
+        return fail(err, err_size, path, "an expert number beyond 32 bits");
+    }
+    return 0;
+}
+
+static int parse_weights(struct xp_npy_weights *w, const void *bytes, size_t len, const char *path, char *err, size_t err_size)
+{
+    size_t values = 1, want;
+    struct array file;
+    struct dict d;
+
+    if (parse_any(&d, &file, bytes, len, path, err, err_size))
+        return -1;
+    *w = (struct xp_npy_weights){ .dtype = type_of(file.descr), .dims = d.dims };
+    if (d.dims < 1 || d.dims > 3 || d.fortran || (w->dtype != XP_F16 && w->dtype != XP_F32))
+        return fail(err, err_size, path, "not weights: 1 to 3 dimensions of <f2 or <f4 in C order");
+    for (unsigned i = 0; i < d.dims; i++) {
+        w->shape[i] = d.shape[i];
+        if (!d.shape[i] || __builtin_mul_overflow(values, d.shape[i], &values))
+            return fail(err, err_size, path, "weights of an impossible shape");
+    }
+    if (__builtin_mul_overflow(values, xp_dtype_size(w->dtype), &want) || want != file.len)
+        return fail(err, err_size, path, "%zu bytes of values do not fit their shape", file.len);
+    w->data = malloc(want);
+    if (!w->data)
+        return fail(err, err_size, path, "no memory for %zu bytes of weights", want);
+    memcpy(w->data, file.values, want);
+    return 0;
+}
+
+int xp_npy_read_weights(struct xp_npy_weights *w, const char *path, char *err, size_t err_size)
+{
+    size_t len;
+    void *bytes = xp_infile_read(path, &len, err, err_size);
+    int failed;
+
+    if (!bytes)
+        return -1;
+    failed = parse_weights(w, bytes, len, path, err, err_size);
+    free(bytes);
+    return failed;
+}
+
+int xp_npy_read_routing(struct xp_npy_routing *a, const char *path, char *err, size_t err_size)
+{
+    size_t len;
+    void *bytes = xp_infile_read(path, &len, err, err_size);
+    int failed;
+
+    if (!bytes)
+        return -1;
+    failed = parse_routing(a, bytes, len, path, err, err_size);
     free(bytes);
     return failed;
 }
