@@ -73,7 +73,7 @@ static xp_status allocate(struct xp_coder *c)
 {
     size_t pad = XP_ROW_PAD(c->desc.dim);
 
-    if (renew(&c->mean, pad, 4) || renew(&c->residual, pad, 4) || renew(&c->base, pad, 4) ||
+    if (renew(&c->mean, pad, 4) || renew(&c->residual, pad, 4) || renew(&c->apart, pad, 4) || renew(&c->base, pad, 4) ||
         renew(&c->decoded, c->row_bytes + 64, 1) || renew(&c->code, 2 * XP_CODE_ROOM(c->desc.dim), 1) ||
         renew(&c->quantiser.signs, xp_sign_words(pad), 4))
         return XP_ERR_NO_MEMORY;
@@ -173,6 +173,7 @@ void xp_coder_destroy(struct xp_coder *c)
     free(c->work);
     free(c->mean);
     free(c->residual);
+    free(c->apart);
     free(c->base);
     free(c->decoded);
     free(c->code);

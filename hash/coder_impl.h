@@ -37,6 +37,7 @@ struct xp_coder {
     /* One row each, 64-byte aligned, XP_ROW_PAD(dim) values (f32) or row_bytes + 64 (typed). */
     float *mean;     /* the frame's mean row, of the finite rows (what eps may be relative to) */
     float *residual; /* row - base */
+    float *apart;    /* row - mean, where nobody wants it */
     float *base;     /* the decoded centroid of a row */
     void *decoded;   /* what the receiver will have */
     uint8_t *code;   /* two rows in any format, XP_CODE_ROOM(dim) apart */

@@ -8,6 +8,9 @@
  * each term within 3 rounding errors, added in 32 partials, are within (n / 32 + 9) * 2^-24 of the truth (relatively; less than
  * that by a factor of two at least), and the comparison leaves room for that on both sides.
  *
+ * Where eps refers to the mean row, |x - mean| takes a pass of its own. The triangle inequality bounds it, and where the bound
+ * settles all that is asked, the pass is left out.
+ *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "hash/quant_rows.h"
@@ -41,6 +44,7 @@ void xp_row_plan_init(struct xp_row_plan *p, const struct xp_coder *c, uint16_t 
     p->margin = (n / 32 + 16) * 0x1p-24;
     p->least = n * 1e-37;
     p->reference = c->desc.eps_ref == XP_EPS_REF_ROW ? NULL : mean;
+    p->reference_norm = p->reference ? sqrt(c->kernels.energy(p->reference, c->desc.dim) * (1 + p->margin)) : 0;
     p->bytes[XP_Q_RAW] = c->row_bytes;
     for (unsigned f = 1; f < XP_Q_BASE; f++) {
         const size_t bytes = p->bytes[f] = xp_qrow_bytes((enum xp_qformat)f, c->desc.dim);
@@ -80,9 +84,12 @@ struct subject {
     const void *row;
     const float *base;
     double energy;   /* |x|^2 */
-    double allowed;  /* squared error that keeps the promise, margins taken off */
-    double ref;      /* the squared reference of eps: |x|^2, or the smaller of it and |x - mean|^2, but not below 2^-16 |x|^2 */
     double residual; /* |x - base|^2, the residual lies in c->residual */
+
+    /* The squared reference of eps: |x|^2, or the smaller of it and |x - mean|^2, but not below 2^-16 |x|^2. It is bounded by these
+     * two, which are equal once it is known; allowed: the squared error that keeps the promise, margins taken off, for either. */
+    double ref_least, ref_most;
+    double allowed_least, allowed_most;
 };
 
 static int all_zero(const void *row, size_t bytes, xp_dtype t)
@@ -96,34 +103,83 @@ static int all_zero(const void *row, size_t bytes, xp_dtype t)
     return 1;
 }
 
-/* |x - m|^2; leaves the difference in c->residual. */
-static double energy_to(struct xp_coder *c, const void *row, const float *m, double *energy)
+/* |x - m|^2; leaves the difference at out. */
+static double energy_to(struct xp_coder *c, const void *row, const float *m, float *out, double *energy)
 {
     float sums[2];
 
-    c->kernels.residual_sums(row, c->desc.dtype, m, c->desc.dim, c->residual, sums);
+    c->kernels.residual_sums(row, c->desc.dtype, m, c->desc.dim, out, sums);
     *energy = sums[0];
     return sums[1];
+}
+
+/* to_mean: |x - mean|^2, or what it is at least. */
+static double reference_of(const struct subject *s, double to_mean)
+{
+    return fmax(fmin(s->energy, to_mean), s->energy * 0x1p-16);
+}
+
+static void set_reference(const struct xp_row_plan *p, struct subject *s, double least, double most)
+{
+    s->ref_least = least;
+    s->ref_most = most;
+    s->allowed_least = p->eps2 * least * (1 - p->margin) / (1 + p->margin);
+    s->allowed_most = p->eps2 * most * (1 - p->margin) / (1 + p->margin);
+}
+
+static void know_reference(const struct xp_row_plan *p, struct subject *s, double to_mean)
+{
+    const double ref = reference_of(s, to_mean);
+
+    set_reference(p, s, ref, ref);
+}
+
+/* |x - mean| >= |x| - |mean|; what is measured may be less by the margins of two sums. */
+static void bound_reference(const struct xp_row_plan *p, struct subject *s)
+{
+    const double norm = sqrt(s->energy * (1 - p->margin)) - p->reference_norm;
+    const double least = norm > 0 ? norm * norm * (1 - 2 * p->margin) : 0;
+
+    set_reference(p, s, reference_of(s, least), s->energy);
+}
+
+static void settle(struct xp_coder *c, const struct xp_row_plan *p, struct subject *s)
+{
+    double energy;
+
+    if (s->ref_least < s->ref_most)
+        know_reference(p, s, energy_to(c, s->row, p->reference, c->apart, &energy));
+}
+
+/* error <= factor * the squared error that keeps the promise */
+static int within(struct xp_coder *c, const struct xp_row_plan *p, struct subject *s, double error, double factor)
+{
+    if (error <= factor * s->allowed_least)
+        return 1;
+    if (!(error <= factor * s->allowed_most))
+        return 0;
+    settle(c, p, s);
+    return error <= factor * s->allowed_least;
 }
 
 /* Fills s. Returns 0 when the row can only go raw. */
 static int examine(struct xp_coder *c, const struct xp_row_plan *p, const void *row, const float *base, struct subject *s)
 {
-    double to_mean = INFINITY;
-
     s->row = row;
     s->base = base;
-    if (p->reference && p->reference != base)
-        to_mean = energy_to(c, row, p->reference, &s->energy);
     fetch_part(&s->ahead, c->row_bytes);
-    s->residual = energy_to(c, row, base, &s->energy);
+    s->residual = energy_to(c, row, base, c->residual, &s->energy);
     if (!(s->energy <= FLT_MAX) || !(s->residual <= FLT_MAX)) /* NaN, Inf, or squares that overflow */
         return 0;
-    if (p->reference == base && base)
-        to_mean = s->residual;
-    s->ref = fmax(fmin(s->energy, to_mean), s->energy * 0x1p-16);
-    s->allowed = p->eps2 * s->ref * (1 - p->margin) / (1 + p->margin);
-    return s->allowed >= p->least;
+    if (!p->reference)
+        know_reference(p, s, INFINITY);
+    else if (p->reference == base)
+        know_reference(p, s, s->residual);
+    else
+        bound_reference(p, s);
+    if (s->allowed_least < p->least)
+        settle(c, p, s);
+    return s->allowed_least >= p->least;
 }
 
 static double predicted_error(const struct xp_coder *c, const struct subject *s, unsigned format)
@@ -146,11 +202,11 @@ static unsigned search(struct xp_coder *c, const struct xp_row_plan *p, struct s
     unsigned first = 0, i;
 
     *error = 0;
-    while (first + 1 < p->count && predicted_error(c, s, p->order[first]) > OPTIMISM * s->allowed)
+    while (first + 1 < p->count && !within(c, p, s, predicted_error(c, s, p->order[first]), OPTIMISM))
         first++;
     for (i = first; i < p->count; i++) {
         *error = try_format(c, s, p->order[i], out);
-        if (*error <= s->allowed)
+        if (within(c, p, s, *error, 1))
             break;
     }
     if (i == p->count)
@@ -158,10 +214,10 @@ static unsigned search(struct xp_coder *c, const struct xp_row_plan *p, struct s
     /* Rows with a few large values do better than predicted. */
     for (; i == first && i > 0; first = --i) {
         const unsigned narrower = p->order[i - 1];
-        if (*error * (expected_error[narrower] / expected_error[p->order[i]]) > s->allowed)
+        if (!within(c, p, s, *error * (expected_error[narrower] / expected_error[p->order[i]]), 1))
             break;
         const double e = try_format(c, s, narrower, c->code);
-        if (!(e <= s->allowed))
+        if (!within(c, p, s, e, 1))
             break;
         memcpy(out, c->code, p->bytes[narrower]);
         *error = e;
@@ -170,22 +226,25 @@ static unsigned search(struct xp_coder *c, const struct xp_row_plan *p, struct s
 }
 
 /* The base alone, rounded to the row type, may be near enough. */
-static int base_is_enough(struct xp_coder *c, const struct subject *s, double *error)
+static int base_is_enough(struct xp_coder *c, const struct xp_row_plan *p, struct subject *s, double *error)
 {
-    if (!s->base || s->residual > 2 * s->allowed)
+    if (!s->base || !within(c, p, s, s->residual, 2))
         return 0;
     c->kernels.restore(s->base, NULL, c->desc.dim, c->desc.dtype, c->decoded);
     *error = c->kernels.distance(s->row, c->decoded, c->desc.dtype, c->desc.dim);
-    return *error <= s->allowed;
+    return within(c, p, s, *error, 1);
 }
 
-static void count_error(xp_codec_stats *st, const struct subject *s, double error)
+static void count_error(struct xp_coder *c, const struct xp_row_plan *p, xp_codec_stats *st, struct subject *s, double error)
 {
     const double row = sqrt(error / s->energy);
 
     st->err_mean += row;
     st->err_max = fmax(st->err_max, row);
-    st->err_ref_max = fmax(st->err_ref_max, sqrt(error / s->ref));
+    if (sqrt(error / s->ref_least) > st->err_ref_max) {
+        settle(c, p, s);
+        st->err_ref_max = fmax(st->err_ref_max, sqrt(error / s->ref_least));
+    }
 }
 
 static unsigned choose(struct xp_coder *c, const struct xp_row_plan *p, const void *row, const void *next, const float *base, uint8_t *out,
@@ -197,9 +256,9 @@ static unsigned choose(struct xp_coder *c, const struct xp_row_plan *p, const vo
 
     if (!examine(c, p, row, base, &s))
         return all_zero(row, c->row_bytes, c->desc.dtype) ? XP_Q_ZERO : XP_Q_RAW;
-    format = base_is_enough(c, &s, &error) ? XP_Q_BASE : search(c, p, &s, out, &error);
+    format = base_is_enough(c, p, &s, &error) ? XP_Q_BASE : search(c, p, &s, out, &error);
     if (format != XP_Q_RAW)
-        count_error(st, &s, error);
+        count_error(c, p, st, &s, error);
     return format;
 }
 

@@ -26,6 +26,7 @@ struct xp_row_plan {
     double margin;                /* bound of the relative error of a sum of squares in f32 */
     double least;                 /* squared errors allowed below this are too close to underflow to be measured */
     const float *reference;       /* the mean row that eps may refer to; NULL: none (or XP_EPS_REF_ROW) */
+    double reference_norm;        /* its norm, rather too long */
 };
 
 /* formats: set of enum xp_qformat. mean: the mean row of the frame as it will be decoded, or NULL. */
