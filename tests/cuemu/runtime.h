@@ -43,10 +43,10 @@ extern "C" {
  */
 struct xp_cuemu_op {
     int (*run)(void *arg, int first);
-    void (*drop)(void *arg); /* may be NULL; called once when it will never run again */
+    void (*drop)(void *arg); /* may be NULL; called once when it will never run again; makes no call of CUDA or of this header */
     void *arg;
-    const char *name;   /* a literal, for messages */
-    int outside;        /* 1: others may wait for it, start the device thread */
+    const char *name; /* a literal, for messages */
+    int outside;      /* 1: others may wait for it, start the device thread */
 };
 
 /* stream: a cudaStream_t, or NULL, 1 (legacy) or 2 (per-thread) as in CUDA. On an error drop() has not been called. */
@@ -82,6 +82,11 @@ XP_CUEMU_API int xp_cuemu_find(const void *p, struct xp_cuemu_range *range);
 
 /* changed(range, 1) after every allocation, changed(range, 0) before every free. One listener; NULL removes it. */
 XP_CUEMU_API void xp_cuemu_listen(void (*changed)(const struct xp_cuemu_range *range, int born));
+
+/* ---- what libcuda.so.1 of the double calls; CUresult, whose numbers are those of cudaError_t here */
+
+XP_CUEMU_API int xp_cuemu_wait_value32(void *stream, uint64_t address, uint32_t value, unsigned flags);
+XP_CUEMU_API int xp_cuemu_write_value32(void *stream, uint64_t address, uint32_t value, unsigned flags);
 
 /* ---- the rest */
 
