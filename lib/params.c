@@ -41,8 +41,8 @@ static const struct xp_param_info table[] = {
     {NULL, NULL, NULL, NULL},
 };
 
-/* What tools and launchers of this project pass to their own children: not settings of a user. */
-static const char *const internal_names[] = {"RANK", "SIZE", "LISTEN_FD", NULL};
+/* Known, but not settings: what tools and launchers of this project pass to their own children; the file that Python loads. */
+static const char *const internal_names[] = {"RANK", "SIZE", "LISTEN_FD", "LIB", NULL};
 
 const struct xp_param_info *xp_params_table(void)
 {
