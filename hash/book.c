@@ -29,9 +29,11 @@ xp_status xp_book_init(struct xp_book *b, size_t dim, unsigned max_centroids, un
     memset(b, 0, sizeof(*b));
     if (!dim || dim > 1u << 20 || max_centroids > XP_BOOK_MAX_CENTROIDS || max_rank > XP_BOOK_MAX_RANK)
         return XP_ERR_INVALID_ARG;
-    p = b->memory = aligned_alloc(64, lines(4 * floats) + 2 * lines(dim + 32) + lines(dim) + lines(groups) + lines(4 * groups));
-    if (!p)
+    /* calloc: a shelf's room for centroids is not touched before a book comes. */
+    b->memory = calloc(1, lines(4 * floats) + 2 * lines(dim + 32) + lines(dim) + lines(groups) + lines(4 * groups) + 64);
+    if (!b->memory)
         return XP_ERR_NO_MEMORY;
+    p = (uint8_t *)(((uintptr_t)b->memory + 63) & ~(uintptr_t)63);
     b->dim = dim;
     b->pad = pad;
     b->groups = groups;
@@ -40,7 +42,6 @@ xp_status xp_book_init(struct xp_book *b, size_t dim, unsigned max_centroids, un
     b->mean = (float *)(void *)p;
     b->centroid = b->mean + pad;
     b->direction = b->centroid + max_centroids * pad;
-    memset(p, 0, 4 * floats);
     p += lines(4 * floats);
     b->channel = p;
     p += lines(dim + 32);
@@ -187,9 +188,10 @@ static int read_vector(float *v, const float *base, size_t dim, const uint8_t *i
     return 1;
 }
 
-void xp_book_write(const struct xp_book *b, uint8_t *out)
+size_t xp_book_write_head(const struct xp_book *b, uint8_t *out)
 {
     const unsigned width = class_width(b);
+    uint8_t *const begin = out;
 
     xp_put32(out, b->version);
     xp_put16(out + 4, (uint16_t)b->centroids);
@@ -213,10 +215,23 @@ void xp_book_write(const struct xp_book *b, uint8_t *out)
     if (b->has_mean)
         for (size_t i = 0; i < b->dim; i++, out += 2)
             xp_put16(out, xp_f32_to_bf16(b->mean[i]));
-    for (unsigned j = 0; j < b->rank; j++, out += 4 + b->dim)
-        write_vector(b->direction + j * b->pad, NULL, b->dim, out);
-    for (unsigned k = 0; k < b->centroids; k++, out += 4 + b->dim)
-        write_vector(b->centroid + k * b->pad, b->mean, b->dim, out);
+    return (size_t)(out - begin);
+}
+
+size_t xp_book_write_vector(const struct xp_book *b, unsigned i, uint8_t *out)
+{
+    if (i < b->rank)
+        write_vector(b->direction + i * b->pad, NULL, b->dim, out);
+    else
+        write_vector(b->centroid + (i - b->rank) * b->pad, b->mean, b->dim, out);
+    return 4 + b->dim;
+}
+
+void xp_book_write(const struct xp_book *b, uint8_t *out)
+{
+    out += xp_book_write_head(b, out);
+    for (unsigned i = 0; i < b->rank + b->centroids; i++)
+        out += xp_book_write_vector(b, i, out);
 }
 
 static xp_status corrupt(struct xp_book *b, const char **why, const char *text)

@@ -65,6 +65,9 @@ void xp_book_clear(struct xp_book *b);
 /* Writing rounds (mean to bf16, vectors to 8 bits): what is coded with a book is coded with one that was read, at both ends. */
 size_t xp_book_bytes(const struct xp_book *b);
 void xp_book_write(const struct xp_book *b, uint8_t *out);
+/* In parts: what comes before the vectors, then vector i (directions, then centroids). Both return their bytes. */
+size_t xp_book_write_head(const struct xp_book *b, uint8_t *out);
+size_t xp_book_write_vector(const struct xp_book *b, unsigned i, uint8_t *out);
 
 /* Reads a book at in; *used gets its bytes. Any bytes are safe: XP_ERR_CORRUPT (*why says what) leaves b as after
  * xp_book_clear. */
@@ -80,6 +83,7 @@ struct xp_book_sample {
     const uint32_t *of;
     const float *centroid;
     unsigned centroids;
+    const float *mean; /* NULL: taken of these rows */
 };
 
 /* Fills order with up to `most` rows of `in`, evenly spread, that are fit for fitting. Returns how many. */
@@ -94,5 +98,35 @@ size_t xp_book_fit_floats(size_t dim, size_t count, unsigned rank);
  */
 void xp_book_fit(struct xp_book *b, const struct xp_kernels *k, const struct xp_book_sample *s, unsigned rank, size_t rows,
                  float *work);
+
+/* The same in steps of a fraction of a millisecond. sample, kernels and work must stay. */
+enum xp_fit_stage {
+    XP_FIT_MEAN, XP_FIT_NORMALISE, XP_FIT_ITERATE, XP_FIT_MEASURE, XP_FIT_COORDINATES, XP_FIT_SPREAD, XP_FIT_CENTROIDS, XP_FIT_DONE
+};
+
+struct xp_book_fit {
+    struct xp_book *book;
+    const struct xp_kernels *k;
+    struct xp_book_sample sample;
+    size_t dim, pad, count, uses; /* uses: rows that will be coded with it */
+    unsigned rank;
+    enum xp_fit_stage stage;
+    size_t at;                    /* next row, or centroid */
+    unsigned iteration;
+    int mean_dropped;
+    double energy, along, coordinate_energy[XP_BOOK_MAX_RANK / XP_RANS_GROUP];
+    float step;
+
+    float *rows;      /* [count][pad] normalised, by channel */
+    float *direction; /* [rank][pad] by channel */
+    float *next;      /* [rank][pad] of the next iteration */
+    float *mean, *spread;
+    float *scale;     /* [count] a row's norm a value */
+};
+
+void xp_book_fit_begin(struct xp_book_fit *f, struct xp_book *b, const struct xp_kernels *k, const struct xp_book_sample *s,
+                       unsigned rank, size_t rows, float *work);
+/* Returns whether more is to be done. */
+int xp_book_fit_step(struct xp_book_fit *f);
 
 #endif

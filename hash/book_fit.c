@@ -14,6 +14,7 @@
 
 #define LARGEST_ENERGY 1e30f /* rows with more stay out of the fit, as NaN and Inf do */
 #define ITERATIONS 4
+#define STEP_VALUES ((size_t)1 << 18) /* what a step takes, in multiplications */
 #define COARSE 3.5f          /* step of the coordinates in deviations of what is left: costs least bits */
 
 size_t xp_book_pick(const struct xp_kernels *k, const struct xp_rows *in, uint32_t *order, size_t most)
@@ -41,41 +42,17 @@ size_t xp_book_fit_floats(size_t dim, size_t count, unsigned rank)
     return (count + 2 * rank + 2) * padded(dim) + count;
 }
 
-/* The scratch of one fit. */
-struct fit {
-    const struct xp_kernels *k;
-    size_t dim, pad, count;
-    unsigned rank;
-    float *rows;      /* [count][pad] normalised, by channel */
-    float *direction; /* [rank][pad] by channel */
-    float *next;      /* [rank][pad] of the next iteration */
-    float *mean, *spread;
-    float *scale;     /* [count] a row's norm a value */
-};
-
-static struct fit cut(size_t dim, size_t count, unsigned rank, float *work)
-{
-    struct fit f = { .dim = dim, .pad = padded(dim), .count = count, .rank = rank, .rows = work };
-
-    f.direction = f.rows + count * f.pad;
-    f.next = f.direction + rank * f.pad;
-    f.mean = f.next + rank * f.pad;
-    f.spread = f.mean + f.pad;
-    f.scale = f.spread + f.pad;
-    return f;
-}
-
-static float dot(const struct fit *f, const float *a, const float *b)
+static float dot(const struct xp_book_fit *f, const float *a, const float *b)
 {
     return f->k->vector_dot(a, b, f->pad / 16);
 }
 
-static void add_scaled(const struct fit *f, float *a, const float *b, float factor)
+static void add_scaled(const struct xp_book_fit *f, float *a, const float *b, float factor)
 {
     f->k->vector_add(a, b, factor, f->pad / 16);
 }
 
-static void scale_to_unit(const struct fit *f, float *v)
+static void scale_to_unit(const struct xp_book_fit *f, float *v)
 {
     const size_t dim = f->dim;
     const float norm = sqrtf(dot(f, v, v));
@@ -84,30 +61,41 @@ static void scale_to_unit(const struct fit *f, float *v)
         v[i] /= norm;
 }
 
-static void normalise_rows(struct fit *f, const struct xp_kernels *k, const struct xp_book_sample *s)
+/* Rows that a step takes, `each` values a row. */
+static size_t piece(const struct xp_book_fit *f, size_t each)
 {
-    memset(f->rows, 0, f->count * f->pad * sizeof(float));
-    for (size_t r = 0; r < f->count; r++) {
-        float *row = f->rows + r * f->pad;
+    const size_t rows = STEP_VALUES / (each * f->pad) + 1, left = f->count - f->at;
 
-        k->residual(xp_row(s->in, s->order[r]), s->in->dtype, s->of ? s->centroid + s->of[r] * f->dim : f->mean, f->dim, row);
-        f->scale[r] = sqrtf(dot(f, row, row) / (float)f->dim);
-        const float factor = f->scale[r] > 0 ? 1 / f->scale[r] : 0;
-        for (size_t i = 0; i < f->dim; i++)
-            row[i] *= factor;
-    }
+    return rows < left ? rows : left;
 }
 
-/* next = sum over rows of (row . old) row, for every direction; then orthonormal again, strongest first. */
-static void iterate(struct fit *f)
+static void normalise_row(struct xp_book_fit *f, size_t r)
 {
-    memset(f->next, 0, f->rank * f->pad * sizeof(float));
-    for (size_t r = 0; r < f->count; r++)
-        for (unsigned j = 0; j < f->rank; j++) {
-            const float *row = f->rows + r * f->pad;
-            add_scaled(f, f->next + j * f->pad, row, dot(f, row, f->direction + j * f->pad));
-        }
+    const struct xp_book_sample *s = &f->sample;
+    float *row = f->rows + r * f->pad;
+
+    memset(row + f->dim, 0, (f->pad - f->dim) * sizeof(float));
+    f->k->residual(xp_row(s->in, s->order[r]), s->in->dtype, s->of ? s->centroid + s->of[r] * f->dim : f->mean, f->dim, row);
+    f->scale[r] = sqrtf(dot(f, row, row) / (float)f->dim);
+    const float factor = f->scale[r] > 0 ? 1 / f->scale[r] : 0;
+    for (size_t i = 0; i < f->dim; i++)
+        row[i] *= factor;
+}
+
+/* next = sum over rows of (row . old) row, for every direction. */
+static void iterate_row(struct xp_book_fit *f, size_t r)
+{
+    const float *row = f->rows + r * f->pad;
+
+    for (unsigned j = 0; j < f->rank; j++)
+        add_scaled(f, f->next + j * f->pad, row, dot(f, row, f->direction + j * f->pad));
+}
+
+/* The directions are what has been summed up: orthonormal again, strongest first. */
+static void take_next(struct xp_book_fit *f)
+{
     memcpy(f->direction, f->next, f->rank * f->pad * sizeof(float));
+    memset(f->next, 0, f->rank * f->pad * sizeof(float));
     for (unsigned j = 0; j < f->rank; j++) {
         float *v = f->direction + j * f->pad;
 
@@ -118,12 +106,11 @@ static void iterate(struct fit *f)
     }
 }
 
-static void find_directions(struct fit *f)
+static void begin_directions(struct xp_book_fit *f)
 {
     for (unsigned j = 0; j < f->rank; j++)
         memcpy(f->direction + j * f->pad, f->rows + (size_t)j * f->count / f->rank * f->pad, f->pad * sizeof(float));
-    for (int i = 0; i < ITERATIONS; i++)
-        iterate(f);
+    memset(f->next, 0, f->rank * f->pad * sizeof(float));
 }
 
 static int clamp(int v, int low, int high)
@@ -131,49 +118,60 @@ static int clamp(int v, int low, int high)
     return v < low ? low : v > high ? high : v;
 }
 
-/* Takes the coordinates off the rows, as coding will: rounded to the step. Returns their deviations' classes in b. */
-static void take_coordinates(struct fit *f, struct xp_book *b, float step)
+/* Energy of a row, and what of it lies along the directions. */
+static void measure_row(struct xp_book_fit *f, size_t r)
 {
-    double sum[XP_BOOK_MAX_RANK / XP_RANS_GROUP] = { 0 };
+    const float *row = f->rows + r * f->pad;
 
-    for (size_t r = 0; r < f->count; r++)
-        for (unsigned j = 0; j < f->rank; j++) {
-            float *row = f->rows + r * f->pad;
-            const float a = dot(f, row, f->direction + j * f->pad);
-
-            sum[j / XP_RANS_GROUP] += (double)a * a;
-            add_scaled(f, row, f->direction + j * f->pad, -rintf(a / step) * step);
-        }
-    for (unsigned g = 0; g < f->rank / XP_RANS_GROUP; g++) {
-        const double deviation = sqrt(sum[g] / ((double)f->count * XP_RANS_GROUP)) / step;
-        b->coordinate_class[g] = (uint8_t)clamp(XP_RANS_UNIT_CLASS + xp_quarter_log2((float)fmax(deviation, 1e-3)), 0, XP_RANS_CLASSES - 1);
+    f->energy += dot(f, row, row);
+    for (unsigned j = 0; j < f->rank; j++) {
+        const float a = dot(f, row, f->direction + j * f->pad);
+        f->along += (double)a * a;
     }
 }
 
 /* Deviation a value of the rows with all directions taken off. */
-static float left_over(const struct fit *f)
+static float left_over(const struct xp_book_fit *f)
 {
-    double all = 0, along = 0;
-
-    for (size_t r = 0; r < f->count; r++) {
-        const float *row = f->rows + r * f->pad;
-        all += dot(f, row, row);
-        for (unsigned j = 0; j < f->rank; j++) {
-            const float a = dot(f, row, f->direction + j * f->pad);
-            along += (double)a * a;
-        }
-    }
-    return (float)sqrt(fmax(all - along, 1e-6 * all) / ((double)f->count * (double)f->dim));
+    return (float)sqrt(fmax(f->energy - f->along, 1e-6 * f->energy) / ((double)f->count * (double)f->dim));
 }
 
-static void find_spread(struct fit *f, struct xp_book *b)
+/* Takes the coordinates off a row, as coding will: rounded to the step. */
+static void take_coordinates(struct xp_book_fit *f, size_t r)
 {
+    float *row = f->rows + r * f->pad;
+
+    for (unsigned j = 0; j < f->rank; j++) {
+        const float a = dot(f, row, f->direction + j * f->pad);
+
+        f->coordinate_energy[j / XP_RANS_GROUP] += (double)a * a;
+        add_scaled(f, row, f->direction + j * f->pad, -rintf(a / f->step) * f->step);
+    }
+}
+
+static void add_spread(struct xp_book_fit *f, size_t r)
+{
+    const float *row = f->rows + r * f->pad;
+
+    for (size_t i = 0; i < f->dim; i++)
+        f->spread[i] += row[i] * row[i];
+}
+
+static void class_coordinates(struct xp_book_fit *f)
+{
+    for (unsigned g = 0; g < f->rank / XP_RANS_GROUP; g++) {
+        const double deviation = sqrt(f->coordinate_energy[g] / ((double)f->count * XP_RANS_GROUP)) / f->step;
+        const int class = XP_RANS_UNIT_CLASS + xp_quarter_log2((float)fmax(deviation, 1e-3));
+
+        f->book->coordinate_class[g] = (uint8_t)clamp(class, 0, XP_RANS_CLASSES - 1);
+    }
+}
+
+static void class_spread(struct xp_book_fit *f)
+{
+    struct xp_book *b = f->book;
     int least = 1000, most = -1000;
 
-    memset(f->spread, 0, f->pad * sizeof(float));
-    for (size_t r = 0; r < f->count; r++)
-        for (size_t i = 0; i < f->dim; i++)
-            f->spread[i] += f->rows[r * f->pad + i] * f->rows[r * f->pad + i];
     for (size_t i = 0; i < f->dim; i++) {
         const float deviation = sqrtf(f->spread[i] / (float)f->count);
         const int class = deviation > 1e-9f ? xp_quarter_log2(deviation) : -120;
@@ -188,7 +186,7 @@ static void find_spread(struct fit *f, struct xp_book *b)
     b->has_spread = most > least;
 }
 
-static float mean_scale(const struct fit *f)
+static float mean_scale(const struct xp_book_fit *f)
 {
     double sum = 0;
 
@@ -198,13 +196,14 @@ static float mean_scale(const struct fit *f)
 }
 
 /* Bits a value that coding against the mean saves, a row's own part in the mean left out. */
-static double mean_gain(const struct fit *f, const struct xp_kernels *k, const struct xp_book_sample *s)
+static double mean_gain(const struct xp_book_fit *f)
 {
+    const struct xp_book_sample *s = &f->sample;
     const double others = (double)f->count / ((double)f->count - 1);
     double bits = 0;
 
     for (size_t r = 0; r < f->count; r++) {
-        const double all = k->distance(xp_row(s->in, s->order[r]), NULL, s->in->dtype, s->in->dim);
+        const double all = f->k->distance(xp_row(s->in, s->order[r]), NULL, s->in->dtype, s->in->dim);
         const double rest = (double)f->scale[r] * f->scale[r] * (double)f->dim * others * others;
         bits += 0.5 * log2(all / fmax(rest, 1e-6 * all));
     }
@@ -223,51 +222,130 @@ static double spread_gain(const struct xp_book *b)
     return 0.5 * log2(energy / (double)b->dim) - log / (double)b->dim;
 }
 
-static void find_mean(struct fit *f, struct xp_book *b, const struct xp_kernels *k, const struct xp_book_sample *s, size_t rows)
+static void set_mean(struct xp_book_fit *f)
 {
-    const uint32_t start[2] = {0, (uint32_t)s->count};
+    const uint32_t start[2] = { 0, (uint32_t)f->count };
 
-    k->centroid(s->in, s->order, start, 1, f->mean);
+    if (f->sample.mean)
+        memcpy(f->mean, f->sample.mean, f->dim * sizeof(float));
+    else
+        f->k->centroid(f->sample.in, f->sample.order, start, 1, f->mean);
     for (size_t i = 0; i < f->dim; i++)
         f->mean[i] = xp_bf16_to_f32(xp_f32_to_bf16(f->mean[i]));
-    normalise_rows(f, k, s);
-    if (s->of) {
-        b->has_mean = 1;
-        return;
-    }
-    b->has_mean = mean_gain(f, k, s) * (double)rows > 16;
+}
+
+/* A mean that does not pay for its bytes is taken as zero: returns whether the rows must be taken anew. */
+static int drop_mean(struct xp_book_fit *f)
+{
+    struct xp_book *b = f->book;
+
+    if (f->mean_dropped)
+        return 0;
+    b->has_mean = f->sample.of || mean_gain(f) * (double)f->uses > 16;
     if (b->has_mean)
-        return;
+        return 0;
+    f->mean_dropped = 1;
     memset(f->mean, 0, f->pad * sizeof(float));
-    normalise_rows(f, k, s);
+    return 1;
+}
+
+void xp_book_fit_begin(struct xp_book_fit *f, struct xp_book *b, const struct xp_kernels *k, const struct xp_book_sample *s,
+                       unsigned rank, size_t rows, float *work)
+{
+    *f = (struct xp_book_fit){ .book = b, .k = k, .sample = *s, .dim = b->dim, .pad = padded(b->dim), .count = s->count,
+                               .rank = rank, .uses = rows, .rows = work };
+    f->direction = f->rows + f->count * f->pad;
+    f->next = f->direction + rank * f->pad;
+    f->mean = f->next + rank * f->pad;
+    f->spread = f->mean + f->pad;
+    f->scale = f->spread + f->pad;
+    xp_book_clear(b);
+}
+
+static void finish(struct xp_book_fit *f)
+{
+    struct xp_book *b = f->book;
+
+    class_spread(f);
+    if (b->has_spread && spread_gain(b) * (double)f->uses < 6) {
+        b->has_spread = 0;
+        memset(b->channel_class, 0, b->dim);
+    }
+    xp_book_sort(b);
+    xp_book_order(b, f->mean, b->mean);
+    for (unsigned j = 0; j < f->rank; j++)
+        xp_book_order(b, f->direction + j * f->pad, b->direction + j * b->pad);
+    b->centroids = f->sample.of ? f->sample.centroids : 0;
+}
+
+/* What a stage does to each row, and with how many values of it; NULL: it is one piece of work. */
+static const struct {
+    void (*row)(struct xp_book_fit *f, size_t r);
+    int by_rank;
+} stages[] = { [XP_FIT_MEAN] = { NULL, 0 },           [XP_FIT_NORMALISE] = { normalise_row, 0 },
+               [XP_FIT_ITERATE] = { iterate_row, 1 }, [XP_FIT_MEASURE] = { measure_row, 1 },
+               [XP_FIT_COORDINATES] = { take_coordinates, 1 }, [XP_FIT_SPREAD] = { add_spread, 0 },
+               [XP_FIT_CENTROIDS] = { NULL, 0 } };
+
+/* The stage is over: what comes of it, and the next one. */
+static void next_stage(struct xp_book_fit *f)
+{
+    switch (f->stage) {
+    case XP_FIT_MEAN: set_mean(f); break;
+    case XP_FIT_NORMALISE:
+        if (drop_mean(f))
+            return;
+        memset(f->spread, 0, f->pad * sizeof(float));
+        begin_directions(f);
+        if (f->rank == 0)
+            f->stage = XP_FIT_COORDINATES;
+        break;
+    case XP_FIT_ITERATE:
+        take_next(f);
+        if (++f->iteration < ITERATIONS)
+            return;
+        break;
+    case XP_FIT_MEASURE: f->step = COARSE * left_over(f); break;
+    case XP_FIT_COORDINATES:
+        class_coordinates(f);
+        f->book->coordinate_step = f->step * mean_scale(f);
+        f->book->rank = f->rank;
+        break;
+    case XP_FIT_SPREAD: finish(f); break;
+    case XP_FIT_CENTROIDS:
+    case XP_FIT_DONE: break;
+    }
+    f->stage++;
+}
+
+int xp_book_fit_step(struct xp_book_fit *f)
+{
+    if (f->stage == XP_FIT_DONE)
+        return 0;
+    if (f->stage == XP_FIT_CENTROIDS && f->at < f->book->centroids) {
+        xp_book_order(f->book, f->sample.centroid + f->at * f->dim, f->book->centroid + f->at * f->book->pad);
+        f->at++;
+        return 1;
+    }
+    if (stages[f->stage].row) {
+        const size_t end = f->at + piece(f, stages[f->stage].by_rank ? 2 * f->rank : 1);
+
+        for (; f->at < end; f->at++)
+            stages[f->stage].row(f, f->at);
+        if (f->at < f->count)
+            return 1;
+    }
+    f->at = 0;
+    next_stage(f);
+    return f->stage != XP_FIT_DONE;
 }
 
 void xp_book_fit(struct xp_book *b, const struct xp_kernels *k, const struct xp_book_sample *s, unsigned rank, size_t rows,
                  float *work)
 {
-    struct fit f = cut(b->dim, s->count, rank, work);
+    struct xp_book_fit f;
 
-    f.k = k;
-
-    xp_book_clear(b);
-    find_mean(&f, b, k, s, rows);
-    if (rank) {
-        find_directions(&f);
-        const float step = COARSE * left_over(&f);
-        take_coordinates(&f, b, step);
-        b->coordinate_step = step * mean_scale(&f);
-        b->rank = rank;
-    }
-    find_spread(&f, b);
-    if (b->has_spread && spread_gain(b) * (double)rows < 6) {
-        b->has_spread = 0;
-        memset(b->channel_class, 0, b->dim);
-    }
-    xp_book_sort(b);
-    xp_book_order(b, f.mean, b->mean);
-    for (unsigned j = 0; j < rank; j++)
-        xp_book_order(b, f.direction + j * f.pad, b->direction + j * b->pad);
-    b->centroids = s->of ? s->centroids : 0;
-    for (unsigned j = 0; j < b->centroids; j++)
-        xp_book_order(b, s->centroid + j * f.dim, b->centroid + j * b->pad);
+    xp_book_fit_begin(&f, b, k, s, rank, rows, work);
+    while (xp_book_fit_step(&f))
+        ;
 }

@@ -1,25 +1,26 @@
 /*
- * book_keep.c - books that are kept: the reservoir, fitting in stages, the receiver's shelf
+ * book_keep.c - books that are kept: the reservoir, and fitting in small steps
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "hash/book_keep.h"
 #include "hash/bytes.h"
 #include "hash/frame.h"
-#include "hash/half.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #define ROWS 4096
+#define RESERVOIR_BYTES ((size_t)32 << 20)
 #define LEAST_ROWS 64
 #define MOST_CENTROIDS 256
 #define SKETCH 64
 #define LLOYD_ROUNDS 3
-#define SPREAD_ROWS 1024 /* of the reservoir, for spread and directions */
-#define CHECK 8          /* bytes of checksum behind a book */
+#define SPREAD_ROWS 1024               /* of the reservoir, for spread and directions */
+#define STEP_VALUES ((size_t)1 << 18)  /* of rows, that a step goes over */
+#define ASSIGN_ROWS 128
 
-enum stage { IDLE, HASH, LLOYD, MEANS, SPREAD };
+enum stage { IDLE, PICK, MEAN, HASH, GROUP, ASSIGN, MEANS, FIT, WRITE, READ };
 
 struct xp_book_fitter {
     const struct xp_kernels *k;
@@ -27,23 +28,28 @@ struct xp_book_fitter {
     size_t row_bytes, bytes;
     uint8_t *reservoir; /* [d.rows] rows */
     size_t held;        /* rows in it */
-    uint64_t shown;     /* rows ever shown */
+    uint64_t shown;     /* rows ever looked at for it */
 
     enum stage stage;
+    size_t at;          /* how far the stage is */
     unsigned round;
     uint32_t version;
-    struct xp_hasher hasher;
     struct xp_clusters clusters;
+    struct xp_hasher hasher;
+    size_t picked, seeds;
     uint32_t *ids, *of, *order;
     int16_t *sketch;    /* [d.rows][SKETCH] */
     float *centroid;    /* [d.centroids][dim] by channel */
     float *mean, *work;
-    struct xp_book fitted, own; /* being fitted; as a reader has it */
-    int16_t *own_sketch;/* [centroids][SKETCH] of the finished book */
-    struct xp_hasher own_hasher;
-    uint8_t *book;      /* its bytes */
-    size_t book_len;
+    struct xp_rows rows;/* what fitting reads */
+    struct xp_book_fit fit;
+    struct xp_book fitted;
+
+    struct xp_book_writer done[2];
+    int current, ready; /* current: of done, -1: none; ready: the other one is finished and waits */
 };
+
+/* ---- memory -------------------------------------------------------------------------------------------------------- */
 
 static void *take(struct xp_book_fitter *f, size_t count, size_t size, int *failed)
 {
@@ -57,10 +63,31 @@ static void *take(struct xp_book_fitter *f, size_t count, size_t size, int *fail
     return p;
 }
 
+size_t xp_book_most_bytes(size_t dim, unsigned centroids, unsigned rank)
+{
+    return 64 + 4 + 3 * dim + ((size_t)centroids + rank) * (dim + 4) + XP_BOOK_CHECK;
+}
+
+static xp_status allocate_writer(struct xp_book_fitter *f, struct xp_book_writer *w, const struct xp_hasher_desc *h)
+{
+    const struct xp_book_fit_desc *d = &f->d;
+    int failed = 0;
+    xp_status s;
+
+    w->k = f->k;
+    w->sketch = take(f, (size_t)d->centroids * SKETCH, 2, &failed);
+    w->bytes = take(f, xp_book_most_bytes(d->dim, d->centroids, d->rank), 1, &failed);
+    if (failed)
+        return XP_ERR_NO_MEMORY;
+    s = xp_hasher_init(&w->hasher, h);
+    return s ? s : xp_book_init(&w->book, d->dim, d->centroids, d->rank);
+}
+
 static xp_status allocate(struct xp_book_fitter *f)
 {
     const struct xp_book_fit_desc *d = &f->d;
     const struct xp_hasher_desc h = { .dim = d->dim, .sketch = SKETCH, .seed = d->seed };
+    const size_t fit_rows = d->rows < SPREAD_ROWS ? d->rows : SPREAD_ROWS;
     int failed = 0;
     xp_status s;
 
@@ -70,22 +97,26 @@ static xp_status allocate(struct xp_book_fitter *f)
     f->order = take(f, d->rows, 4, &failed);
     f->sketch = take(f, d->rows * SKETCH, 2, &failed);
     f->centroid = take(f, d->centroids * d->dim, 4, &failed);
-    f->own_sketch = take(f, (size_t)d->centroids * SKETCH, 2, &failed);
     f->mean = take(f, d->dim, 4, &failed);
-    f->work = take(f, xp_book_fit_floats(d->dim, d->rows < SPREAD_ROWS ? d->rows : SPREAD_ROWS, d->rank), 4, &failed);
-    f->book = take(f, 64 + 4 + 3 * d->dim + ((size_t)d->centroids + d->rank) * (d->dim + 4) + CHECK, 1, &failed);
+    f->work = take(f, xp_book_fit_floats(d->dim, fit_rows, d->rank), 4, &failed);
     if (failed)
         return XP_ERR_NO_MEMORY;
     s = xp_hasher_init(&f->hasher, &h);
     if (!s)
-        s = xp_hasher_init(&f->own_hasher, &h);
-    if (!s)
         s = xp_clusters_init(&f->clusters, d->rows, SKETCH);
     if (!s)
         s = xp_book_init(&f->fitted, d->dim, d->centroids, d->rank);
-    if (!s)
-        s = xp_book_init(&f->own, d->dim, d->centroids, d->rank);
+    for (int i = 0; i < 2 && !s; i++)
+        s = allocate_writer(f, &f->done[i], &h);
+    f->bytes += 3 * ((size_t)d->centroids + d->rank + 1) * f->fitted.pad * sizeof(float);
     return s;
+}
+
+static size_t default_rows(size_t row_bytes)
+{
+    const size_t fit = RESERVOIR_BYTES / row_bytes;
+
+    return fit < LEAST_ROWS ? LEAST_ROWS : fit < ROWS ? fit : ROWS;
 }
 
 xp_status xp_book_fitter_create(struct xp_book_fitter **out, const struct xp_kernels *k, const struct xp_book_fit_desc *d)
@@ -102,10 +133,11 @@ xp_status xp_book_fitter_create(struct xp_book_fitter **out, const struct xp_ker
         return XP_ERR_NO_MEMORY;
     f->k = k;
     f->d = *d;
-    f->d.rows = d->rows ? d->rows : ROWS;
-    f->d.centroids = d->centroids ? d->centroids : f->d.rows / 16 < MOST_CENTROIDS ? (unsigned)(f->d.rows / 16) : MOST_CENTROIDS;
     f->row_bytes = d->dim * xp_dtype_size(d->dtype);
+    f->d.rows = d->rows ? d->rows : default_rows(f->row_bytes);
+    f->d.centroids = d->centroids ? d->centroids : f->d.rows / 16 < MOST_CENTROIDS ? (unsigned)(f->d.rows / 16) : MOST_CENTROIDS;
     f->bytes = sizeof(*f);
+    f->current = -1;
     s = allocate(f);
     if (s) {
         xp_book_fitter_destroy(f);
@@ -125,26 +157,23 @@ void xp_book_fitter_destroy(struct xp_book_fitter *f)
     free(f->order);
     free(f->sketch);
     free(f->centroid);
-    free(f->own_sketch);
     free(f->mean);
     free(f->work);
-    free(f->book);
     xp_hasher_fini(&f->hasher);
-    xp_hasher_fini(&f->own_hasher);
     xp_clusters_fini(&f->clusters);
     xp_book_fini(&f->fitted);
-    xp_book_fini(&f->own);
+    for (int i = 0; i < 2; i++) {
+        xp_hasher_fini(&f->done[i].hasher);
+        xp_book_fini(&f->done[i].book);
+        free(f->done[i].sketch);
+        free(f->done[i].bytes);
+    }
     free(f);
 }
 
 size_t xp_book_fitter_bytes(const struct xp_book_fitter *f)
 {
     return f->bytes;
-}
-
-size_t xp_book_fitter_rows(const struct xp_book_fitter *f)
-{
-    return f->held;
 }
 
 /* ---- the reservoir ----------------------------------------------------------------------------------------------- */
@@ -160,203 +189,265 @@ static uint64_t mix(uint64_t z)
 
 void xp_book_fitter_add(struct xp_book_fitter *f, const struct xp_rows *in, size_t most)
 {
+    const size_t n = in->rows < most ? in->rows : most;
+
     if (f->stage != IDLE || in->dim != f->d.dim || in->dtype != f->d.dtype)
         return;
-    for (size_t r = 0; r < in->rows && most > 0; r++) {
-        const uint64_t at = f->held < f->d.rows ? f->held : mix(f->d.seed ^ f->shown) % (f->shown + 1);
+    for (size_t i = 0; i < n; i++, f->shown++) {
+        const size_t at = f->held < f->d.rows ? f->held : (size_t)(mix(f->d.seed ^ f->shown) % f->d.rows);
 
-        f->shown++;
-        if (at >= f->d.rows)
-            continue;
-        memcpy(f->reservoir + at * f->row_bytes, xp_row(in, r), f->row_bytes);
+        memcpy(f->reservoir + at * f->row_bytes, xp_row(in, (2 * i + 1) * in->rows / (2 * n)), f->row_bytes);
         f->held += at == f->held;
-        most--;
     }
 }
+
+void xp_book_fitter_forget(struct xp_book_fitter *f)
+{
+    if (f->stage == IDLE)
+        f->held = 0;
+}
+
+size_t xp_book_fitter_rows(const struct xp_book_fitter *f)
+{
+    return f->held;
+}
+
+size_t xp_book_fitter_room(const struct xp_book_fitter *f)
+{
+    return f->d.rows;
+}
+
+/* ---- the stages: each step returns whether the stage goes on -------------------------------------------------------- */
 
 static struct xp_rows reservoir_rows(const struct xp_book_fitter *f, const uint32_t *index, size_t rows)
 {
     return (struct xp_rows){ .data = f->reservoir, .index = index, .rows = rows, .dim = f->d.dim, .dtype = f->d.dtype };
 }
 
-/* ---- the stages ---------------------------------------------------------------------------------------------------- */
+/* How many of `all` rows the next step takes. */
+static size_t piece(const struct xp_book_fitter *f, size_t all)
+{
+    const size_t rows = STEP_VALUES / f->d.dim + 1;
+
+    return rows < all - f->at ? rows : all - f->at;
+}
 
 xp_status xp_book_fitter_begin(struct xp_book_fitter *f, uint32_t version)
 {
-    if (f->stage != IDLE || f->held < LEAST_ROWS)
+    if (f->stage != IDLE || f->ready || f->held < LEAST_ROWS)
         return XP_ERR_STATE;
     f->version = version;
     f->round = 0;
-    f->stage = HASH;
+    f->at = f->picked = 0;
+    f->stage = PICK;
     return XP_OK;
 }
 
-/* Buckets of the rows around their mean. */
-static size_t hash_rows(struct xp_book_fitter *f)
+/* Rows that are fit for fitting, into order. */
+static int pick(struct xp_book_fitter *f)
 {
-    const struct xp_rows all = reservoir_rows(f, NULL, f->held);
-    const size_t n = xp_book_pick(f->k, &all, f->order, f->d.rows);
-    const struct xp_rows fit = reservoir_rows(f, f->order, n);
-    const uint32_t start[2] = { 0, (uint32_t)n };
+    const size_t n = piece(f, f->held);
+    struct xp_rows part = reservoir_rows(f, NULL, n);
+    size_t found;
 
-    if (n < LEAST_ROWS)
-        return 0;
-    f->k->centroid(&all, f->order, start, 1, f->mean);
-    xp_hasher_set_mean(&f->hasher, f->mean);
-    f->k->hash(&f->hasher, &fit, f->ids, f->sketch);
-    xp_clusters_group(&f->clusters, f->ids, n);
-    return n;
+    part.data = f->reservoir + f->at * f->row_bytes;
+    found = xp_book_pick(f->k, &part, f->order + f->picked, n);
+    for (size_t i = 0; i < found; i++)
+        f->order[f->picked + i] += (uint32_t)f->at;
+    f->picked += found;
+    f->at += n;
+    return f->at < f->held;
 }
 
-/* Means of the clusters, small ones drawn to the mean row. */
-static void take_means(struct xp_book_fitter *f)
+/* Adds up the means of pieces. */
+static int take_mean(struct xp_book_fitter *f)
+{
+    const struct xp_rows all = reservoir_rows(f, NULL, f->held);
+    const uint32_t start[2] = { 0, (uint32_t)piece(f, f->picked) };
+    const float part = (float)start[1] / (float)f->picked;
+    float *mean = f->work;
+
+    if (f->at == 0)
+        memset(f->mean, 0, f->d.dim * sizeof(*f->mean));
+    f->k->centroid(&all, f->order + f->at, start, 1, mean);
+    for (size_t i = 0; i < f->d.dim; i++)
+        f->mean[i] += part * mean[i];
+    f->at += start[1];
+    return f->at < f->picked;
+}
+
+/* Buckets and sketches of the rows around their mean. */
+static int hash_rows(struct xp_book_fitter *f)
+{
+    const size_t n = piece(f, f->picked);
+    const struct xp_rows part = reservoir_rows(f, f->order + f->at, n);
+
+    if (f->at == 0)
+        xp_hasher_set_mean(&f->hasher, f->mean);
+    f->k->hash(&f->hasher, &part, f->ids + f->at, f->sketch + f->at * f->hasher.sketch);
+    f->at += n;
+    return f->at < f->picked;
+}
+
+static int group(struct xp_book_fitter *f)
+{
+    xp_clusters_group(&f->clusters, f->ids, f->picked);
+    f->seeds = xp_clusters_seed(&f->clusters, f->sketch, f->hasher.sketch, f->d.centroids);
+    return 0;
+}
+
+/* One Lloyd round after another: rows go to their nearest centroids. */
+static int assign(struct xp_book_fitter *f)
+{
+    struct xp_clusters *c = &f->clusters;
+    const unsigned s = f->hasher.sketch;
+    const size_t left = f->picked - f->at, n = left < ASSIGN_ROWS ? left : ASSIGN_ROWS;
+
+    f->k->assign(f->sketch + f->at * s, n, s, c->centroids, f->seeds, c->of + f->at);
+    f->at += n;
+    if (f->at < f->picked)
+        return 1;
+    f->at = 0;
+    xp_clusters_regroup(c, f->seeds);
+    f->seeds = xp_clusters_seed(c, f->sketch, s, 0);
+    return ++f->round < LLOYD_ROUNDS;
+}
+
+/* Mean of one cluster, drawn to the mean row the more the fewer rows it has; then the sample for spread and directions. */
+static int take_means(struct xp_book_fitter *f)
 {
     const struct xp_clusters *c = &f->clusters;
     const struct xp_rows fit = reservoir_rows(f, f->order, c->rows);
+    const float n = (float)(c->start[f->at + 1] - c->start[f->at]), trust = n / (n + 1);
+    float *centroid = f->centroid + f->at * f->d.dim;
 
-    f->k->centroid(&fit, c->order, c->start, c->count, f->centroid);
-    for (size_t j = 0; j < c->count; j++) {
-        const float n = (float)(c->start[j + 1] - c->start[j]), trust = n / (n + 1);
-
-        for (size_t i = 0; i < f->d.dim; i++)
-            f->centroid[j * f->d.dim + i] = f->mean[i] + trust * (f->centroid[j * f->d.dim + i] - f->mean[i]);
-    }
+    f->k->centroid(&fit, c->order, c->start + f->at, 1, centroid);
+    for (size_t i = 0; i < f->d.dim; i++)
+        centroid[i] = f->mean[i] + trust * (centroid[i] - f->mean[i]);
+    return ++f->at < c->count;
 }
 
-/* Spread and directions of what is left of some of the rows. */
-static void take_spread(struct xp_book_fitter *f)
+static void begin_fit(struct xp_book_fitter *f)
 {
-    const struct xp_rows all = reservoir_rows(f, NULL, f->held);
     const size_t rows = f->clusters.rows, n = rows < SPREAD_ROWS ? rows : SPREAD_ROWS;
-    struct xp_book_sample s = { .in = &all, .order = f->ids, .count = n, .of = f->of, .centroid = f->centroid,
-                                .centroids = (unsigned)f->clusters.count };
+    const struct xp_book_sample s = { .in = &f->rows, .order = f->ids, .count = n, .of = f->of, .centroid = f->centroid,
+                                      .centroids = (unsigned)f->clusters.count, .mean = f->mean };
 
+    f->rows = reservoir_rows(f, NULL, f->held);
     for (size_t i = 0; i < n; i++) {
         const size_t r = i * rows / n;
         f->ids[i] = f->order[r];
         f->of[i] = f->clusters.of[r];
     }
-    xp_book_fit(&f->fitted, f->k, &s, f->d.rank, SIZE_MAX >> 32, f->work);
-    f->fitted.version = f->version;
+    xp_book_fit_begin(&f->fit, &f->fitted, f->k, &s, n < 2 * f->d.rank ? 0 : f->d.rank, SIZE_MAX >> 32, f->work);
 }
 
-/* Writes the book and reads it as a receiver will. */
-static void finish(struct xp_book_fitter *f)
+static struct xp_book_writer *spare(struct xp_book_fitter *f)
 {
-    const size_t len = xp_book_bytes(&f->fitted);
+    return &f->done[f->current == 0];
+}
+
+/* The book as bytes, some of its vectors at a time. */
+static int write_book(struct xp_book_fitter *f)
+{
+    struct xp_book_writer *w = spare(f);
+    struct xp_book *b = &f->fitted;
+    const size_t all = (size_t)b->rank + b->centroids, n = (piece(f, all) + 3) / 4; /* a division a value */
+
+    b->version = f->version;
+    if (f->at == 0)
+        w->len = xp_book_write_head(b, w->bytes);
+    for (size_t i = 0; i < n; i++)
+        w->len += xp_book_write_vector(b, (unsigned)(f->at++), w->bytes + w->len);
+    if (f->at < all)
+        return 1;
+    xp_put64(w->bytes + w->len, xp_checksum(w->bytes, w->len));
+    w->len += XP_BOOK_CHECK;
+    return 0;
+}
+
+/* Reads the book as a receiver will. */
+static int read_book(struct xp_book_fitter *f)
+{
+    struct xp_book_writer *w = spare(f);
     const char *why;
     size_t used;
 
-    xp_book_write(&f->fitted, f->book);
-    xp_put64(f->book + len, xp_checksum(f->book, len));
-    f->book_len = len + CHECK;
-    xp_book_read(&f->own, f->book, len, &used, &why);
-    memcpy(f->own_sketch, f->clusters.centroids, f->clusters.count * f->hasher.sketch * sizeof(int16_t));
-    xp_hasher_set_mean(&f->own_hasher, f->mean);
+    xp_book_read(&w->book, w->bytes, w->len - XP_BOOK_CHECK, &used, &why);
+    memcpy(w->sketch, f->clusters.centroids, f->clusters.count * f->hasher.sketch * sizeof(int16_t));
+    xp_hasher_set_mean(&w->hasher, f->mean);
+    f->ready = 1;
+    return 0;
+}
+
+static int fit_step(struct xp_book_fitter *f)
+{
+    return xp_book_fit_step(&f->fit);
 }
 
 xp_status xp_book_fitter_step(struct xp_book_fitter *f)
 {
-    switch (f->stage) {
-    case IDLE: return f->book_len ? XP_OK : XP_ERR_STATE;
-    case HASH:
-        f->stage = hash_rows(f) ? LLOYD : IDLE;
-        return f->stage == IDLE ? XP_ERR_STATE : XP_IN_PROGRESS;
-    case LLOYD:
-        xp_clusters_refine(&f->clusters, f->k, f->sketch, f->hasher.sketch, 1, f->d.centroids);
-        f->stage = ++f->round == LLOYD_ROUNDS ? MEANS : LLOYD;
+    static int (*const work[])(struct xp_book_fitter *) = { [PICK] = pick, [MEAN] = take_mean, [HASH] = hash_rows, [GROUP] = group,
+                                                           [ASSIGN] = assign, [MEANS] = take_means, [FIT] = fit_step,
+                                                           [WRITE] = write_book, [READ] = read_book };
+
+    if (f->stage == IDLE)
+        return f->ready ? XP_OK : XP_ERR_STATE;
+    if (work[f->stage](f))
         return XP_IN_PROGRESS;
-    case MEANS:
-        take_means(f);
-        f->stage = SPREAD;
-        return XP_IN_PROGRESS;
-    case SPREAD:
-        take_spread(f);
-        finish(f);
+    f->at = 0;
+    if (f->stage == PICK && f->picked < LEAST_ROWS) {
         f->stage = IDLE;
+        return XP_ERR_STATE;
     }
-    return XP_OK;
+    if (f->stage == READ) {
+        f->stage = IDLE;
+        return XP_OK;
+    }
+    f->stage++;
+    if (f->stage == FIT)
+        begin_fit(f);
+    return XP_IN_PROGRESS;
 }
 
-const uint8_t *xp_book_fitter_book(const struct xp_book_fitter *f, size_t *len)
+int xp_book_fitter_busy(const struct xp_book_fitter *f)
 {
-    *len = f->book_len;
-    return f->book_len ? f->book : NULL;
+    return f->stage != IDLE;
 }
 
-const struct xp_book *xp_book_fitter_own(const struct xp_book_fitter *f)
+/* ---- what was fitted ------------------------------------------------------------------------------------------------ */
+
+const struct xp_book_writer *xp_book_fitter_current(const struct xp_book_fitter *f)
 {
-    return f->book_len ? &f->own : NULL;
+    return f->current < 0 ? NULL : &f->done[f->current];
 }
 
-void xp_book_fitter_assign(struct xp_book_fitter *f, const struct xp_rows *in, uint32_t *of)
+const struct xp_book_writer *xp_book_fitter_candidate(const struct xp_book_fitter *f)
 {
-    /* In pieces that the scratch of fitting has room for; a fit under way keeps its sketches. */
+    return f->ready ? &f->done[f->current == 0] : NULL;
+}
+
+void xp_book_fitter_decide(struct xp_book_fitter *f, int adopt)
+{
+    if (f->ready && adopt)
+        f->current = f->current == 0;
+    f->ready = 0;
+}
+
+void xp_book_assign(const struct xp_book_writer *w, const struct xp_rows *in, uint32_t *of)
+{
     enum { PIECE = 64 };
     uint32_t ids[PIECE], index[PIECE];
     int16_t sketch[PIECE * SKETCH];
 
     for (size_t r = 0; r < in->rows; r += PIECE) {
-        struct xp_rows piece = *in;
+        struct xp_rows part = *in;
 
-        piece.rows = in->rows - r < PIECE ? in->rows - r : PIECE;
-        for (size_t i = 0; i < piece.rows; i++)
+        part.rows = in->rows - r < PIECE ? in->rows - r : PIECE;
+        for (size_t i = 0; i < part.rows; i++)
             index[i] = in->index ? in->index[r + i] : (uint32_t)(r + i);
-        piece.index = index;
-        f->k->hash(&f->own_hasher, &piece, ids, sketch);
-        f->k->assign(sketch, piece.rows, f->own_hasher.sketch, f->own_sketch, f->own.centroids, of + r);
+        part.index = index;
+        w->k->hash(&w->hasher, &part, ids, sketch);
+        w->k->assign(sketch, part.rows, w->hasher.sketch, w->sketch, w->book.centroids, of + r);
     }
-}
-
-/* ---- the shelf ------------------------------------------------------------------------------------------------------ */
-
-xp_status xp_book_shelf_init(struct xp_book_shelf *s, size_t dim, unsigned max_centroids)
-{
-    const unsigned rank = dim <= XP_BOOK_RANK_DIM ? XP_BOOK_MAX_RANK : 0;
-    xp_status status;
-
-    memset(s, 0, sizeof(*s));
-    status = xp_book_init(&s->book[0], dim, max_centroids, rank);
-    if (!status)
-        status = xp_book_init(&s->book[1], dim, max_centroids, rank);
-    if (status)
-        xp_book_shelf_fini(s);
-    return status;
-}
-
-void xp_book_shelf_fini(struct xp_book_shelf *s)
-{
-    xp_book_fini(&s->book[0]);
-    xp_book_fini(&s->book[1]);
-    memset(s, 0, sizeof(*s));
-}
-
-xp_status xp_book_shelf_put(struct xp_book_shelf *s, const uint8_t *in, size_t len, const char **why)
-{
-    const int place = !s->last;
-    size_t used;
-    xp_status status;
-
-    *why = "book: its checksum does not match";
-    if (len < CHECK || xp_get64(in + len - CHECK) != xp_checksum(in, len - CHECK))
-        return XP_ERR_CORRUPT;
-    s->have[place] = 0;
-    status = xp_book_read(&s->book[place], in, len - CHECK, &used, why);
-    if (status)
-        return status;
-    *why = "book: bytes left over";
-    if (used != len - CHECK)
-        return XP_ERR_CORRUPT;
-    s->have[place] = 1;
-    s->last = place;
-    *why = "";
-    return XP_OK;
-}
-
-const struct xp_book *xp_book_shelf_find(const struct xp_book_shelf *s, uint32_t version)
-{
-    for (int i = 0; i < 2; i++)
-        if (s->have[i] && s->book[i].version == version)
-            return &s->book[i];
-    return NULL;
 }

@@ -1,9 +1,9 @@
 /*
  * book_keep.h - books that are kept: fitted on the rows of past calls, shipped once, known to both ends by their version
  *
- * The sender owns a fitter: rows of every call go into its reservoir, and when a book is wanted each call does one stage of
- * the work. A finished book is a string of bytes for the receivers, and a writer's book with which rows find their
- * centroids. A receiver keeps the last two versions on a shelf, since frames coded with the one before may still come.
+ * The sender owns a fitter: some rows of every call go into its reservoir, and when a book is wanted it is fitted in steps
+ * of a fraction of a millisecond, while the one before is in use. A finished book is a candidate until it is decided on.
+ * A receiver keeps the last two versions of each sender on a shelf.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -14,15 +14,30 @@
 #include "hash/cluster.h"
 #include "hash/hasher.h"
 
+#define XP_BOOK_CHECK 8 /* bytes of checksum behind a book that travels apart from frames */
+
+/* Most bytes of a book that travels apart. */
+size_t xp_book_most_bytes(size_t dim, unsigned centroids, unsigned rank);
+
 /* ---- fitting ---- */
 
 struct xp_book_fit_desc {
     xp_dtype dtype;
     size_t dim;
-    size_t rows;        /* of the reservoir; 0 = 4096 */
+    size_t rows;        /* of the reservoir; 0 = 4096, or as many as 32 MiB hold */
     unsigned centroids; /* 0 = one for 16 rows of the reservoir, at most 256 */
     unsigned rank;      /* directions: 0, 16 or 32; 0 beyond XP_BOOK_RANK_DIM */
     uint64_t seed;
+};
+
+/* A finished book on its sender: the book as a reader has it, its bytes, and how rows find their centroids. */
+struct xp_book_writer {
+    const struct xp_kernels *k;
+    struct xp_book book;
+    uint8_t *bytes;
+    size_t len;
+    int16_t *sketch; /* [centroids][sketch] */
+    struct xp_hasher hasher;
 };
 
 struct xp_book_fitter;
@@ -32,27 +47,31 @@ xp_status xp_book_fitter_create(struct xp_book_fitter **out, const struct xp_ker
 void xp_book_fitter_destroy(struct xp_book_fitter *f);
 size_t xp_book_fitter_bytes(const struct xp_book_fitter *f); /* memory it holds */
 
-/* Shows the rows of a call to the reservoir: every row ever shown is in it with equal probability. Copies at most `most` rows.
- * Between begin and the end of fitting rows are not taken. */
+/* Shows the rows of a call to the reservoir: `most` of them at equal distances go in, in the place of random ones when it is
+ * full, so that it holds recent rows. Not while a book is being fitted. */
 void xp_book_fitter_add(struct xp_book_fitter *f, const struct xp_rows *in, size_t most);
+/* Empties the reservoir, unless a book is being fitted. */
+void xp_book_fitter_forget(struct xp_book_fitter *f);
 size_t xp_book_fitter_rows(const struct xp_book_fitter *f); /* rows in the reservoir */
+size_t xp_book_fitter_room(const struct xp_book_fitter *f); /* rows it can hold */
 
-/* Starts to fit a book on the reservoir. XP_ERR_STATE: fitting already, or fewer than 64 rows. */
+/* Starts to fit a book on the reservoir. XP_ERR_STATE: fitting already, a candidate waits, or fewer than 64 rows. */
 xp_status xp_book_fitter_begin(struct xp_book_fitter *f, uint32_t version);
 
-/* One stage: hash, each Lloyd round, means, spread and directions. XP_IN_PROGRESS, or XP_OK when the book is done. */
+/* One step. XP_IN_PROGRESS; XP_OK when a candidate waits; XP_ERR_STATE: nothing is being fitted, or too few rows were fit
+ * for it. The book does not depend on when its steps are taken. */
 xp_status xp_book_fitter_step(struct xp_book_fitter *f);
+int xp_book_fitter_busy(const struct xp_book_fitter *f);
 
-/* The bytes of the finished book; valid until the next one is done. NULL before the first. */
-const uint8_t *xp_book_fitter_book(const struct xp_book_fitter *f, size_t *len);
+/* The book in use, and the one that waits to be; NULL: none. Both stay as they are until the next decision. */
+const struct xp_book_writer *xp_book_fitter_current(const struct xp_book_fitter *f);
+const struct xp_book_writer *xp_book_fitter_candidate(const struct xp_book_fitter *f);
 
-/* ---- finding centroids: the sender's side of the finished book ---- */
-
-/* The book as a reader has it; NULL before the first is finished. */
-const struct xp_book *xp_book_fitter_own(const struct xp_book_fitter *f);
+/* The candidate becomes the book in use, or is dropped. */
+void xp_book_fitter_decide(struct xp_book_fitter *f, int adopt);
 
 /* Nearest centroid of every row, by its sketch. of: [rows]. */
-void xp_book_fitter_assign(struct xp_book_fitter *f, const struct xp_rows *in, uint32_t *of);
+void xp_book_assign(const struct xp_book_writer *w, const struct xp_rows *in, uint32_t *of);
 
 /* ---- the receiver's shelf ---- */
 
@@ -71,5 +90,9 @@ xp_status xp_book_shelf_put(struct xp_book_shelf *s, const uint8_t *in, size_t l
 
 /* NULL: this version is not here; the sender must send it again. */
 const struct xp_book *xp_book_shelf_find(const struct xp_book_shelf *s, uint32_t version);
+
+/* The versions here, the newer first; 0: none. */
+void xp_book_shelf_versions(const struct xp_book_shelf *s, uint32_t versions[2]);
+void xp_book_shelf_clear(struct xp_book_shelf *s);
 
 #endif

@@ -167,26 +167,35 @@ static size_t seed_threshold(const struct xp_clusters *c, size_t max, size_t *eq
     return size;
 }
 
-void xp_clusters_refine(struct xp_clusters *c, const struct xp_kernels *k, const int16_t *sketch, unsigned s,
-                        unsigned rounds, size_t max_clusters)
+size_t xp_clusters_seed(struct xp_clusters *c, const int16_t *sketch, unsigned s, size_t max_clusters)
 {
     size_t least_rows = 1, equals = SIZE_MAX;
 
+    if (max_clusters > 0 && max_clusters < c->count)
+        least_rows = seed_threshold(c, max_clusters, &equals);
+    return mean_sketches(c, sketch, s, least_rows, equals);
+}
+
+void xp_clusters_regroup(struct xp_clusters *c, size_t seeds)
+{
+    c->count = seeds;
+    renumber(c);
+}
+
+void xp_clusters_refine(struct xp_clusters *c, const struct xp_kernels *k, const int16_t *sketch, unsigned s,
+                        unsigned rounds, size_t max_clusters)
+{
     if (c->rows == 0)
         return;
-    if (max_clusters > 0 && max_clusters < c->count) {
-        least_rows = seed_threshold(c, max_clusters, &equals);
-        if (rounds == 0)
-            rounds = 1;
-    }
+    if (rounds == 0 && max_clusters > 0 && max_clusters < c->count)
+        rounds = 1;
     for (unsigned round = 0; round < rounds; round++) {
-        c->count = mean_sketches(c, sketch, s, least_rows, equals);
-        k->assign(sketch, c->rows, s, c->centroids, c->count, c->of);
-        renumber(c);
-        least_rows = 1;
-        equals = SIZE_MAX;
+        const size_t seeds = xp_clusters_seed(c, sketch, s, max_clusters);
+
+        k->assign(sketch, c->rows, s, c->centroids, seeds, c->of);
+        xp_clusters_regroup(c, seeds);
     }
-    mean_sketches(c, sketch, s, 1, SIZE_MAX);
+    xp_clusters_seed(c, sketch, s, 0);
 }
 
 uint64_t xp_clusters_distortion(const struct xp_clusters *c, const int16_t *sketch, unsigned s)

@@ -39,6 +39,13 @@ void xp_clusters_group(struct xp_clusters *c, const uint32_t *ids, size_t rows);
 void xp_clusters_refine(struct xp_clusters *c, const struct xp_kernels *k, const int16_t *sketch, unsigned s,
                         unsigned rounds, size_t max_clusters);
 
+/*
+ * The parts of a round, for callers that spread it over time: means of the clusters (of the largest max_clusters; 0: all)
+ * into c->centroids, returning how many; then the caller assigns every row, into c->of; then the clusters are those.
+ */
+size_t xp_clusters_seed(struct xp_clusters *c, const int16_t *sketch, unsigned s, size_t max_clusters);
+void xp_clusters_regroup(struct xp_clusters *c, size_t seeds);
+
 /* Sum over the rows of |sketch - mean sketch of its cluster|^2, with the means of c->centroids. */
 uint64_t xp_clusters_distortion(const struct xp_clusters *c, const int16_t *sketch, unsigned s);
 

@@ -83,6 +83,13 @@ const char *xp_coder_why(const struct xp_coder *c);
 /* The codec that the coder uses now (after xp_coder_select: the one chosen). */
 const struct xp_codec_ops *xp_coder_codec(const struct xp_coder *c);
 
+/* Kept books (book_keep.h), for codec book. The one to encode with, which every receiver must have (NULL: none; then frames carry
+ * books of their own), and those that the sender of the next frame has shipped. They must stay while they are set. */
+struct xp_book_writer;
+struct xp_book_shelf;
+void xp_coder_write_with(struct xp_coder *c, const struct xp_book_writer *w);
+void xp_coder_read_with(struct xp_coder *c, const struct xp_book_shelf *s);
+
 /* What select.c knows of the way the bytes will go. */
 struct xp_select_env {
     double link_bytes_per_s; /* of the slow hop, per rank; 0 = unknown (treated as slow) */

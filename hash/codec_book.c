@@ -1,17 +1,21 @@
 /*
  * codec_book.c - rows coded with a book: entropy-coded residuals, each row within eps
  *
- * Payload (FORMAT.md, "Codec book"): kind u8; for kind 0 a book fitted on these very rows; the rows.
+ * Payload (FORMAT.md, "Codec book"): kind u8; a book fitted on these very rows, or the version of one that both ends keep;
+ * the rows.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include <stdlib.h>
 #include <string.h>
 
-#include "hash/book_rows.h"
+#include "hash/book_keep.h"
+#include "hash/bytes.h"
 #include "hash/coder_impl.h"
 
-#define KIND_OWN 0 /* the book lies in the frame */
+#define KIND_OWN 0  /* the book lies in the frame */
+#define KIND_KEPT 1 /* a version follows */
+#define KEPT_HEAD 5
 
 #define SAMPLE_ROWS 512
 #define SAMPLE_FLOATS (1u << 20)
@@ -19,10 +23,12 @@
 
 struct xp_book_state {
     struct xp_book_room room;
+    uint32_t *of;             /* for as many rows as the room: centroids */
+    size_t cap_rows;
     struct xp_book own, read; /* as fitted; as the receiver reads it */
     uint32_t order[SAMPLE_ROWS];
     size_t sample_rows;
-    float *work;              /* of the fit; NULL for coders that only decode */
+    float *work;              /* of the fit; NULL for coders that fit none */
 };
 
 static unsigned max_rank(const struct xp_coder *c)
@@ -37,39 +43,61 @@ void xp_book_state_destroy(struct xp_book_state *s)
     xp_book_room_fini(&s->room);
     xp_book_fini(&s->own);
     xp_book_fini(&s->read);
+    free(s->of);
     free(s->work);
     free(s);
 }
 
-xp_status xp_book_state_create(struct xp_coder *c, int encodes)
+static xp_status prepare_fit(struct xp_coder *c, struct xp_book_state *s)
 {
-    struct xp_book_state *s;
+    const size_t rows = SAMPLE_FLOATS / c->desc.dim < SAMPLE_ROWS ? SAMPLE_FLOATS / c->desc.dim : SAMPLE_ROWS;
     xp_status status;
 
-    if (c->book && (c->book->work || !encodes))
+    if (s->work)
         return XP_OK;
-    xp_book_state_destroy(c->book);
-    s = c->book = calloc(1, sizeof(*s));
-    if (!s)
+    s->sample_rows = rows < 64 ? 64 : rows;
+    status = xp_book_init(&s->own, c->desc.dim, 0, max_rank(c));
+    if (status)
+        return status;
+    s->work = malloc(4 * xp_book_fit_floats(c->desc.dim, s->sample_rows, max_rank(c)));
+    return s->work ? XP_OK : XP_ERR_NO_MEMORY;
+}
+
+xp_status xp_book_state_create(struct xp_coder *c, int fits)
+{
+    struct xp_book_state *s = c->book;
+    xp_status status = XP_OK;
+
+    if (!s) {
+        s = calloc(1, sizeof(*s));
+        if (!s)
+            return XP_ERR_NO_MEMORY;
+        status = xp_book_room_init(&s->room, &c->kernels, c->desc.dtype, c->desc.dim);
+        if (!status)
+            status = xp_book_init(&s->read, c->desc.dim, 0, c->desc.dim <= XP_BOOK_RANK_DIM ? XP_BOOK_MAX_RANK : 0);
+        if (status) {
+            xp_book_state_destroy(s);
+            return status;
+        }
+        c->book = s;
+    }
+    return fits ? prepare_fit(c, s) : XP_OK;
+}
+
+xp_status xp_book_reserve(struct xp_coder *c, size_t rows)
+{
+    struct xp_book_state *s = c->book;
+    xp_status status = xp_book_room_reserve(&s->room, rows);
+
+    if (status || rows <= s->cap_rows)
+        return status;
+    free(s->of);
+    s->cap_rows = 0;
+    s->of = malloc(rows * sizeof(*s->of));
+    if (!s->of)
         return XP_ERR_NO_MEMORY;
-    status = xp_book_room_init(&s->room, &c->kernels, c->desc.dtype, c->desc.dim);
-    if (!status)
-        status = xp_book_init(&s->read, c->desc.dim, 0, c->desc.dim <= XP_BOOK_RANK_DIM ? XP_BOOK_MAX_RANK : 0);
-    if (!status && encodes) {
-        s->sample_rows = SAMPLE_FLOATS / c->desc.dim < SAMPLE_ROWS ? SAMPLE_FLOATS / c->desc.dim : SAMPLE_ROWS;
-        s->sample_rows = s->sample_rows < 64 ? 64 : s->sample_rows;
-        status = xp_book_init(&s->own, c->desc.dim, 0, max_rank(c));
-        s->work = malloc(4 * xp_book_fit_floats(c->desc.dim, s->sample_rows, max_rank(c)));
-        if (!status && !s->work)
-            status = XP_ERR_NO_MEMORY;
-    }
-    if (!status && encodes && c->desc.max_rows)
-        status = xp_book_room_reserve(&s->room, c->desc.max_rows);
-    if (status) {
-        xp_book_state_destroy(s);
-        c->book = NULL;
-    }
-    return status;
+    s->cap_rows = rows;
+    return XP_OK;
 }
 
 /* Directions that pay for themselves over so many rows, measured on activations. */
@@ -106,45 +134,92 @@ static size_t fit_own(struct xp_coder *c, const struct xp_rows *in, uint8_t *out
     return xp_book_read(&s->read, out, bytes, &used, &c->why) == XP_OK ? bytes : 0;
 }
 
-static xp_status book_encode(struct xp_coder *c, const struct xp_rows *in, uint8_t *out, size_t cap, size_t *len,
-                             xp_codec_stats *st)
+/* Rows with a book of their own. */
+static xp_status encode_own(struct xp_coder *c, const struct xp_rows *in, uint8_t *out, size_t cap, size_t *len, xp_codec_stats *st)
 {
-    struct xp_book_promise promise = { c->desc.eps, c->desc.eps_ref != XP_EPS_REF_ROW };
+    const struct xp_book_promise promise = { c->desc.eps, c->desc.eps_ref != XP_EPS_REF_ROW };
     size_t at = 1, bytes;
     xp_status s = xp_book_state_create(c, 1);
 
-    if (!s)
-        s = xp_book_room_reserve(&c->book->room, in->rows);
     if (s)
         return s;
-    if (cap < 1)
-        return XP_ERR_UNSUPPORTED;
     out[0] = KIND_OWN;
     bytes = fit_own(c, in, out + at, cap - at);
     if (!bytes)
         return XP_ERR_UNSUPPORTED;
     at += bytes;
     s = xp_book_encode_rows(&c->book->room, &c->book->read, &promise, in, NULL, out + at, cap - at, &bytes, st);
+    *len = at + bytes;
+    return s;
+}
+
+/* Rows with a book that the receiver keeps. */
+static xp_status encode_kept(struct xp_coder *c, const struct xp_rows *in, uint8_t *out, size_t cap, size_t *len, xp_codec_stats *st)
+{
+    const struct xp_book_promise promise = { c->desc.eps, c->desc.eps_ref != XP_EPS_REF_ROW };
+    const struct xp_book *b = &c->writer->book;
+    size_t bytes;
+    xp_status s;
+
+    if (cap < KEPT_HEAD)
+        return XP_ERR_UNSUPPORTED;
+    out[0] = KIND_KEPT;
+    xp_put32(out + 1, b->version);
+    if (b->centroids)
+        xp_book_assign(c->writer, in, c->book->of);
+    s = xp_book_encode_rows(&c->book->room, b, &promise, in, b->centroids ? c->book->of : NULL, out + KEPT_HEAD, cap - KEPT_HEAD,
+                            &bytes, st);
+    *len = KEPT_HEAD + bytes;
+    return s;
+}
+
+static xp_status book_encode(struct xp_coder *c, const struct xp_rows *in, uint8_t *out, size_t cap, size_t *len,
+                             xp_codec_stats *st)
+{
+    xp_status s = xp_book_state_create(c, 0);
+
+    if (!s)
+        s = xp_book_reserve(c, in->rows);
     if (s)
         return s;
-    st->err_mean /= (double)in->rows;
-    *len = at + bytes;
-    return XP_OK;
+    if (cap < 1)
+        return XP_ERR_UNSUPPORTED;
+    s = c->writer ? encode_kept(c, in, out, cap, len, st) : encode_own(c, in, out, cap, len, st);
+    if (s == XP_OK)
+        st->err_mean /= (double)in->rows;
+    return s;
 }
 
 static xp_status book_decode(struct xp_coder *c, const uint8_t *in, size_t len, size_t rows, void *out)
 {
+    const struct xp_book *b;
     xp_status s = xp_book_state_create(c, 0);
     size_t used;
 
     if (s)
         return s;
+    if (len >= KEPT_HEAD && in[0] == KIND_KEPT) {
+        b = c->shelf ? xp_book_shelf_find(c->shelf, xp_get32(in + 1)) : NULL;
+        if (!b)
+            return xp_corrupt(c, "book: coded with a book that is not here");
+        return xp_book_decode_rows(&c->book->room, b, in + KEPT_HEAD, len - KEPT_HEAD, rows, out, &c->why);
+    }
     if (len < 1 || in[0] != KIND_OWN)
         return xp_corrupt(c, "book: unknown kind");
     s = xp_book_read(&c->book->read, in + 1, len - 1, &used, &c->why);
     if (s)
         return s;
     return xp_book_decode_rows(&c->book->room, &c->book->read, in + 1 + used, len - 1 - used, rows, out, &c->why);
+}
+
+void xp_coder_write_with(struct xp_coder *c, const struct xp_book_writer *w)
+{
+    c->writer = w;
+}
+
+void xp_coder_read_with(struct xp_coder *c, const struct xp_book_shelf *s)
+{
+    c->shelf = s;
 }
 
 const struct xp_codec_ops xp_codec_book = {

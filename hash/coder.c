@@ -64,6 +64,8 @@ xp_status xp_coder_reserve(struct xp_coder *c, size_t rows)
     }
     if (c->lsh && xp_lsh_reserve(c, rows))
         return XP_ERR_NO_MEMORY;
+    if (c->book && xp_book_reserve(c, rows))
+        return XP_ERR_NO_MEMORY;
     c->cap_rows = rows;
     c->why = "";
     return XP_OK;
@@ -88,7 +90,7 @@ static xp_status allocate(struct xp_coder *c)
         if (s)
             return s;
     }
-    if (c->ops == &xp_codec_book && xp_book_state_create(c, 1))
+    if (may_use(c, XP_CODEC_BOOK) && xp_book_state_create(c, !c->desc.choice.automatic))
         return XP_ERR_NO_MEMORY;
     return xp_coder_reserve(c, c->desc.max_rows);
 }

@@ -52,6 +52,8 @@ struct xp_coder {
 
     struct xp_pack_state *pack;    /* codec_pack.c; likewise */
     struct xp_book_state *book;    /* codec_book.c; NULL until a frame of that codec is met */
+    const struct xp_book_writer *writer; /* the kept book to write with, */
+    const struct xp_book_shelf *shelf;   /* and those to read with; NULL: none */
 
     xp_codec_stats stats;         /* of the frame being encoded */
 };
@@ -59,8 +61,10 @@ struct xp_coder {
 /* Makes room for `rows` rows. XP_ERR_NO_MEMORY; XP_ERR_INVALID_ARG beyond desc.max_rows when that is fixed. */
 xp_status xp_coder_reserve(struct xp_coder *c, size_t rows);
 
-/* What the book codec keeps in a coder (c->book); made when it is first needed. */
-xp_status xp_book_state_create(struct xp_coder *c, int encodes);
+/* What the book codec keeps in a coder (c->book); made when it is first needed. fits: it will fit books of its own. */
+xp_status xp_book_state_create(struct xp_coder *c, int fits);
+/* Room to encode so many rows; after create. */
+xp_status xp_book_reserve(struct xp_coder *c, size_t rows);
 void xp_book_state_destroy(struct xp_book_state *s);
 
 /* The same for codec pack. */
