@@ -25,7 +25,7 @@ static const struct xp_param_info table[] = {
     {"EPS_REF", "min|row", "min", "what EPS is relative to: min(|x|, |x - mean row|), or |x|"},
     {"CODEC", "name", "auto", "codec of every plan that names none"},
     {"RATE", "0 .. 1", "0", "folded: centroids per row; 0 = found from the data"},
-    {"ALGO", "auto|flat|hier|leader", "auto", "all-to-all algorithm of every plan that names none"},
+    {"ALGO", "auto|flat|hier", "auto", "all-to-all algorithm of every plan that names none"},
     {"ISA", "auto|c|avx2|avx512", "auto", "highest instruction set of the kernels"},
     {"TRANSPORT", "auto|shm|tcp|ucx", "auto", "what moves bytes: auto = shm inside a node, ucx between nodes"},
     {"ROW", "type:dim", "", "row type and length that preloaded programs send, such as bf16:4096"},
@@ -38,6 +38,10 @@ static const struct xp_param_info table[] = {
     {"STATS", "0|1", "0", "one line of figures per plan when it is destroyed (LOG=info or higher shows it)"},
     {"CHUNK", "bytes[K|M]", "256K", "bytes of rows in one message"},
     {"HEARTBEAT", "0.01 .. 60 s", "1", "seconds between signs of life; a peer silent for 10 of them is gone"},
+    {"GROUPS", "off|auto|complete|sparse", "auto", "preloaded: which groups of sends and receives are an all-to-all"},
+    {"MIN_SIZE", "bytes[K|M]", "65536", "preloaded: messages below this go straight through"},
+    {"RULES", "RANKS/TYPE[/SIZE]=off|exact|bounded,...", "", "preloaded: the mode by ranks, NCCL data type and message size"},
+    {"NCCL_PATH", "path", "", "preloaded: the real libnccl.so.2, where it is not found"},
     {NULL, NULL, NULL, NULL},
 };
 
@@ -129,7 +133,7 @@ static int parse_mode(const char *text, xp_mode *mode, double *mode_eps)
     return 1;
 }
 
-static int parse_bytes(const char *text, size_t *out)
+static int parse_bytes(const char *text, size_t low, size_t *out)
 {
     char *end;
     unsigned long long v;
@@ -144,7 +148,7 @@ static int parse_bytes(const char *text, size_t *out)
         v <<= 10, end++;
     else if (*end == 'M' || *end == 'm')
         v <<= 20, end++;
-    if (*end != '\0' || v < 4096 || v > 1ull << 30)
+    if (*end != '\0' || v < low || v > 1ull << 30)
         return 0;
     *out = (size_t)v;
     return 1;
@@ -192,11 +196,12 @@ static int parse_secret(const char *text, char *out, size_t size)
 /* Writes one value into *p. *mode_eps is the EPS that a MODE carried, which outranks the setting EPS. */
 static int parse_value(struct xp_params *p, const char *name, const char *text, double *mode_eps)
 {
-    static const char *const chosen[] = {"ALGO", "auto|flat|hier|leader", "ISA", "auto|c|avx2|avx512", "TRANSPORT", "auto|shm|tcp|ucx"};
-    char *chosen_out[] = {p->algo, p->isa, p->transport};
+    static const char *const chosen[] = {"ALGO", "auto|flat|hier", "ISA", "auto|c|avx2|avx512", "TRANSPORT", "auto|shm|tcp|ucx",
+                                       "GROUPS", "off|auto|complete|sparse"};
+    char *chosen_out[] = {p->algo, p->isa, p->transport, p->groups};
     int i;
 
-    for (i = 0; i < 3; i++)
+    for (i = 0; i < 4; i++)
         if (strcmp(name, chosen[2 * i]) == 0)
             return parse_word(text, chosen[2 * i + 1]) >= 0 && parse_text(text, chosen_out[i], sizeof(p->algo));
     if (strcmp(name, "MODE") == 0)
@@ -226,7 +231,13 @@ static int parse_value(struct xp_params *p, const char *name, const char *text, 
     if (strcmp(name, "STATS") == 0)
         return p->stats = parse_word(text, "0|1"), p->stats >= 0;
     if (strcmp(name, "CHUNK") == 0)
-        return parse_bytes(text, &p->chunk);
+        return parse_bytes(text, 4096, &p->chunk);
+    if (strcmp(name, "MIN_SIZE") == 0)
+        return parse_bytes(text, 1, &p->min_size);
+    if (strcmp(name, "RULES") == 0)
+        return parse_text(text, p->rules, sizeof(p->rules));
+    if (strcmp(name, "NCCL_PATH") == 0)
+        return parse_text(text, p->nccl_path, sizeof(p->nccl_path));
     if (strcmp(name, "HEARTBEAT") == 0)
         return parse_range(text, 0.01, 60, &p->heartbeat);
     return 0;
@@ -351,12 +362,13 @@ void xp_params_show(const struct xp_params *p, const char *name, char *value, si
     } texts[] = {{"MODE", modes[p->mode]}, {"EPS_REF", p->eps_ref == XP_EPS_REF_ROW ? "row" : "min"},
                  {"CODEC", p->codec}, {"ALGO", p->algo}, {"ISA", p->isa}, {"TRANSPORT", p->transport}, {"ROW", p->row},
                  {"SECRET", p->secret[0] ? "(hidden)" : ""}, {"ROOT", p->root}, {"NODE", p->node},
-                 {"INTERFACE", p->interface_}, {"LOG", levels[p->log]}, {"STATS", p->stats ? "1" : "0"}};
+                 {"INTERFACE", p->interface_}, {"LOG", levels[p->log]}, {"STATS", p->stats ? "1" : "0"},
+                 {"GROUPS", p->groups}, {"RULES", p->rules}, {"NCCL_PATH", p->nccl_path}};
     const struct {
         const char *name;
         double number;
     } numbers[] = {{"EPS", p->eps}, {"RATE", p->rate}, {"TIMEOUT", p->timeout}, {"CHUNK", (double)p->chunk},
-                   {"HEARTBEAT", p->heartbeat}};
+                   {"HEARTBEAT", p->heartbeat}, {"MIN_SIZE", (double)p->min_size}};
 
     *source = from_environment(name) ? "environment" : "default";
     if (size > 0)

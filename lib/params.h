@@ -27,6 +27,11 @@ struct xp_params {
     int stats;             /* STATS */
     size_t chunk;          /* CHUNK: bytes of rows in one message */
     double heartbeat;      /* HEARTBEAT: seconds between heartbeats; a peer silent for 10 of them is gone */
+    /* read by lib/interpose only */
+    char groups[16];       /* GROUPS: off, auto, complete, sparse */
+    size_t min_size;       /* MIN_SIZE: bytes of a message */
+    char rules[512];       /* RULES: parsed in interpose/rules.c */
+    char nccl_path[1024];  /* NCCL_PATH */
 };
 
 struct xp_param_info {

@@ -109,7 +109,8 @@ Test(params, rubbish_is_refused_by_name_and_value)
         {"ROW", "bf16:4.5"}, {"TIMEOUT", "0"}, {"TIMEOUT", "-1"}, {"TIMEOUT", "inf"}, {"TIMEOUT", "5 s"},
         {"SECRET", "short"}, {"ROOT", "host"}, {"ROOT", "host:"}, {"ROOT", ":1"}, {"ROOT", "host:0"}, {"ROOT", "host:65536"},
         {"LOG", "all"}, {"LOG", "2"}, {"STATS", "yes"}, {"CHUNK", "1"}, {"CHUNK", "2G"}, {"CHUNK", "1e6"}, {"CHUNK", "-4096"},
-        {"CHUNK", "99999999999999999999"}, {"HEARTBEAT", "0"}, {"HEARTBEAT", "61"}, {"CODEC", "0123456789012345678901234567890123"},
+        {"CHUNK", "99999999999999999999"}, {"HEARTBEAT", "0"}, {"HEARTBEAT", "61"}, {"GROUPS", "all"}, {"GROUPS", "complete,"},
+        {"MIN_SIZE", "0"}, {"MIN_SIZE", "-1"}, {"MIN_SIZE", "1G"}, {"CODEC", "0123456789012345678901234567890123"},
         {"NODE", "line\nbreak"},
     };
 
