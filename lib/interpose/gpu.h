@@ -1,0 +1,30 @@
+/*
+ * gpu.h - the CUDA functions of this process, found at run time
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef XP_IP_GPU_H
+#define XP_IP_GPU_H
+
+#include "lib/interpose/cuda_abi.h"
+
+#define XP_GPU_FUNCTIONS(F) \
+    F(cudaGetDevice) F(cudaSetDevice) F(cudaMalloc) F(cudaFree) F(cudaHostAlloc) F(cudaFreeHost) F(cudaMemcpyAsync) \
+    F(cudaStreamCreateWithFlags) F(cudaStreamDestroy) F(cudaStreamSynchronize) F(cudaStreamWaitEvent) F(cudaStreamIsCapturing) \
+    F(cudaEventCreateWithFlags) F(cudaEventDestroy) F(cudaEventRecord) F(cudaEventQuery) F(cudaEventSynchronize)
+
+struct xp_gpu {
+#define F(name) __typeof__(&name) name;
+    XP_GPU_FUNCTIONS(F)
+#undef F
+    /* may be NULL */
+    __typeof__(&cudaThreadExchangeStreamCaptureMode) cudaThreadExchangeStreamCaptureMode;
+    __typeof__(&cudaHostGetDevicePointer) cudaHostGetDevicePointer;
+    __typeof__(&cudaGetLastError) cudaGetLastError;
+    __typeof__(&cuStreamWaitValue32) cuStreamWaitValue32; /* NULL: the calling thread waits instead of the stream */
+};
+
+/* The functions, or NULL when this process has no CUDA runtime (looked for again the next time). */
+const struct xp_gpu *xp_gpu(void);
+
+#endif

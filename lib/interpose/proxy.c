@@ -1,0 +1,282 @@
+/*
+ * proxy.c - the thread that moves the diverted exchanges of one communicator, and the slots they wait in
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "lib/interpose/proxy.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "lib/interpose/exchange.h"
+#include "lib/interpose/options.h"
+
+#define FLAG_BYTES 64
+
+static ncclResult_t nccl_code(xp_status st)
+{
+    switch (st) {
+    case XP_ERR_TIMEOUT:
+    case XP_ERR_REMOTE:
+        return ncclRemoteError;
+    case XP_ERR_MISMATCH:
+        return ncclInvalidUsage;
+    case XP_ERR_NO_MEMORY:
+    case XP_ERR_SYSTEM:
+        return ncclSystemError;
+    default:
+        return ncclInternalError;
+    }
+}
+
+void xp_side_fail(struct xp_side *s, xp_status st, const char *text)
+{
+    if (xp_side_is(s, XP_SIDE_FAILED))
+        return;
+    snprintf(s->why, sizeof s->why, "%s", text && text[0] ? text : xp_status_string(st));
+    atomic_store(&s->error, nccl_code(st));
+    atomic_store_explicit(&s->state, XP_SIDE_FAILED, memory_order_release);
+    xp_say(XP_LOG_ERROR, "communicator %p, rank %d of %d: %s", (void *)s->handle, s->rank, s->size, s->why);
+}
+
+/* ---- the thread --------------------------------------------------------------------------------------------------- */
+
+static void close_comm(struct xp_proxy *p)
+{
+    for (int k = 0; k < XP_CLASSES; k++)
+        for (int b = 0; b < 2; b++) {
+            xp_plan_destroy(p->plan[k][b].plan);
+            p->plan[k][b].plan = NULL;
+        }
+    xp_comm_destroy(p->comm);
+    p->comm = NULL;
+}
+
+static void run_one(struct xp_proxy *p, struct xp_slot *s)
+{
+    xp_status st = p->comm ? xp_exchange_run(p, s) : XP_ERR_STATE;
+
+    if (st != XP_OK && p->comm) {
+        if (!atomic_load(&p->abort))
+            xp_side_fail(p->side, st, xp_comm_last_error(p->comm));
+        close_comm(p); /* the other ranks notice, and none waits for us */
+    }
+    atomic_store_explicit(s->flag, s->number, memory_order_release);
+}
+
+static void *proxy_main(void *arg)
+{
+    struct xp_proxy *p = arg;
+    int mode = xp_cudaStreamCaptureModeRelaxed;
+
+    p->gpu->cudaSetDevice(p->side->device);
+    if (p->gpu->cudaThreadExchangeStreamCaptureMode) /* our queries must not spoil a capture of another thread */
+        p->gpu->cudaThreadExchangeStreamCaptureMode(&mode);
+    pthread_mutex_lock(&p->lock);
+    for (;;) {
+        while (p->completed == p->issued && !p->stop)
+            pthread_cond_wait(&p->change, &p->lock);
+        if (p->completed == p->issued)
+            break;
+        struct xp_slot *s = &p->slot[p->completed % XP_SLOTS];
+        pthread_mutex_unlock(&p->lock);
+        run_one(p, s);
+        pthread_mutex_lock(&p->lock);
+        p->completed++;
+        pthread_cond_broadcast(&p->change);
+    }
+    pthread_mutex_unlock(&p->lock);
+    close_comm(p);
+    pthread_mutex_lock(&p->lock);
+    p->ended = 1;
+    pthread_cond_broadcast(&p->change);
+    pthread_mutex_unlock(&p->lock);
+    return NULL;
+}
+
+/* ---- birth -------------------------------------------------------------------------------------------------------- */
+
+static int create_slot(struct xp_proxy *p, int i)
+{
+    const struct xp_gpu *g = p->gpu;
+    struct xp_slot *s = &p->slot[i];
+    unsigned flags = xp_cudaEventDisableTiming;
+    void *flag = (char *)p->flags + (size_t)i * FLAG_BYTES, *device = flag;
+
+    s->flag = flag;
+    atomic_init(s->flag, 0);
+    if (g->cudaHostGetDevicePointer && g->cudaHostGetDevicePointer(&device, flag, 0) != xp_cudaSuccess)
+        return 0;
+    s->flag_address = (uint64_t)(uintptr_t)device;
+    s->send_rows = calloc(3 * (size_t)p->side->size, sizeof *s->send_rows);
+    if (!s->send_rows)
+        return 0;
+    s->recv_rows = s->send_rows + p->side->size;
+    s->cursor = s->recv_rows + p->side->size;
+    return g->cudaEventCreateWithFlags(&s->packed, flags) == xp_cudaSuccess &&
+           g->cudaEventCreateWithFlags(&s->done, flags) == xp_cudaSuccess;
+}
+
+static void free_slots(struct xp_proxy *p)
+{
+    const struct xp_gpu *g = p->gpu;
+    for (int i = 0; i < XP_SLOTS; i++) {
+        struct xp_slot *s = &p->slot[i];
+        if (s->packed)
+            g->cudaEventDestroy(s->packed);
+        if (s->done)
+            g->cudaEventDestroy(s->done);
+        if (s->send)
+            g->cudaFreeHost(s->send);
+        if (s->recv)
+            g->cudaFreeHost(s->recv);
+        free(s->send_rows);
+        free(s->out);
+        free(s->in);
+    }
+    if (p->flags)
+        g->cudaFreeHost(p->flags);
+}
+
+struct xp_proxy *xp_proxy_create(struct xp_side *side, xp_comm *comm)
+{
+    struct xp_proxy *p = calloc(1, sizeof *p);
+    int ok = p != NULL;
+
+    if (p) {
+        p->side = side;
+        p->gpu = xp_gpu();
+        p->comm = comm;
+        pthread_mutex_init(&p->lock, NULL);
+        pthread_cond_init(&p->change, NULL);
+        p->gathered = calloc((size_t)side->size, 64);
+        ok = p->gpu && p->gathered &&
+             p->gpu->cudaHostAlloc(&p->flags, XP_SLOTS * FLAG_BYTES, xp_cudaHostAllocPortable | xp_cudaHostAllocMapped) == xp_cudaSuccess;
+        for (int i = 0; ok && i < XP_SLOTS; i++)
+            ok = create_slot(p, i);
+        ok = ok && pthread_create(&p->thread, NULL, proxy_main, p) == 0;
+    }
+    if (ok)
+        return p;
+    xp_comm_destroy(comm);
+    if (p) {
+        if (p->gpu)
+            free_slots(p);
+        free(p->gathered);
+        free(p);
+    }
+    return NULL;
+}
+
+/* ---- for the calling thread --------------------------------------------------------------------------------------- */
+
+static int over(const struct xp_slot *s)
+{
+    uint32_t now = atomic_load_explicit(s->flag, memory_order_acquire);
+    return (int32_t)(now - s->number) >= 0;
+}
+
+void xp_proxy_wait(struct xp_proxy *p, const struct xp_slot *s)
+{
+    (void)p;
+    for (unsigned i = 0; !over(s); i++)
+        xp_exchange_idle(i);
+}
+
+struct xp_slot *xp_proxy_next(struct xp_proxy *p)
+{
+    struct xp_slot *s = &p->slot[p->issued % XP_SLOTS]; /* only the calling thread changes issued */
+
+    if (s->pending && p->gpu->cudaEventSynchronize(s->done) != xp_cudaSuccess)
+        return NULL;
+    s->pending = 0;
+    pthread_mutex_lock(&p->lock);
+    while (p->issued - p->completed >= XP_SLOTS)
+        pthread_cond_wait(&p->change, &p->lock);
+    pthread_mutex_unlock(&p->lock);
+    s->number = (uint32_t)p->issued + 1;
+    return s;
+}
+
+void xp_proxy_submit(struct xp_proxy *p, struct xp_slot *s)
+{
+    (void)s;
+    pthread_mutex_lock(&p->lock);
+    p->issued++;
+    pthread_cond_broadcast(&p->change);
+    pthread_mutex_unlock(&p->lock);
+}
+
+void xp_proxy_drain(struct xp_proxy *p)
+{
+    pthread_mutex_lock(&p->lock);
+    while (p->completed != p->issued)
+        pthread_cond_wait(&p->change, &p->lock);
+    pthread_mutex_unlock(&p->lock);
+}
+
+void xp_proxy_abort(struct xp_proxy *p)
+{
+    atomic_store(&p->abort, 1);
+    for (int i = 0; i < XP_SLOTS; i++)
+        atomic_store(p->slot[i].flag, p->slot[i].number);
+    pthread_mutex_lock(&p->lock);
+    p->stop = 1;
+    pthread_cond_broadcast(&p->change);
+    pthread_mutex_unlock(&p->lock);
+}
+
+/* Seconds that the thread gets to leave after an abort; it may be inside a call that only a deadline ends. */
+#define LEAVE_SECONDS 5
+
+static int wait_for_end(struct xp_proxy *p, int abort)
+{
+    struct timespec until;
+    int e = 0, ended;
+
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += LEAVE_SECONDS;
+    pthread_mutex_lock(&p->lock);
+    p->stop = 1;
+    pthread_cond_broadcast(&p->change);
+    while (!p->ended && e == 0)
+        e = abort ? pthread_cond_timedwait(&p->change, &p->lock, &until) : pthread_cond_wait(&p->change, &p->lock);
+    ended = p->ended;
+    pthread_mutex_unlock(&p->lock);
+    return ended;
+}
+
+/* Whether the device is through with the staging buffers. */
+static int device_is_through(struct xp_proxy *p, int abort)
+{
+    int through = 1;
+    for (int i = 0; i < XP_SLOTS; i++) {
+        struct xp_slot *s = &p->slot[i];
+        int e = !s->pending ? xp_cudaSuccess : abort ? p->gpu->cudaEventQuery(s->done) : p->gpu->cudaEventSynchronize(s->done);
+        through = through && e == xp_cudaSuccess;
+    }
+    return through;
+}
+
+int xp_proxy_destroy(struct xp_proxy *p, int abort)
+{
+    int ended;
+
+    if (abort)
+        xp_proxy_abort(p);
+    ended = wait_for_end(p, abort);
+    if (!ended) {
+        pthread_detach(p->thread); /* it ends at its deadline; what it uses stays */
+        return 0;
+    }
+    pthread_join(p->thread, NULL);
+    if (device_is_through(p, abort)) /* else the memory stays: a stream may still read it */
+        free_slots(p);
+    pthread_mutex_destroy(&p->lock);
+    pthread_cond_destroy(&p->change);
+    free(p->gathered);
+    free(p);
+    return 1;
+}
