@@ -58,10 +58,10 @@ sanitizers() {
         TSAN_OPTIONS=halt_on_error=0:second_deadlock_stack=1 \
             tested build-tsan " --suite stress --suite checkkernels" --timeout-multiplier 4 && no_reports build-tsan
 
-    CC=clang configured build-clang --werror &&
+    CC=clang configured build-clang --werror -Dcuda=disabled &&
         tested build-clang " --suite checkkernels"
 
-    configured build-small -Ducx=disabled -Dtests=disabled &&
+    configured build-small -Ducx=disabled -Dtests=disabled -Dcuda=disabled &&
         tested build-small "$suites" --timeout-multiplier 2
 }
 

@@ -1,0 +1,48 @@
+/*
+ * cuda_kernels.h - the kernels of the codecs on a GPU, as C functions that enqueue them
+ *
+ * Contracts: hash/kernels.h. What a function here writes is byte for byte what the C entry of the same name gives, row by row; pointers
+ * are to device memory unless said otherwise. Nothing waits, allocates or copies: everything goes onto the caller's stream and can be
+ * captured in a graph. Numbers that are known on the device only stay there: functions that take a count from the device are told
+ * the largest it may be.
+ *
+ * All return 0 or a cudaError_t.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef XP_CUDA_KERNELS_H
+#define XP_CUDA_KERNELS_H
+
+#include "hash/kernels.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct xp_gpu {
+    void *stream;   /* cudaStream_t */
+    unsigned sms;   /* multiprocessors: kernels that loop over rows are launched once over the whole device */
+};
+
+/* ---- rows ----
+ * in: a host struct; in->data and in->index (may be NULL) are device pointers. Rows whose bytes are a multiple of 16, at an
+ * address that is one, are read 16 bytes at a time; others value by value. */
+
+/* hash (polytope.cu). h: a host struct whose tables are device pointers (xp_cuda_hasher says how they lie).
+ * ids: [rows]. sketch: NULL or [rows][h->sketch], 16-byte aligned. */
+int xp_cuda_hash(const struct xp_gpu *g, const struct xp_hasher *h, const struct xp_rows *in, uint32_t *ids, int16_t *sketch);
+
+/* Bytes of a hasher's tables, and *device* = *host* with its tables at `memory` on the device, 16-byte aligned, where the caller copies
+ * xp_cuda_hasher_bytes(host) bytes from host->memory to. */
+size_t xp_cuda_hasher_bytes(const struct xp_hasher *host);
+void xp_cuda_hasher(const struct xp_hasher *host, void *memory, struct xp_hasher *device);
+
+/* fht_i16, fht_i32 (fht.cu); vectors 16-byte aligned where log2n >= 3. */
+int xp_cuda_fht_i16(const struct xp_gpu *g, int16_t *x, unsigned log2n, size_t nrows);
+int xp_cuda_fht_i32(const struct xp_gpu *g, int32_t *x, unsigned log2n, size_t nrows);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
