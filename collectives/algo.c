@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-static const struct xp_algo_ops *const algorithms[] = {&xp_algo_flat, &xp_algo_hier, NULL};
+static const struct xp_algo_ops *const algorithms[] = {&xp_algo_flat, &xp_algo_hier, &xp_algo_leader, NULL};
 
 const struct xp_algo_ops *const *xp_algo_list(void)
 {

@@ -59,7 +59,7 @@ struct xp_algo_ops {
     void (*destroy)(void *state);
 };
 
-extern const struct xp_algo_ops xp_algo_flat, xp_algo_hier;
+extern const struct xp_algo_ops xp_algo_flat, xp_algo_hier, xp_algo_leader;
 
 /* NULL-terminated (algo.c). */
 const struct xp_algo_ops *const *xp_algo_list(void);

@@ -21,6 +21,7 @@
 #include "collectives/cost.h"
 #include "collectives/counts.h"
 #include "collectives/pipeline.h"
+#include "collectives/round.h"
 #include "collectives/selfcopy.h"
 #include "collectives/wire.h"
 
@@ -94,19 +95,14 @@ static double hier_score(const struct xp_shape *s)
 
 /* ---- create ---------------------------------------------------------------------------------------------------------- */
 
-static size_t add_saturated(size_t a, size_t b)
-{
-    return a > SIZE_MAX - b ? SIZE_MAX : a + b;
-}
-
 /* Most rows that can pass through this rank: what its sources can send, or its node can take. */
 static size_t passing_rows(const struct hier *h)
 {
     size_t sent = 0, taken = 0;
     for (int i = 0; i < h->nsources; i++)
-        sent = add_saturated(sent, h->shape->peer_max_send[h->sources[i]]);
+        sent = xp_add_saturated(sent, h->shape->peer_max_send[h->sources[i]]);
     for (int i = 0; i < h->locals; i++)
-        taken = add_saturated(taken, h->shape->peer_max_recv[h->local[i]]);
+        taken = xp_add_saturated(taken, h->shape->peer_max_recv[h->local[i]]);
     return sent < taken ? sent : taken;
 }
 
@@ -347,62 +343,39 @@ static xp_status open_node_streams(struct hier *h)
 
 /* ---- step 3: rows -------------------------------------------------------------------------------------------------------- */
 
-struct round {
-    int encodes, decodes, done;
-    int *moved;
-};
-
-static xp_status step_send(struct xp_send_stream *s, struct round *r)
-{
-    if (!s->pipe)
-        return XP_OK;
-    xp_status st = xp_send_progress(s, &r->encodes, r->moved);
-    r->done &= xp_send_done(s);
-    return st;
-}
-
-static xp_status step_recv(struct xp_recv_stream *s, struct round *r)
-{
-    if (!s->pipe)
-        return XP_OK;
-    xp_status st = xp_recv_progress(s, &r->decodes, r->moved);
-    r->done &= xp_recv_done(s);
-    return st;
-}
-
 /* One source: what has come of its stream goes on to the local ranks. */
-static xp_status step_source(struct hier *h, int k, struct round *r)
+static xp_status step_source(struct hier *h, int k, struct xp_round *r)
 {
     struct xp_recv_stream *in = &h->node_in[k];
-    xp_status st = step_recv(in, r);
+    xp_status st = xp_round_recv(r, in);
     size_t first = 0;
     for (int i = 0; st == XP_OK && i < h->locals; i++) {
         struct xp_send_stream *fan = &h->fan_out[k * h->locals + i];
         size_t rows = h->node_in_seg[k * h->locals + i].rows, here = in->complete > first ? in->complete - first : 0;
         if (fan->pipe) {
             fan->ready = here < rows ? here : rows;
-            st = step_send(fan, r);
+            st = xp_round_send(r, fan);
         }
         first += rows;
     }
     return st;
 }
 
-static xp_status rows_round(struct hier *h, struct round *r)
+static xp_status rows_round(struct hier *h, struct xp_round *r)
 {
     const struct xp_comm *c = h->shape->comm;
     xp_status st = XP_OK;
     for (int i = 0; st == XP_OK && i < c->nodes; i++)
-        st = step_send(&h->node_out[(c->node + 1 + h->turn + i) % c->nodes], r);
+        st = xp_round_send(r, &h->node_out[(c->node + 1 + h->turn + i) % c->nodes]);
     for (int k = 0; st == XP_OK && k < h->nsources; k++)
         st = step_source(h, (h->turn + k) % h->nsources, r);
     for (int i = 0; st == XP_OK && i < c->size; i++)
-        st = step_recv(&h->fan_in[i], r);
+        st = xp_round_recv(r, &h->fan_in[i]);
     for (int i = 1; st == XP_OK && i < h->locals; i++) {
         int peer = (h->index + i) % h->locals;
-        st = step_send(&h->near_out[peer], r);
+        st = xp_round_send(r, &h->near_out[peer]);
         if (st == XP_OK)
-            st = step_recv(&h->near_in[peer], r);
+            st = xp_round_recv(r, &h->near_in[peer]);
     }
     h->turn = (h->turn + 1) % (1 << 20);
     return st;
@@ -450,7 +423,7 @@ static xp_status hier_progress(void *state, int *moved)
         if (h->phase != HIER_ROWS)
             return st;
     }
-    struct round r = {.encodes = 1, .decodes = 1, .done = copied, .moved = moved};
+    struct xp_round r = {.encodes = 1, .decodes = 1, .done = copied, .moved = moved};
     xp_status st = xp_pipe_reap(&h->pipe, moved);
     if (st == XP_OK)
         st = rows_round(h, &r);

@@ -15,6 +15,7 @@
 /* Predicted seconds of a call of average size (every rank sends half of its maximum, evenly). */
 double xp_cost_flat(const struct xp_shape *s);
 double xp_cost_hier(const struct xp_shape *s);
+double xp_cost_leader(const struct xp_shape *s);
 
 /* Whether sending `distinct` rows and a map takes noticeably fewer bytes than sending all rows. */
 int xp_cost_dedup_pays(const struct xp_shape *s, size_t rows, size_t distinct);

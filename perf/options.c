@@ -31,7 +31,7 @@ const char options_help[] =
     "  --eps E          bounded: largest relative error of a row, 0 < E < 1 (default CROSSPRESS_EPS); raw and exact lose nothing\n"
     "  --eps-ref R      min or row: what eps is relative to (default CROSSPRESS_EPS_REF)\n"
     "  --codec C        a codec of xp_info's list (default auto)\n"
-    "  --algo A         auto, flat or hier\n"
+    "  --algo A         auto, flat, hier or leader\n"
     "  --transport T    auto, shm, tcp or ucx\n"
     "  --seed S         of generated rows and random signs\n"
     "  --iters N        timed exchanges (default 10)\n"

@@ -43,7 +43,7 @@ Test(algo, list_has_names_and_texts)
         for (const struct xp_algo_ops *const *b = xp_algo_list(); b < a; b++)
             cr_assert(strcmp((*a)->name, (*b)->name) != 0);
     }
-    cr_assert_eq(n, 2);
+    cr_assert_eq(n, 3);
 }
 
 Test(algo, choice_by_name)
@@ -52,6 +52,7 @@ Test(algo, choice_by_name)
     struct xp_shape *s = shape_of(&f, 2, 2, 100, 100, 0);
     cr_assert_eq(xp_algo_choose(s, "flat"), &xp_algo_flat);
     cr_assert_eq(xp_algo_choose(s, "hier"), &xp_algo_hier);
+    cr_assert_eq(xp_algo_choose(s, "leader"), &xp_algo_leader);
     cr_assert_null(xp_algo_choose(s, "ring"));
     cr_assert_null(xp_algo_choose(s, ""));
 }
@@ -69,7 +70,7 @@ Test(algo, auto_is_hier_for_many_small_messages)
     cr_assert_eq(xp_algo_choose(shape_of(&f, 8, 8, 64, 64, 125e6), "auto"), &xp_algo_hier);
 }
 
-Test(algo, hier_declines_what_its_header_cannot_hold)
+Test(algo, hier_and_leader_decline_what_their_headers_cannot_hold)
 {
     /* A node of one rank takes in the streams of all others: the number of sources must fit a header. */
     static int node_of[600], local_index[600], node_size[600], node_ranks[600], node_start[601];
@@ -83,6 +84,7 @@ Test(algo, hier_declines_what_its_header_cannot_hold)
     }
     struct xp_shape s = {.comm = &c, .row_bytes = 1, .peer_max_send = maxima, .peer_max_recv = maxima};
     cr_assert_null(xp_algo_choose(&s, "hier"));
+    cr_assert_null(xp_algo_choose(&s, "leader"));
     cr_assert_eq(xp_algo_choose(&s, "auto"), &xp_algo_flat);
 }
 

@@ -90,9 +90,9 @@ static void disagree(const struct world *nodes, struct wrong w)
 Test(counts, mismatch_is_an_error_on_every_rank_and_leaves_the_comm_usable)
 {
     static const struct world worlds[] = {{{4}}, {{2, 2}}, {{1, 2, 1}}, {{3, 2}, 1}};
-    static const char *const algos[] = {"flat", "hier"};
+    static const char *const algos[] = {"flat", "hier", "leader"};
     for (unsigned w = 0; w < 4; w++) {
-        for (unsigned a = 0; a < 2; a++) {
+        for (unsigned a = 0; a < 3; a++) {
             disagree(&worlds[w], (struct wrong){.algo = algos[a], .from = 3, .to = 0, .sent = 17, .expected = 16, .mode = XP_MODE_RAW});
             disagree(&worlds[w], (struct wrong){.algo = algos[a], .from = 0, .to = 3, .sent = 0, .expected = 900, .mode = XP_MODE_EXACT});
             disagree(&worlds[w], (struct wrong){.algo = algos[a], .from = 1, .to = 2, .sent = 900, .expected = 0, .mode = XP_MODE_RAW});

@@ -193,19 +193,41 @@ static void one_call(const struct exchange *e, xp_comm *comm, xp_plan *plan, int
     free(got);
 }
 
+static int leads(xp_comm *comm, int rank)
+{
+    for (int i = 0; i < rank; i++)
+        if (xp_comm_node_of(comm, i) == xp_comm_node_of(comm, rank))
+            return 0;
+    return 1;
+}
+
+/* Rows for rank `to` that a rank sends over the slow hop: its own; with algorithm leader all or none of its node's. */
+static uint64_t far_rows(xp_comm *comm, const struct exchange *e, const char *algo, int rank, int to, int call)
+{
+    int ranks = xp_comm_size(comm), node = xp_comm_node_of(comm, rank), leader = strcmp(algo, "leader") == 0;
+    uint64_t rows = 0;
+    if (xp_comm_node_of(comm, to) == node || (leader && !leads(comm, rank)))
+        return 0;
+    for (int from = 0; from < ranks; from++)
+        if (from == rank || (leader && xp_comm_node_of(comm, from) == node))
+            rows += pattern_rows(e->pattern, ranks, from, to, e->rows, e->seed + (uint64_t)call);
+    return rows;
+}
+
 static void check_stats(const struct exchange *e, xp_comm *comm, xp_plan *plan, int rank, char *why)
 {
     int ranks = xp_comm_size(comm), calls = e->calls ? e->calls : 1;
     uint64_t rows = 0, far = 0;
+    xp_stats s = {.size = sizeof s};
+    xp_status st = xp_plan_stats(plan, &s);
     for (int call = 0; call < calls; call++) {
         for (int to = 0; to < ranks; to++) {
             size_t n = to == rank ? 0 : pattern_rows(e->pattern, ranks, rank, to, e->rows, e->seed + (uint64_t)call);
             rows += n;
-            far += xp_comm_node_of(comm, to) != xp_comm_node_of(comm, rank) ? n : 0;
+            far += far_rows(comm, e, s.algo, rank, to, call);
         }
     }
-    xp_stats s = {.size = sizeof s};
-    if (xp_plan_stats(plan, &s) != XP_OK)
+    if (st != XP_OK)
         snprintf(why, WORLD_TEXT, "xp_plan_stats failed");
     else if (s.calls != (uint64_t)calls || s.rows_sent != rows || s.raw_bytes != rows * e->dim * xp_dtype_size(e->dtype))
         snprintf(why, WORLD_TEXT, "stats: %llu calls, %llu rows, not %d and %llu", (unsigned long long)s.calls,

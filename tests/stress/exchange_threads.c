@@ -36,7 +36,7 @@ static double now(void)
 
 static struct exchange random_exchange(struct random *r)
 {
-    static const char *const algos[] = {"flat", "hier", NULL};
+    static const char *const algos[] = {"flat", "hier", "leader", NULL};
     xp_mode mode = XP_MODE_RAW + (xp_mode)random_below(r, 3);
     return (struct exchange){.pattern = random_below(r, PATTERNS),
                              .filling = random_below(r, FILLINGS),
@@ -45,7 +45,7 @@ static struct exchange random_exchange(struct random *r)
                              .dtype = XP_BF16 + random_below(r, mode == XP_MODE_BOUNDED ? 3 : 4),
                              .mode = mode,
                              .eps = mode == XP_MODE_BOUNDED ? 0.01 + 0.2 * random_unit(r) : 0,
-                             .algo = algos[random_below(r, 3)],
+                             .algo = algos[random_below(r, 4)],
                              .codec = mode == XP_MODE_BOUNDED && random_below(r, 2) ? "quant" : NULL,
                              .seed = random_bits(r),
                              .calls = 1 + (int)random_below(r, 4)};

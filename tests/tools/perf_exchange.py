@@ -61,8 +61,8 @@ for dtype in ('bf16', 'f16', 'f32'):
                  check=within(0.1))
 exchange('rows of 1 MiB', *two_nodes, '--rows', '8', '--dim', '524288', '--mode', 'bounded', '--eps', '0.1', check=within(0.1))
 
-# both algorithms, by name
-for algo in ('flat', 'hier'):
+# every algorithm, by name
+for algo in ('flat', 'hier', 'leader'):
     for mode in ('raw', 'exact', 'bounded'):
         exchange(f'{algo}, {mode}, clustered rows', *two_nodes, '--rows', '200', '--dim', '96', '--algo', algo, '--mode', mode, '--data', 'clustered',
                  check=lambda c, algo=algo: c['algo'] == algo)

@@ -297,7 +297,7 @@ typedef struct xp_stats {
     uint64_t calls;          /* exchanges completed */
     uint64_t bypassed;       /* of these, how many sent plain rows although a codec or deduplication was allowed */
     uint64_t rows_sent;      /* rows handed in, rows for this rank itself left out */
-    uint64_t rows_unique;    /* of these, rows that crossed a slow link after deduplication */
+    uint64_t rows_unique;    /* rows that this rank sent over a slow link, copies left out (leader: for its whole node) */
     uint64_t rows_raw;       /* coded exchanges: rows that travelled raw (missed eps, NaN, Inf) */
     uint64_t raw_bytes;      /* bytes of rows_sent in their own type */
     uint64_t wire_bytes_slow;/* bytes sent to other nodes, headers and maps included */
