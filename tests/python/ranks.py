@@ -12,6 +12,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 PACKAGE = os.path.join(os.path.dirname(os.path.dirname(HERE)), 'lib', 'python')
 TIMEOUT = 60
+KEPT = ('CROSSPRESS_LIB', 'CROSSPRESS_TRANSPORT')  # what meson.build sets
 
 
 def threads(n, body, nodes=None, **options):
@@ -50,7 +51,7 @@ def processes(n, script, *arguments, env=None, timeout=TIMEOUT):
     """python SCRIPT ARGUMENTS on n ranks. Returns [(exit code, stdout, stderr)]; code None when it ran too long."""
     port, started, ended = free_port(), [], []
     for rank in range(n):
-        full = {k: v for k, v in os.environ.items() if not k.startswith('CROSSPRESS_') or k == 'CROSSPRESS_LIB'}
+        full = {k: v for k, v in os.environ.items() if not k.startswith('CROSSPRESS_') or k in KEPT}
         full.update(CROSSPRESS_SECRET='only for this test 1234', RANK=str(rank), WORLD_SIZE=str(n), LOCAL_RANK=str(rank),
                     MASTER_ADDR='127.0.0.1', MASTER_PORT=port, OMP_NUM_THREADS='1', GLOO_SOCKET_IFNAME='lo',
                     PYTHONPATH=os.pathsep.join([PACKAGE, HERE]))
