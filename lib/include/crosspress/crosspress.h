@@ -4,6 +4,7 @@
  * This header is the manual. Contents:
  *   1 introduction and a complete example   2 version   3 status   4 rows
  *   5 settings and log   6 communicator   7 plan   8 exchange   9 requests   10 statistics
+ *   11 MoE: routing, dispatch, combine and their backward passes
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -96,7 +97,7 @@ typedef enum xp_mode {
     XP_MODE_RAW = 1,     /* the bytes, plain all-to-all */
     XP_MODE_EXACT = 2,   /* the bytes; bit-identical rows bound for one place cross the slow link once */
     XP_MODE_BOUNDED = 3, /* every row rebuilt at the receiver within eps, checked at the sender; opt-in */
-    XP_MODE_FOLDED = 4   /* LSH-MoE: centroids travel; dispatch/combine only (not in this version) */
+    XP_MODE_FOLDED = 4   /* LSH-MoE: centroids travel; dispatch and combine only; approximate, opt-in (section 11) */
 } xp_mode;
 
 /* What eps is relative to. */
@@ -217,6 +218,7 @@ XP_API const char *xp_last_error(void);
  * 7 Plan
  */
 typedef struct xp_plan xp_plan;
+typedef struct xp_moe_desc xp_moe_desc; /* section 11 */
 
 typedef struct xp_plan_desc {
     size_t size;          /* sizeof(xp_plan_desc), set by xp_plan_desc_init */
@@ -228,8 +230,9 @@ typedef struct xp_plan_desc {
     double eps;           /* bounded: 0 < eps < 1; 0 = CROSSPRESS_EPS */
     xp_eps_ref eps_ref;   /* bounded: what eps is relative to */
     const char *codec;    /* NULL or "auto": chosen by measurement; else a name of xp_info's list */
-    const char *algo;     /* NULL or "auto"; "flat", "hier" */
+    const char *algo;     /* NULL or "auto"; "flat", "hier", "leader" */
     uint64_t seed;        /* of the random signs; equal on all ranks; 0 = built-in */
+    const xp_moe_desc *moe; /* NULL: a plan for xp_alltoallv. Else a plan for xp_route (section 11); not kept */
 } xp_plan_desc;
 
 /* Fills *d with defaults. */
@@ -306,6 +309,13 @@ typedef struct xp_stats {
     double err_ref_max;      /* worst |x' - x| / (the reference of eps) */
     double seconds_total, seconds_encode, seconds_decode, seconds_wait;
     char algo[16], codec[16];/* what the last exchange used */
+    /* plans for xp_route only */
+    uint64_t hop_rows_slow, hop_rows_fast; /* rows sent to other nodes, and inside the node, by all hops of all calls */
+    uint64_t clusters;       /* folded: centroids made */
+    double rate;             /* folded: centroids (probes included) / rows, of the last dispatch */
+    double rho;              /* folded: residual energy / row energy, of the last dispatch */
+    double fold_err;         /* folded: relative error of the expert outputs, estimated from the probes; 0 = no probes yet */
+    uint64_t fold_fallbacks; /* folded: steps that went bounded because fold_err was above the limit */
 } xp_stats;
 
 /*
@@ -316,6 +326,176 @@ XP_API xp_status xp_plan_stats(const xp_plan *plan, xp_stats *out);
 
 /* Sets the figures to zero. */
 XP_API void xp_plan_stats_reset(xp_plan *plan);
+
+/* ---------------------------------------------------------------------------------------------------------
+ * 11 MoE: routing, dispatch, combine and their backward passes
+ *
+ * A plan whose description has `moe` set serves one MoE layer. Each step: xp_route once, then xp_dispatch (token rows go to the
+ * ranks of their experts), the experts, xp_combine (results come home and are summed with their gate weights); in training
+ * xp_combine_backward, the experts' backward, xp_dispatch_backward, with the same routing.
+ *
+ *     xp_moe_desc m; xp_moe_desc_init(&m);
+ *     m.experts = 16; m.max_topk = 2;
+ *     d.moe = &m; d.max_send_rows = tokens; d.max_recv_rows = most_rows_for_my_experts;
+ *     xp_plan_create(&plan, comm, &d);
+ *     xp_route_desc r; xp_route_desc_init(&r);
+ *     r.tokens = tokens; r.topk = 2; r.expert = topk_idx; r.weight = topk_weight;
+ *     xp_route(plan, &r, &routing);
+ *     xp_dispatch(plan, routing, x, rows, NULL);        // rows grouped by local expert
+ *     ... for each local expert e: run it on rows offsets[e] .. offsets[e + 1] - 1
+ *     xp_combine(plan, routing, rows_out, x, y, NULL);
+ *     xp_routing_destroy(routing);
+ *
+ * How rows travel. `flat`: one copy per (token, rank) goes directly. `hier`: one copy per (token, node) crosses the slow hop, to the
+ * rank of the same local index, which fans it out inside the node. `leader`: the same through the lowest rank of each node (HetuMoE,
+ * arXiv 2203.14685). Raw mode sends one copy per (token, expert), as plain libraries do. Rows are coded on slow hops only.
+ *
+ * Expert layout: rows grouped by local expert (ascending expert number); inside a group ascending (source rank, token). One
+ * row per (token, expert), as Megatron-Core, DeepEP and Tutel expect.
+ *
+ * Sums. y[t] = sum over slots k of weight[t][k] * E_k(x[t]), in f32, slots ascending. With XP_COMBINE_ROWS (default of raw and
+ * exact mode) every expert row comes home unchanged, so all algorithms give the same bits. With XP_COMBINE_SUM (default of
+ * bounded mode) what one node (flat: one rank) has for a token is summed in f32 there, rounded once to the row type, and crosses
+ * the slow hop as one row.
+ *
+ * Folded mode (LSH-MoE, arXiv 2411.08446). For every (rank, expert) the rows are clustered (cross-polytope buckets as seeds, refined in
+ * the sketch); centroids travel, experts see centroids only, and the home rank adds what the centroid left out:
+ *     y_k = E(c_j) + alpha * (x_k - c_j)                               equation (5) of the paper, with its alpha = 1
+ *     G_j = sum over k in j of g_k;  dx_k = alpha * g_k + (J^T G_j - alpha * G_j) / N_j          (g_k: gate weight applied)
+ * It is approximate without a bound: watch fold_err in the statistics. It also divides the experts' own work by the rate.
+ * WARNING: a mean centroid mixes later tokens into earlier ones; a causal model then learns to read the future. Use
+ * XP_CENTROID_LEADER or XP_CENTROID_SEQUENCES when training one.
+ */
+typedef enum xp_combine_sum {
+    XP_COMBINE_DEFAULT = 0, /* rows in raw and exact mode, sum in bounded mode; folded: centroids come home as they are */
+    XP_COMBINE_ROWS = 1,    /* every expert row comes home */
+    XP_COMBINE_SUM = 2      /* partial sums cross the slow hop */
+} xp_combine_sum;
+
+/* Folded mode: alpha, the weight of the residual. */
+typedef enum xp_alpha {
+    XP_ALPHA_FIT = 0,   /* default: per expert, least squares over probe rows, whose true E(x) travels */
+    XP_ALPHA_FIXED = 1  /* moe.alpha: 1 is the paper, 0 adds nothing */
+} xp_alpha;
+
+/* Folded mode: the row that stands for a cluster. */
+typedef enum xp_centroid {
+    XP_CENTROID_MEAN = 0,     /* default: the mean row */
+    XP_CENTROID_LEADER = 1,   /* the cluster's earliest row: no output depends on a later row; gradients of a cluster go to it */
+    XP_CENTROID_SEQUENCES = 2 /* mean rows, clusters hold at most one row of each sequence (route.sequence is needed) */
+} xp_centroid;
+
+struct xp_moe_desc {
+    size_t size;           /* sizeof(xp_moe_desc), set by xp_moe_desc_init */
+    int experts;           /* of the layer, all ranks together; required, 1 .. 65535 */
+    int max_topk;          /* most experts per token, 1 .. 64; required */
+    xp_combine_sum combine;/* where partial results are summed */
+    double eps_combine;    /* bounded: of the expert outputs; 0 = the plan's eps */
+    double eps_grad;       /* bounded: of the gradients, both ways; 0 = the plan's eps */
+    /* folded mode */
+    const char *preset;    /* NULL; "paper": 6 hash functions, alpha 1, no refinement, no probes */
+    double rate;           /* wanted centroids per row, 0 < rate <= 1; 0 = CROSSPRESS_RATE (0.2). The plan keeps it within 10 % */
+    xp_alpha alpha_rule;
+    double alpha;          /* for XP_ALPHA_FIXED */
+    xp_centroid centroid;
+    int hashes, width, rounds; /* cross-polytope hash: functions concatenated, their width, rotation rounds; 0 = tuned, see hash/README.md */
+    int refine;            /* Lloyd rounds in the sketch; 0 = 3; -1 = none */
+    int probes;            /* probe rows per (rank, expert) and step; 0 = 2 with XP_ALPHA_FIT, none else; -1 = none */
+    double outlier;        /* a row whose residual holds more than this part of its energy becomes its own cluster; 0 = none */
+    double error_limit;    /* fold_err above it: all ranks go bounded (plan's eps) in the same step, until it is tried again; 0 = none */
+};
+
+/* Fills *m with defaults. */
+XP_API void xp_moe_desc_init(xp_moe_desc *m);
+
+/* One step's routing: who gets which token, agreed on by all ranks; reused by dispatch, combine and both backward passes. */
+typedef struct xp_routing xp_routing;
+
+typedef struct xp_route_desc {
+    size_t size;                /* sizeof(xp_route_desc), set by xp_route_desc_init */
+    size_t tokens;              /* of this rank, at most the plan's max_send_rows; may differ between ranks, may be 0 */
+    int topk;                   /* columns of expert and weight, 0 .. max_topk; may differ between ranks */
+    const int32_t *expert;      /* [tokens][topk] expert of each slot, -1 = none; no expert twice for a token */
+    const float *weight;        /* [tokens][topk] gate weights; NULL = 1 */
+    const int32_t *expert_rank; /* [experts] rank of each expert, equal on all ranks; NULL: blocks, expert e on rank e * size / experts.
+                                 * May change from routing to routing */
+    const int32_t *sequence;    /* [tokens] sequence of each token, for XP_CENTROID_SEQUENCES; NULL = none */
+} xp_route_desc;
+
+/* Fills *r with defaults. */
+XP_API void xp_route_desc_init(xp_route_desc *r);
+
+/*
+ * Agrees on one step's routing. Collective; blocks for two exchanges of small messages.
+ * Returns XP_OK; XP_ERR_INVALID_ARG (tokens or topk above the maxima, an expert number out of range, an expert twice for one token, a
+ *   weight that is NaN or Inf, missing sequences); XP_ERR_MISMATCH (expert_rank differs between ranks: names two);
+ *   XP_ERR_STATE (a request of this plan is under way); XP_ERR_NO_MEMORY; XP_ERR_TIMEOUT; XP_ERR_REMOTE. An error of one rank's
+ *   arguments, or more rows than a rank's max_recv_rows, is an error on all ranks, which names it; the comm stays usable.
+ * Owns: the caller owns *out; nothing of d is kept. Several routings may be alive (micro-batches).
+ */
+XP_API xp_status xp_route(xp_plan *plan, const xp_route_desc *d, xp_routing **out);
+
+/* Gives the routing back to its plan; its memory is used again. Before the plan is destroyed. NULL is accepted. */
+XP_API void xp_routing_destroy(xp_routing *r);
+
+/* Rows that this rank's experts get: room needed for xp_dispatch's output. Folded mode: an upper bound before xp_dispatch has
+ * ended, the number of centroids and probes after it. */
+XP_API size_t xp_routing_rows(const xp_routing *r);
+/* Experts of this rank; their numbers, ascending [local]; where the rows of each begin [local + 1] (folded: valid after xp_dispatch
+ * has ended). Valid until the routing is destroyed. */
+XP_API int xp_routing_local_experts(const xp_routing *r);
+XP_API const int32_t *xp_routing_expert_ids(const xp_routing *r);
+XP_API const size_t *xp_routing_offsets(const xp_routing *r);
+
+/*
+ * Folded mode: the clusters of the last xp_dispatch with this routing, for tests and reports.
+ *   cluster   [tokens][topk] out: number of the slot's cluster on this rank, -1 where there is no expert.
+ *   alpha     [tokens][topk] out: weight of its residual as xp_combine used it (valid after xp_combine). May be NULL.
+ *   centroid  [clusters][dim] out: the centroids as the experts saw them, row type of the plan. May be NULL.
+ *   clusters  out: their number, probes not counted.
+ * Returns XP_OK; XP_ERR_INVALID_ARG; XP_ERR_STATE (not folded, or not dispatched).
+ */
+XP_API xp_status xp_routing_clusters(const xp_routing *r, int32_t *cluster, float *alpha, void *centroid, size_t *clusters);
+
+/*
+ * Sends token rows to the ranks of their experts. Collective over the comm.
+ *   x     [tokens][dim] this rank's rows.
+ *   rows  [xp_routing_rows][dim] out: rows in expert layout.
+ *   req   NULL: returns when done. Else a request, as in xp_alltoallv; buffers belong to it until it is complete.
+ * Returns as xp_alltoallv; XP_ERR_STATE also when the routing is of another plan.
+ * In bounded mode every row arrives within eps of x, NaN and Inf rows bit for bit; in raw and exact mode bit for bit.
+ */
+XP_API xp_status xp_dispatch(xp_plan *plan, xp_routing *routing, const void *x, void *rows, xp_request **req);
+
+/*
+ * Brings expert results home and sums them: y[t] = sum over k of weight[t][k] * result. Collective.
+ *   rows  [xp_routing_rows][dim] results in expert layout.
+ *   x     [tokens][dim] as given to xp_dispatch; folded mode needs it, other modes ignore it (may be NULL).
+ *   y     [tokens][dim] out; a token without experts gets zeros.
+ * Returns as xp_dispatch; folded mode: XP_ERR_STATE before xp_dispatch.
+ */
+XP_API xp_status xp_combine(xp_plan *plan, xp_routing *routing, const void *rows, const void *x, void *y, xp_request **req);
+
+/*
+ * Backward of xp_combine: gradients of the expert results and of the gate weights. Collective.
+ *   grad_y       [tokens][dim] dL/dy.
+ *   rows         [xp_routing_rows][dim] as given to xp_combine; NULL: no gradients of the weights. On all ranks or none.
+ *   grad_rows    [xp_routing_rows][dim] out, expert layout: weight * grad_y (folded: the sums G_j).
+ *   grad_weight  [tokens][topk] out: dL/dweight, 0 where there is no expert; NULL together with rows.
+ * Returns as xp_dispatch.
+ */
+XP_API xp_status xp_combine_backward(xp_plan *plan, xp_routing *routing, const void *grad_y, const void *rows, void *grad_rows,
+                                     float *grad_weight, xp_request **req);
+
+/*
+ * Backward of xp_dispatch: gradients of the token rows. Collective.
+ *   grad_rows  [xp_routing_rows][dim] dL/d(rows) of the experts, expert layout.
+ *   grad_y     [tokens][dim] as given to xp_combine_backward; folded mode needs it, other modes ignore it (may be NULL).
+ *   grad_x     [tokens][dim] out: the sum over the slots, weights not applied again.
+ * Returns as xp_dispatch; folded mode: XP_ERR_STATE before xp_combine_backward.
+ */
+XP_API xp_status xp_dispatch_backward(xp_plan *plan, xp_routing *routing, const void *grad_rows, const void *grad_y, void *grad_x,
+                                      xp_request **req);
 
 #ifdef __cplusplus
 }
