@@ -88,6 +88,8 @@ static xp_status check_call(struct xp_plan *p, const void *send, const size_t *s
 {
     const struct xp_shape *s = &p->shape;
     size_t sent = 0, expected = 0;
+    if (p->moe)
+        return xp_error(s->comm, XP_ERR_INVALID_ARG, "alltoallv: rank %d: a plan with moe set serves xp_route only", s->comm->rank);
     xp_status st = check_side(p, "send", send, send_rows, s->max_send_rows, &sent);
     if (st == XP_OK)
         st = check_side(p, "recv", recv, recv_rows, s->max_recv_rows, &expected);
@@ -107,7 +109,7 @@ static xp_status exchange(struct xp_plan *p, const void *send, const size_t *sen
 {
     xp_status st = check_call(p, send, send_rows, recv, recv_rows);
     if (st == XP_OK)
-        st = xp_request_start(p, send, send_rows, recv, recv_rows);
+        st = xp_request_start(p, "alltoallv", send, send_rows, recv, recv_rows);
     if (st != XP_OK)
         return st;
     if (!req)

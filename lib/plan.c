@@ -47,7 +47,7 @@ static void resolve_mode(struct record *r, const struct xp_comm *c, const xp_pla
     if (r->mode == XP_MODE_BOUNDED && d->dtype == XP_BYTE && !d->mode)
         r->mode = XP_MODE_EXACT;
     if (r->mode == XP_MODE_FOLDED)
-        refuse(r, XP_ERR_UNSUPPORTED, "folded mode needs dispatch and combine, which this version does not have");
+        refuse(r, XP_ERR_UNSUPPORTED, "folded mode is for dispatch and combine: the plan needs moe");
     else if (r->mode > XP_MODE_FOLDED)
         refuse(r, XP_ERR_INVALID_ARG, "mode %u does not exist", r->mode);
     else if (r->mode == XP_MODE_BOUNDED && d->dtype == XP_BYTE)
@@ -217,7 +217,7 @@ static xp_status create_coder(struct xp_plan *p, const struct record *r)
     return xp_coder_create(&s->coder, &d);
 }
 
-static xp_status create_request(struct xp_plan *p)
+xp_status xp_plan_create_request(struct xp_plan *p)
 {
     size_t n = (size_t)p->shape.comm->size;
     struct xp_request *r = p->request = calloc(1, sizeof *r);
@@ -275,7 +275,7 @@ static void build(struct xp_plan *p, struct xp_comm *c, const struct record *all
     p->shape.link_bytes_per_s = c->link_bytes_per_s;
     xp_status st = fill_maxima(p, all);
     if (st == XP_OK)
-        st = create_request(p);
+        st = xp_plan_create_request(p);
     if (st == XP_OK && p->shape.dedup)
         st = create_coder(p, r);
     if (st == XP_OK && !(p->algo = xp_algo_choose(&p->shape, r->algo))) {
@@ -291,7 +291,7 @@ static void build(struct xp_plan *p, struct xp_comm *c, const struct record *all
                xp_status_string(st));
 }
 
-static void release(struct xp_plan *p)
+void xp_plan_release(struct xp_plan *p)
 {
     if (p->state)
         p->algo->destroy(p->state);
@@ -320,6 +320,8 @@ static xp_status measure(struct xp_comm *c, const struct record *r)
 
 xp_status xp_plan_open(struct xp_plan **out, struct xp_comm *c, const xp_plan_desc *d)
 {
+    if (d->moe)
+        return xp_moe_plan_open(out, c, d);
     struct record mine, *all = calloc((size_t)c->size, sizeof *all);
     struct xp_plan *p = calloc(1, sizeof *p);
     xp_status st = all && p ? XP_OK : xp_error(c, XP_ERR_NO_MEMORY, "plan: out of memory");
@@ -347,7 +349,7 @@ xp_status xp_plan_open(struct xp_plan **out, struct xp_comm *c, const xp_plan_de
 fail:
     free(all);
     if (p)
-        release(p);
+        xp_plan_release(p);
     return st;
 }
 
@@ -355,5 +357,6 @@ void xp_plan_close(struct xp_plan *p)
 {
     xp_request_abandon(p->request);
     p->shape.comm->plans--;
-    release(p);
+    xp_moe_plan_close(p->moe);
+    xp_plan_release(p);
 }

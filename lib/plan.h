@@ -18,6 +18,8 @@ struct xp_request {
     int held;             /* given to the user, not freed yet */
     int active;           /* under way */
     xp_status status;     /* how it ended */
+    const char *what;     /* the operation, for texts */
+    int counted;          /* its rows go into the statistics */
     struct xp_call call;
     size_t *send_rows, *recv_rows; /* [size] copies of the caller's counts */
     double started, deadline, last_moved;
@@ -35,19 +37,30 @@ struct xp_plan {
     size_t *equal_rows; /* [size] counts of xp_alltoall */
     struct xp_request *request;
     xp_codec_stats codec_stats;
+    struct xp_moe_plans *moe; /* NULL: a plan for alltoallv. Else state is a struct xp_moe (moe_plan.c) */
 };
 
 /* plan.c. xp_plan_open is collective and reports errors of any rank on all. */
 xp_status xp_plan_open(struct xp_plan **out, struct xp_comm *c, const xp_plan_desc *d);
 void xp_plan_close(struct xp_plan *p);
 
-/* request.c: one exchange with counts that have been checked. */
-xp_status xp_request_start(struct xp_plan *p, const void *send, const size_t *send_rows, void *recv, const size_t *recv_rows);
+/* Parts of it, for moe_plan.c. */
+xp_status xp_plan_create_request(struct xp_plan *p);
+void xp_plan_release(struct xp_plan *p);
+
+/* request.c: one exchange with counts that have been checked; without counts it does not enter the statistics. `what` names the
+ * operation in texts (a string that stays). */
+xp_status xp_request_start(struct xp_plan *p, const char *what, const void *send, const size_t *send_rows, void *recv,
+                           const size_t *recv_rows);
 /* One round. XP_IN_PROGRESS or how it ended. */
 xp_status xp_request_round(struct xp_request *r);
 /* Rounds until it has ended. */
 xp_status xp_request_finish(struct xp_request *r);
 /* Gives an exchange up; one under way takes the comm with it, because its messages are half sent. */
 void xp_request_abandon(struct xp_request *r);
+
+/* moe_plan.c: a plan for xp_route, and the inner plans that it stands on. */
+xp_status xp_moe_plan_open(struct xp_plan **out, struct xp_comm *c, const xp_plan_desc *d);
+void xp_moe_plan_close(struct xp_moe_plans *m);
 
 #endif

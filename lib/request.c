@@ -13,6 +13,8 @@ static void account(struct xp_request *r, double now)
     struct xp_plan *p = r->plan;
     int me = p->shape.comm->rank;
     uint64_t rows = 0;
+    if (!r->counted)
+        return;
     for (int i = 0; i < p->shape.comm->size; i++)
         rows += i == me ? 0 : r->send_rows[i];
     p->stats.calls++;
@@ -42,7 +44,8 @@ static xp_status end(struct xp_request *r, xp_status st)
     return r->status;
 }
 
-xp_status xp_request_start(struct xp_plan *p, const void *send, const size_t *send_rows, void *recv, const size_t *recv_rows)
+xp_status xp_request_start(struct xp_plan *p, const char *what, const void *send, const size_t *send_rows, void *recv,
+                           const size_t *recv_rows)
 {
     struct xp_request *r = p->request;
     struct xp_comm *c = p->shape.comm;
@@ -50,8 +53,12 @@ xp_status xp_request_start(struct xp_plan *p, const void *send, const size_t *se
     xp_status st = xp_comm_health(c);
     if (st != XP_OK)
         return st;
-    memcpy(r->send_rows, send_rows, bytes);
-    memcpy(r->recv_rows, recv_rows, bytes);
+    r->what = what;
+    r->counted = send_rows && recv_rows;
+    if (r->counted) {
+        memcpy(r->send_rows, send_rows, bytes);
+        memcpy(r->recv_rows, recv_rows, bytes);
+    }
     r->call = (struct xp_call){
         .send = send, .send_rows = r->send_rows, .recv = recv, .recv_rows = r->recv_rows, .seq = p->calls++};
     r->active = 1;
@@ -68,7 +75,7 @@ static xp_status deadline_passed(struct xp_request *r)
     struct xp_plan *p = r->plan;
     char waiting[300] = "";
     p->algo->waiting_for(p->state, waiting, sizeof waiting);
-    return end(r, xp_error(p->shape.comm, XP_ERR_TIMEOUT, "alltoallv: rank %d waited %.3g s for %s", p->shape.comm->rank,
+    return end(r, xp_error(p->shape.comm, XP_ERR_TIMEOUT, "%s: rank %d waited %.3g s for %s", r->what, p->shape.comm->rank,
                            p->shape.comm->params.timeout, waiting[0] ? waiting : "its own messages to leave"));
 }
 
@@ -112,5 +119,5 @@ void xp_request_abandon(struct xp_request *r)
     if (!r->active)
         return;
     struct xp_comm *c = r->plan->shape.comm;
-    end(r, xp_error(c, XP_ERR_STATE, "alltoallv: rank %d destroyed a plan with an exchange under way", c->rank));
+    end(r, xp_error(c, XP_ERR_STATE, "%s: rank %d destroyed a plan with an exchange under way", r->what, c->rank));
 }

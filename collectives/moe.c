@@ -1,0 +1,343 @@
+/*
+ * moe.c - operations of a MoE layer as lists of steps, driven like an exchange (algo.h)
+ *
+ * A step is local work, or one exchange over a channel with local work before and after it.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "collectives/moe.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- creation ----------------------------------------------------------------------------------------------------- */
+
+size_t xp_moe_most_rows(const struct xp_moe_shape *shape)
+{
+    size_t most = 0;
+    for (int l = 0; l <= xp_path_hops(shape->path); l++) {
+        size_t n = xp_path_most(shape, l);
+        most = n > most ? n : most;
+    }
+    return most;
+}
+
+static int allocate(struct xp_moe *m)
+{
+    size_t n = (size_t)m->shape.comm->size, experts = (size_t)m->shape.experts, rows = m->cap_most + 1;
+    size_t bytes;
+    if (__builtin_mul_overflow(rows, m->shape.row_bytes + XP_MOE_RECORD, &bytes) || m->cap_most > UINT32_MAX - 1)
+        return -1;
+    int bad = 0;
+    bad |= !(m->maxima = malloc(2 * n * sizeof *m->maxima));
+    bad |= !(m->out = malloc(rows * m->shape.row_bytes));
+    for (int i = 0; i < 2; i++)
+        bad |= !(m->in[i] = malloc(rows * (m->shape.row_bytes > sizeof(float) ? m->shape.row_bytes : sizeof(float))));
+    bad |= !(m->records_out = malloc(rows * XP_MOE_RECORD));
+    bad |= !(m->records_in = malloc(rows * XP_MOE_RECORD));
+    bad |= !(m->dots = malloc(rows * sizeof *m->dots));
+    bad |= !(m->hello_out = malloc(n * m->hello_bytes));
+    bad |= !(m->hello_in = malloc(n * m->hello_bytes));
+    bad |= !(m->ones = malloc(n * sizeof *m->ones));
+    bad |= !(m->sort = malloc(rows * sizeof *m->sort));
+    bad |= !(m->sort2 = malloc(rows * sizeof *m->sort2));
+    bad |= !(m->bucket = malloc(((n > experts ? n : experts) + 1) * sizeof *m->bucket));
+    return bad ? -1 : 0;
+}
+
+xp_status xp_moe_create(struct xp_moe **out, const struct xp_moe_shape *shape, const struct xp_channel *channels)
+{
+    size_t n = (size_t)shape->comm->size;
+    struct xp_moe *m = calloc(1, sizeof *m);
+    if (!m)
+        return XP_ERR_NO_MEMORY;
+    m->shape = *shape;
+    m->hops = xp_path_hops(shape->path);
+    m->slow_hop = xp_path_slow_hop(shape->path);
+    m->hello_bytes = xp_moe_hello_bytes(shape->comm);
+    for (int l = 0; l <= m->hops; l++)
+        m->cap[l] = xp_path_most(shape, l);
+    m->cap_most = xp_moe_most_rows(shape);
+    if (allocate(m) != 0) {
+        xp_moe_destroy(m);
+        return XP_ERR_NO_MEMORY;
+    }
+    memcpy(m->maxima, shape->peer_max_tokens, n * sizeof *m->maxima);
+    memcpy(m->maxima + n, shape->peer_max_rows, n * sizeof *m->maxima);
+    m->shape.peer_max_tokens = m->maxima;
+    m->shape.peer_max_rows = m->maxima + n;
+    memcpy(m->channel, channels, sizeof m->channel);
+    for (size_t i = 0; i < n; i++)
+        m->ones[i] = 1;
+    *out = m;
+    return XP_OK;
+}
+
+/* Routings that the user still holds live on without a plan until they are given back. */
+static void drop_routings(struct xp_moe *m)
+{
+    for (struct xp_routing *r = m->routings, *next; r; r = next) {
+        next = r->next;
+        r->moe = NULL;
+        if (!r->used)
+            xp_routing_free(r);
+    }
+}
+
+void xp_moe_destroy(struct xp_moe *m)
+{
+    if (!m)
+        return;
+    drop_routings(m);
+    free(m->maxima);
+    free(m->out);
+    free(m->in[0]);
+    free(m->in[1]);
+    free(m->records_out);
+    free(m->records_in);
+    free(m->dots);
+    free(m->hello_out);
+    free(m->hello_in);
+    free(m->ones);
+    free(m->sort);
+    free(m->sort2);
+    free(m->bucket);
+    free(m);
+}
+
+/* ---- which steps an operation has ---------------------------------------------------------------------------------- */
+
+static void add(struct xp_moe *m, enum xp_moe_step_kind kind, int hop, enum xp_moe_channel channel)
+{
+    m->step[m->steps++] = (struct xp_moe_step){kind, hop, channel};
+}
+
+static void add_outward(struct xp_moe *m, enum xp_moe_channel channel)
+{
+    for (int h = 0; h < m->hops; h++)
+        add(m, XP_STEP_FORWARD, h, channel);
+    add(m, XP_STEP_ARRIVE, 0, channel);
+}
+
+static void add_back(struct xp_moe *m, enum xp_moe_step_kind back, enum xp_moe_step_kind home, enum xp_moe_channel channel)
+{
+    for (int h = m->hops - 1; h >= 0; h--)
+        add(m, back, h, channel);
+    add(m, home, 0, channel);
+}
+
+void xp_moe_prepare(struct xp_moe *m, const struct xp_moe_op *op)
+{
+    m->op = *op;
+    m->map = op->routing ? &op->routing->map : NULL;
+    m->steps = m->at = m->calling = 0;
+    switch (op->kind) {
+    case XP_MOE_AGREE:
+        add(m, XP_STEP_HELLO, 0, XP_CHANNEL_HELLO);
+        break;
+    case XP_MOE_RECORDS:
+        for (int h = 0; h < m->hops; h++)
+            add(m, XP_STEP_RECORDS, h, XP_CHANNEL_RECORDS);
+        break;
+    case XP_MOE_DISPATCH:
+        add_outward(m, XP_CHANNEL_DISPATCH);
+        break;
+    case XP_MOE_COMBINE:
+        add_back(m, XP_STEP_BACK, XP_STEP_HOME, XP_CHANNEL_COMBINE);
+        break;
+    case XP_MOE_COMBINE_BACKWARD:
+        add_outward(m, XP_CHANNEL_GRAD_OUT);
+        if (op->scalars)
+            add_back(m, XP_STEP_SCALARS, XP_STEP_SCALARS_HOME, XP_CHANNEL_SCALARS);
+        break;
+    case XP_MOE_DISPATCH_BACKWARD:
+        add_back(m, XP_STEP_BACK, XP_STEP_HOME, XP_CHANNEL_GRAD_BACK);
+        break;
+    }
+}
+
+/* ---- one step -------------------------------------------------------------------------------------------------------- */
+
+/* What a hop takes from is what the hop before it brought: in[hop & 1] holds what hop `hop` receives, in either direction. */
+static char *received(struct xp_moe *m, int hop)
+{
+    return m->in[hop & 1];
+}
+
+static int weighted(const struct xp_moe *m)
+{
+    return m->op.kind == XP_MOE_COMBINE;
+}
+
+static void prepare_call(struct xp_moe *m, const struct xp_moe_step *s)
+{
+    struct xp_map_hop *p = m->map ? &m->map->hop[s->hop] : NULL;
+    struct xp_call *c = &m->call;
+    const void *back = s->hop == m->hops - 1 ? m->op.in : received(m, s->hop + 1);
+    switch (s->kind) {
+    case XP_STEP_HELLO:
+        *c = (struct xp_call){m->hello_out, m->ones, m->hello_in, m->ones, 0};
+        break;
+    case XP_STEP_RECORDS:
+        if (s->hop == 0)
+            xp_map_home(m, m->op.routing);
+        xp_map_leave(m, m->map, s->hop);
+        *c = (struct xp_call){m->records_out, p->entries_to, m->records_in, p->entries_from, 0};
+        break;
+    case XP_STEP_FORWARD:
+        xp_rows_leave(m, m->map, s->hop, s->hop == 0 ? m->op.in : received(m, s->hop - 1));
+        *c = (struct xp_call){m->out, p->rows_to, received(m, s->hop), p->rows_from, 0};
+        break;
+    case XP_STEP_BACK:
+        xp_units_leave(m, m->map, s->hop, back, weighted(m));
+        *c = (struct xp_call){m->out, p->units_to, received(m, s->hop), p->units_from, 0};
+        break;
+    case XP_STEP_SCALARS:
+        xp_scalars_leave(m, m->map, s->hop,
+                         s->hop == m->hops - 1 ? m->dots : (const float *)(const void *)received(m, s->hop + 1));
+        *c = (struct xp_call){m->records_out, p->entries_from, received(m, s->hop), p->entries_to, 0};
+        break;
+    default:
+        break;
+    }
+}
+
+static void local_work(struct xp_moe *m, const struct xp_moe_step *s)
+{
+    const struct xp_moe_op *op = &m->op;
+    if (s->kind == XP_STEP_ARRIVE && op->kind == XP_MOE_COMBINE_BACKWARD)
+        xp_rows_arrive_grad(m, m->map, received(m, m->hops - 1), op->second, op->out);
+    else if (s->kind == XP_STEP_ARRIVE)
+        xp_rows_arrive(m, m->map, received(m, m->hops - 1), op->out);
+    else if (s->kind == XP_STEP_HOME)
+        xp_units_home(m, m->map, received(m, 0), weighted(m), op->out);
+    else if (s->kind == XP_STEP_SCALARS_HOME)
+        xp_scalars_home(m, op->routing, (const float *)(const void *)received(m, 0), op->grad_weight);
+}
+
+static int is_local(const struct xp_moe_step *s)
+{
+    return s->kind == XP_STEP_ARRIVE || s->kind == XP_STEP_HOME || s->kind == XP_STEP_SCALARS_HOME;
+}
+
+static int moves_rows(const struct xp_moe_step *s)
+{
+    return s->kind == XP_STEP_FORWARD || s->kind == XP_STEP_BACK;
+}
+
+static xp_status begin_call(struct xp_moe *m, const struct xp_moe_step *s)
+{
+    struct xp_channel *ch = &m->channel[s->channel];
+    prepare_call(m, s);
+    m->call.seq = ch->calls++;
+    m->calling = 1;
+    memcpy(m->codec_before, m->stats->codec, sizeof m->codec_before);
+    return ch->ops->start(ch->state, &m->call, m->stats);
+}
+
+/* An operation names the codec of a hop that was coded, and counts as bypassed when none was. */
+static void account(struct xp_moe *m, const struct xp_moe_step *s)
+{
+    const struct xp_comm *c = m->shape.comm;
+    if (!moves_rows(s) || (m->row_calls > 0 && strcmp(m->stats->codec, "raw") == 0))
+        memcpy(m->stats->codec, m->codec_before, sizeof m->codec_before);
+    if (!moves_rows(s))
+        return;
+    m->row_calls++;
+    for (int i = 0; i < c->size; i++) {
+        if (c->node_of[i] != c->node)
+            m->stats->hop_rows_slow += m->call.send_rows[i];
+        else if (i != c->rank)
+            m->stats->hop_rows_fast += m->call.send_rows[i];
+    }
+}
+
+static xp_status end_call(struct xp_moe *m, const struct xp_moe_step *s)
+{
+    m->channel[s->channel].ops->finish(m->channel[s->channel].state);
+    m->calling = 0;
+    account(m, s);
+    if (s->kind != XP_STEP_RECORDS)
+        return XP_OK;
+    xp_status st = xp_map_enter(m, m->map, s->hop);
+    if (st == XP_OK && s->hop == m->hops - 1)
+        xp_map_layout(m, m->map);
+    return st;
+}
+
+/* ---- what request.c drives --------------------------------------------------------------------------------------------- */
+
+static xp_status moe_start(void *state, const struct xp_call *call, xp_stats *stats)
+{
+    struct xp_moe *m = state;
+    m->stats = stats;
+    m->bypassed_before = stats->bypassed;
+    m->row_calls = 0;
+    return XP_OK;
+}
+
+static xp_status moe_progress(void *state, int *moved)
+{
+    struct xp_moe *m = state;
+    xp_status st = XP_OK;
+    if (m->at == m->steps)
+        return XP_OK;
+    const struct xp_moe_step *s = &m->step[m->at];
+    if (is_local(s)) {
+        local_work(m, s);
+        ++*moved;
+    } else {
+        if (!m->calling)
+            st = begin_call(m, s);
+        if (st == XP_OK)
+            st = m->channel[s->channel].ops->progress(m->channel[s->channel].state, moved);
+        if (st != XP_OK)
+            return st;
+        st = end_call(m, s);
+    }
+    if (st != XP_OK || ++m->at < m->steps)
+        return st == XP_OK ? XP_IN_PROGRESS : st;
+    m->stats->bypassed = m->bypassed_before + (m->row_calls && m->stats->bypassed - m->bypassed_before == m->row_calls);
+    return XP_OK;
+}
+
+static void moe_waiting_for(void *state, char *text, size_t size)
+{
+    static const char *const names[] = {"hello: ", "records of hop %d: ", "hop %d: ", "", "hop %d back: ", "", "weights, hop %d back: ", ""};
+    struct xp_moe *m = state;
+    text[0] = 0;
+    if (!m->calling)
+        return;
+    const struct xp_moe_step *s = &m->step[m->at];
+    char inner[280] = "", head[40];
+    m->channel[s->channel].ops->waiting_for(m->channel[s->channel].state, inner, sizeof inner);
+    snprintf(head, sizeof head, names[s->kind], s->hop + 1);
+    snprintf(text, size, "%s%s", head, inner[0] ? inner : "its own messages to leave");
+}
+
+static void moe_finish(void *state)
+{
+    struct xp_moe *m = state;
+    if (m->calling) {
+        enum xp_moe_channel ch = m->step[m->at].channel;
+        m->channel[ch].ops->finish(m->channel[ch].state);
+    }
+    m->calling = 0;
+}
+
+static void moe_destroy(void *state)
+{
+    xp_moe_destroy(state);
+}
+
+const struct xp_algo_ops xp_moe_ops = {
+    .size = sizeof(struct xp_algo_ops),
+    .name = "moe",
+    .about = "dispatch and combine over inner plans",
+    .start = moe_start,
+    .progress = moe_progress,
+    .waiting_for = moe_waiting_for,
+    .finish = moe_finish,
+    .destroy = moe_destroy,
+};

@@ -1,0 +1,199 @@
+/*
+ * moe.h - dispatch and combine: what one MoE layer keeps, how rows hop, and the map of one step
+ *
+ * Words
+ *   entry   one expert of one token: (source rank, token, slot, expert, weight)
+ *   item    a row on its way with the entries it still has to serve. Raw mode: one entry an item, as plain libraries do
+ *   level   where an entry is: level 0 is its home, level `hops` the rank of its expert
+ *   hop     an exchange that brings every item from one level to the next: one copy for each distinct next rank
+ *   unit    what a hop brings back on combine: the row of one entry, or the sum over the entries that one node has of a token
+ *
+ * A map says all of this for one step and one rank. Rows travel over inner plans ("channels"), which lib/moe_plan.c opens: plain
+ * flat exchanges that code rows between nodes and nowhere else, each with a coder of its own.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef XP_MOE_H
+#define XP_MOE_H
+
+#include "collectives/algo.h"
+
+#define XP_MOE_HOPS 3
+#define XP_MOE_RECORD 16 /* bytes of an entry in a message */
+
+enum xp_moe_path { XP_PATH_FLAT, XP_PATH_HIER, XP_PATH_LEADER };
+
+/* ---- the map of one step ------------------------------------------------------------------------------------------ */
+
+struct xp_entry {
+    uint32_t token;
+    uint16_t source, expert;
+    float weight;
+    uint32_t slot;
+};
+
+struct xp_map_level {
+    size_t entries;
+    struct xp_entry *entry;
+    uint32_t *row;  /* its row in the level's buffer of dispatch (level 0: the token) */
+    uint32_t *unit; /* combine: its row in what comes back to this level (last level: in the expert layout) */
+    uint32_t *back; /* the same when every entry comes back for itself */
+};
+
+struct xp_map_hop {
+    size_t rows_out, units_in;
+    uint32_t *gather;                  /* [rows_out] rows to send, in the buffer of the level before */
+    uint32_t *first;                   /* [units_in + 1] first entry, at the level behind, of every unit to send back */
+    size_t *rows_to, *rows_from;       /* [size] dispatch */
+    size_t *units_to, *units_from;     /* [size] combine: the way back */
+    size_t *entries_to, *entries_from; /* [size] records one way, scalars the other */
+};
+
+struct xp_map {
+    struct xp_map_level level[XP_MOE_HOPS + 1];
+    struct xp_map_hop hop[XP_MOE_HOPS];
+    int sum;             /* units of far nodes are sums */
+    size_t tokens;
+    size_t *sends, *gets; /* [size] entries from here for every rank, from every rank for here */
+    uint16_t *rank_of;    /* [experts] */
+    size_t rows;          /* of the expert layout */
+    int local_experts;
+    int32_t *expert_ids;  /* [local_experts] ascending */
+    size_t *offsets;      /* [local_experts + 1] */
+};
+
+struct xp_moe;
+
+struct xp_routing {
+    struct xp_moe *moe;       /* NULL: the plan is gone */
+    struct xp_routing *next;  /* of all routings of the plan */
+    int used;
+    struct xp_map map;
+    int topk;
+    int32_t *expert;          /* [tokens][topk] copies of the caller's arrays */
+    float *weight;
+    int32_t *sequence;
+};
+
+/* ---- one layer ------------------------------------------------------------------------------------------------------ */
+
+/* An inner plan as it is used here. */
+struct xp_channel {
+    const struct xp_shape *shape;
+    const struct xp_algo_ops *ops;
+    void *state;
+    uint32_t calls;
+};
+
+/* What rows travel on, by direction. Without a lossy coder the first serves all. */
+enum xp_moe_channel { XP_CHANNEL_DISPATCH, XP_CHANNEL_COMBINE, XP_CHANNEL_GRAD_OUT, XP_CHANNEL_GRAD_BACK, XP_CHANNEL_HELLO,
+                      XP_CHANNEL_RECORDS, XP_CHANNEL_SCALARS, XP_CHANNELS };
+
+struct xp_moe_shape {
+    struct xp_comm *comm;
+    xp_dtype dtype;
+    size_t dim, row_bytes;
+    xp_mode mode;
+    int experts, max_topk;
+    int sum;                                      /* XP_COMBINE_SUM is in force */
+    int sequences;                                /* routings must give sequences */
+    enum xp_moe_path path;
+    const size_t *peer_max_tokens, *peer_max_rows; /* [size] of every rank */
+};
+
+enum xp_moe_kind { XP_MOE_AGREE, XP_MOE_RECORDS, XP_MOE_DISPATCH, XP_MOE_COMBINE, XP_MOE_COMBINE_BACKWARD, XP_MOE_DISPATCH_BACKWARD };
+
+/* One operation. */
+struct xp_moe_op {
+    enum xp_moe_kind kind;
+    struct xp_routing *routing;
+    const void *in;     /* dispatch: x; combine: rows; combine_backward: grad_y; dispatch_backward: grad_rows */
+    const void *second; /* combine: x; combine_backward: rows or NULL; dispatch_backward: grad_y */
+    void *out;
+    float *grad_weight; /* combine_backward */
+    int scalars;        /* combine_backward: gradients of the weights are wanted, on all ranks alike */
+};
+
+enum xp_moe_step_kind { XP_STEP_HELLO, XP_STEP_RECORDS, XP_STEP_FORWARD, XP_STEP_ARRIVE, XP_STEP_BACK, XP_STEP_HOME, XP_STEP_SCALARS,
+                        XP_STEP_SCALARS_HOME };
+struct xp_moe_step {
+    enum xp_moe_step_kind kind;
+    int hop;
+    enum xp_moe_channel channel;
+};
+
+struct xp_moe {
+    struct xp_moe_shape shape;
+    int hops, slow_hop;                 /* the hop between nodes */
+    size_t cap[XP_MOE_HOPS + 1];        /* most entries at every level */
+    size_t cap_most;                    /* of these, the largest */
+    size_t *maxima;                     /* [2 size] behind shape's peer_max */
+    struct xp_channel channel[XP_CHANNELS];
+    struct xp_routing *routings;
+    xp_stats *stats;
+    /* staging */
+    char *out, *in[2];                  /* [cap_most] rows: to send; received, in turn */
+    uint8_t *records_out, *records_in;  /* [cap_most] records */
+    float *dots;                        /* [cap_most] scalars at the experts */
+    uint8_t *hello_out, *hello_in;      /* [size] hellos */
+    size_t hello_bytes;
+    size_t *ones;                       /* [size] counts of hellos */
+    uint32_t *sort, *sort2, *bucket;    /* [cap_most] twice, [max(size, experts) + 1] */
+    /* the operation under way */
+    struct xp_moe_op op;
+    struct xp_moe_step step[24];
+    int steps, at, calling;
+    struct xp_map *map;                 /* what its hops follow */
+    struct xp_call call;
+    uint64_t bypassed_before, row_calls;
+    char codec_before[16];
+};
+
+/* moe.c: the state machine. ops is the table that an outer plan drives. */
+extern const struct xp_algo_ops xp_moe_ops;
+xp_status xp_moe_create(struct xp_moe **out, const struct xp_moe_shape *shape, const struct xp_channel *channels);
+void xp_moe_destroy(struct xp_moe *m);
+/* What start() of xp_moe_ops will run. */
+void xp_moe_prepare(struct xp_moe *m, const struct xp_moe_op *op);
+/* Bytes of the hello of one rank, and most rows that a row channel must carry. Known before the channels are opened. */
+size_t xp_moe_hello_bytes(const struct xp_comm *c);
+size_t xp_moe_most_rows(const struct xp_moe_shape *shape);
+
+/* path.c: where an entry of `source` for `dest` is at a level; how many hops; the hop that crosses; the most entries at a level. */
+int xp_path_hops(enum xp_moe_path path);
+int xp_path_slow_hop(enum xp_moe_path path);
+int xp_path_at(const struct xp_comm *c, enum xp_moe_path path, int source, int dest, int level);
+size_t xp_path_most(const struct xp_moe_shape *s, int level);
+/* The path of that name, or for "auto" the one that fits; -1: unknown. */
+int xp_path_choose(const struct xp_comm *c, xp_mode mode, const char *name);
+
+/* routing.c */
+struct xp_routing *xp_routing_get(struct xp_moe *m); /* a free one, or a new one; NULL: no memory */
+void xp_routing_put(struct xp_routing *r);
+void xp_routing_free(struct xp_routing *r);
+/* The caller's arrays, checked and copied. The error is told to all ranks by the hello. */
+xp_status xp_routing_take(struct xp_routing *r, const xp_route_desc *d, char *why, size_t why_size);
+/* Writes the hellos of this rank; status and why: of its arguments. */
+void xp_hello_write(struct xp_moe *m, struct xp_routing *r, xp_status status, const char *why);
+/* What all ranks said: XP_OK, or the error that all ranks see. */
+xp_status xp_hello_verdict(struct xp_moe *m, struct xp_routing *r);
+/* The entries at home, from the routing's arrays. */
+void xp_map_home(struct xp_moe *m, struct xp_routing *r);
+/* One hop of the map: sorts entries by next rank, writes their records; reads those that came. Counts from the hellos. */
+void xp_map_leave(struct xp_moe *m, struct xp_map *map, int hop);
+xp_status xp_map_enter(struct xp_moe *m, struct xp_map *map, int hop);
+/* Expert layout, when the last hop is done. */
+void xp_map_layout(struct xp_moe *m, struct xp_map *map);
+
+/* dispatch.c: rows outward */
+void xp_rows_leave(struct xp_moe *m, const struct xp_map *map, int hop, const void *from);
+void xp_rows_arrive(struct xp_moe *m, const struct xp_map *map, const void *from, void *rows);
+void xp_rows_arrive_grad(struct xp_moe *m, const struct xp_map *map, const void *from, const void *expert_rows, void *grad_rows);
+void xp_scalars_leave(struct xp_moe *m, const struct xp_map *map, int hop, const float *from);
+void xp_scalars_home(struct xp_moe *m, const struct xp_routing *r, const float *from, float *grad_weight);
+
+/* combine.c: rows back. weighted 0: all weights are 1. */
+void xp_units_leave(struct xp_moe *m, const struct xp_map *map, int hop, const void *from, int weighted);
+void xp_units_home(struct xp_moe *m, const struct xp_map *map, const void *from, int weighted, void *y);
+
+#endif

@@ -1,0 +1,220 @@
+/*
+ * moe_api.c - the public functions of routing, dispatch, combine and their backward passes: arguments checked, then one operation
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "collectives/moe.h"
+#include "lib/plan.h"
+
+void xp_moe_desc_init(xp_moe_desc *d)
+{
+    if (!d)
+        return;
+    memset(d, 0, sizeof *d);
+    d->size = sizeof *d;
+}
+
+void xp_route_desc_init(xp_route_desc *r)
+{
+    if (!r)
+        return;
+    memset(r, 0, sizeof *r);
+    r->size = sizeof *r;
+}
+
+static int is_moe_plan(const xp_plan *p)
+{
+    return p && p->magic == XP_PLAN_MAGIC && p->moe;
+}
+
+static xp_status check_free(struct xp_plan *p, const char *what)
+{
+    struct xp_comm *c = p->shape.comm;
+    if (p->request->active)
+        return xp_error(c, XP_ERR_STATE, "%s: rank %d: an operation of this plan is under way", what, c->rank);
+    if (p->request->held)
+        return xp_error(c, XP_ERR_STATE, "%s: rank %d: the last request of this plan has not been freed", what, c->rank);
+    return XP_OK;
+}
+
+/* ---- routing ------------------------------------------------------------------------------------------------------- */
+
+static xp_status run(struct xp_plan *p, const struct xp_moe_op *op)
+{
+    xp_moe_prepare(p->state, op);
+    xp_status st = xp_request_start(p, "route", NULL, NULL, NULL, NULL);
+    return st == XP_OK ? xp_request_finish(p->request) : st;
+}
+
+/* Bad arguments are told to all ranks, so that all return alike. */
+static xp_status route(struct xp_plan *p, const xp_route_desc *d, xp_routing **out)
+{
+    struct xp_moe *m = p->state;
+    struct xp_routing *r = xp_routing_get(m);
+    char why[160] = "";
+    xp_status bad = XP_OK;
+    if (!r) {
+        bad = XP_ERR_NO_MEMORY;
+        memcpy(why, "no memory for a routing", sizeof "no memory for a routing");
+    } else if (!out || !d) {
+        bad = XP_ERR_INVALID_ARG;
+        memcpy(why, "description and out must be given", sizeof "description and out must be given");
+    } else {
+        bad = xp_routing_take(r, d, why, sizeof why);
+    }
+    xp_hello_write(m, r, bad, why);
+    xp_status st = run(p, &(struct xp_moe_op){.kind = XP_MOE_AGREE, .routing = r});
+    if (st == XP_OK)
+        st = xp_hello_verdict(m, r);
+    if (st == XP_OK)
+        st = run(p, &(struct xp_moe_op){.kind = XP_MOE_RECORDS, .routing = r});
+    if (st == XP_OK)
+        *out = r;
+    else if (r)
+        xp_routing_put(r);
+    return st;
+}
+
+xp_status xp_route(xp_plan *plan, const xp_route_desc *d, xp_routing **out)
+{
+    if (!is_moe_plan(plan))
+        return xp_error(NULL, XP_ERR_INVALID_ARG, "route: not a plan with moe set");
+    struct xp_comm *c = plan->shape.comm;
+    xp_status st = xp_comm_enter(c);
+    if (st != XP_OK)
+        return st;
+    st = check_free(plan, "route");
+    if (st == XP_OK)
+        st = route(plan, d, out);
+    xp_comm_leave(c);
+    return st;
+}
+
+void xp_routing_destroy(xp_routing *r)
+{
+    if (r)
+        xp_routing_put(r);
+}
+
+size_t xp_routing_rows(const xp_routing *r)
+{
+    return r ? r->map.rows : 0;
+}
+
+int xp_routing_local_experts(const xp_routing *r)
+{
+    return r ? r->map.local_experts : 0;
+}
+
+const int32_t *xp_routing_expert_ids(const xp_routing *r)
+{
+    return r ? r->map.expert_ids : NULL;
+}
+
+const size_t *xp_routing_offsets(const xp_routing *r)
+{
+    return r ? r->map.offsets : NULL;
+}
+
+xp_status xp_routing_clusters(const xp_routing *r, int32_t *cluster, float *alpha, void *centroid, size_t *clusters)
+{
+    if (!r || !cluster || !clusters)
+        return xp_error(NULL, XP_ERR_INVALID_ARG, "clusters: routing, cluster and clusters must be given");
+    return xp_error(NULL, XP_ERR_STATE, "clusters: the routing's plan is not in folded mode");
+}
+
+/* ---- operations ------------------------------------------------------------------------------------------------------ */
+
+static xp_status check_buffer(struct xp_comm *c, const char *what, const char *name, const void *buf, size_t rows)
+{
+    if (rows && !buf)
+        return xp_error(c, XP_ERR_INVALID_ARG, "%s: rank %d: %s is NULL, but there are %zu rows", what, c->rank, name, rows);
+    return XP_OK;
+}
+
+static int overlap(const void *a, size_t a_bytes, const void *b, size_t b_bytes)
+{
+    uintptr_t x = (uintptr_t)a, y = (uintptr_t)b;
+    return a_bytes && b_bytes && x < y + b_bytes && y < x + a_bytes;
+}
+
+/* outward: tokens in, expert rows out; else the other way round. */
+static xp_status check_operation(struct xp_plan *p, const char *what, const struct xp_moe_op *op, int outward)
+{
+    struct xp_comm *c = p->shape.comm;
+    struct xp_routing *r = op->routing;
+    if (!r)
+        return xp_error(c, XP_ERR_INVALID_ARG, "%s: rank %d: routing is NULL", what, c->rank);
+    if (r->moe != p->state)
+        return xp_error(c, XP_ERR_STATE, "%s: rank %d: the routing is of another plan", what, c->rank);
+    if (op->scalars && ((r->map.rows && !op->second) || (r->map.tokens && r->topk && !op->grad_weight)))
+        return xp_error(c, XP_ERR_INVALID_ARG, "%s: rank %d: rows and grad_weight are given together", what, c->rank);
+    size_t in = outward ? r->map.tokens : r->map.rows, out = outward ? r->map.rows : r->map.tokens, bytes = p->shape.row_bytes;
+    xp_status st = check_buffer(c, what, "the input", op->in, in);
+    if (st == XP_OK)
+        st = check_buffer(c, what, "the output", op->out, out);
+    if (st == XP_OK && overlap(op->in, in * bytes, op->out, out * bytes))
+        st = xp_error(c, XP_ERR_INVALID_ARG, "%s: rank %d: input and output overlap", what, c->rank);
+    return st == XP_OK ? check_free(p, what) : st;
+}
+
+static xp_status operate(struct xp_plan *p, const char *what, const struct xp_moe_op *op, int outward, xp_request **req)
+{
+    xp_status st = check_operation(p, what, op, outward);
+    if (st != XP_OK)
+        return st;
+    const struct xp_map *map = &op->routing->map;
+    xp_moe_prepare(p->state, op);
+    st = xp_request_start(p, what, NULL, outward ? map->sends : map->gets, NULL, outward ? map->gets : map->sends);
+    if (st != XP_OK)
+        return st;
+    if (!req)
+        return xp_request_finish(p->request);
+    p->request->held = 1;
+    *req = p->request;
+    return XP_OK;
+}
+
+static xp_status enter(xp_plan *plan, const char *what, const struct xp_moe_op *op, int outward, xp_request **req)
+{
+    if (!is_moe_plan(plan))
+        return xp_error(NULL, XP_ERR_INVALID_ARG, "%s: not a plan with moe set", what);
+    struct xp_comm *c = plan->shape.comm;
+    xp_status st = xp_comm_enter(c);
+    if (st != XP_OK)
+        return st;
+    st = operate(plan, what, op, outward, req);
+    xp_comm_leave(c);
+    return st;
+}
+
+xp_status xp_dispatch(xp_plan *plan, xp_routing *routing, const void *x, void *rows, xp_request **req)
+{
+    struct xp_moe_op op = {.kind = XP_MOE_DISPATCH, .routing = routing, .in = x, .out = rows};
+    return enter(plan, "dispatch", &op, 1, req);
+}
+
+xp_status xp_combine(xp_plan *plan, xp_routing *routing, const void *rows, const void *x, void *y, xp_request **req)
+{
+    struct xp_moe_op op = {.kind = XP_MOE_COMBINE, .routing = routing, .in = rows, .second = x, .out = y};
+    return enter(plan, "combine", &op, 0, req);
+}
+
+xp_status xp_combine_backward(xp_plan *plan, xp_routing *routing, const void *grad_y, const void *rows, void *grad_rows,
+                              float *grad_weight, xp_request **req)
+{
+    struct xp_moe_op op = {.kind = XP_MOE_COMBINE_BACKWARD, .routing = routing, .in = grad_y, .second = rows, .out = grad_rows,
+                           .grad_weight = grad_weight, .scalars = rows || grad_weight};
+    return enter(plan, "combine_backward", &op, 1, req);
+}
+
+xp_status xp_dispatch_backward(xp_plan *plan, xp_routing *routing, const void *grad_rows, const void *grad_y, void *grad_x,
+                               xp_request **req)
+{
+    struct xp_moe_op op = {.kind = XP_MOE_DISPATCH_BACKWARD, .routing = routing, .in = grad_rows, .second = grad_y, .out = grad_x};
+    return enter(plan, "dispatch_backward", &op, 0, req);
+}

@@ -1,0 +1,269 @@
+/*
+ * moe_plan.c - plans for dispatch and combine: what was asked for, agreed on, and the inner plans that carry it
+ *
+ * An outer plan has no algorithm of its own: its state is a struct xp_moe, which drives the algorithms of the inner plans. Those
+ * are ordinary flat plans, opened one after another like any plan: one for rows of every direction that has a lossy coder of its
+ * own, and three for bytes (hellos, records, scalars). Their figures are added up in the outer plan.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "collectives/moe.h"
+#include "lib/plan.h"
+
+struct xp_moe_plans {
+    struct xp_plan *inner[XP_CHANNELS]; /* NULL where a channel shares another's */
+};
+
+/* What one rank asks for, as it is compared. Unused bytes are zero. */
+struct moe_record {
+    int32_t status;
+    uint32_t id;
+    int32_t dtype, experts, max_topk, sum, path, sequences;
+    uint32_t mode;
+    uint64_t dim, max_tokens, max_rows;
+    double eps, eps_combine, eps_grad;
+    char text[160];
+};
+
+__attribute__((format(printf, 3, 4))) static void refuse(struct moe_record *r, xp_status st, const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(r->text, sizeof r->text, fmt, args);
+    va_end(args);
+    r->status = st;
+}
+
+/* ---- what this rank asks for ----------------------------------------------------------------------------------------- */
+
+static double or_else(double asked, double other)
+{
+    return asked != 0 ? asked : other;
+}
+
+static void resolve_moe(struct moe_record *r, const struct xp_comm *c, const xp_plan_desc *d)
+{
+    const xp_moe_desc *m = d->moe;
+    if (m->size != sizeof *m)
+        refuse(r, XP_ERR_INVALID_ARG, "moe was not filled by xp_moe_desc_init");
+    else if (m->experts < 1 || m->experts > 65535)
+        refuse(r, XP_ERR_INVALID_ARG, "moe.experts is %d, not in 1 .. 65535", m->experts);
+    else if (m->max_topk < 1 || m->max_topk > 64)
+        refuse(r, XP_ERR_INVALID_ARG, "moe.max_topk is %d, not in 1 .. 64", m->max_topk);
+    else if (m->combine > XP_COMBINE_SUM)
+        refuse(r, XP_ERR_INVALID_ARG, "moe.combine %d does not exist", (int)m->combine);
+    else if (d->dtype == XP_BYTE || !xp_dtype_size(d->dtype))
+        refuse(r, XP_ERR_UNSUPPORTED, "rows of a MoE layer are bf16, f16 or f32");
+    else if (d->dim < 1 || d->dim > (size_t)1 << 20)
+        refuse(r, XP_ERR_INVALID_ARG, "dim is %zu, not in 1 .. %zu", d->dim, (size_t)1 << 20);
+    else if (d->max_send_rows > UINT32_MAX / 64 || d->max_recv_rows > UINT32_MAX / 64)
+        refuse(r, XP_ERR_INVALID_ARG, "max_send_rows or max_recv_rows is above %u", UINT32_MAX / 64);
+    r->experts = m->experts;
+    r->max_topk = m->max_topk;
+    r->eps = or_else(d->eps, c->params.eps);
+    r->eps_combine = or_else(m->eps_combine, r->eps);
+    r->eps_grad = or_else(m->eps_grad, r->eps);
+}
+
+static void resolve(struct moe_record *r, const struct xp_comm *c, const xp_plan_desc *d)
+{
+    memset(r, 0, sizeof *r);
+    resolve_moe(r, c, d);
+    if (r->status != XP_OK)
+        return;
+    r->mode = d->mode ? d->mode : c->params.mode ? c->params.mode : XP_MODE_EXACT;
+    if (r->mode == XP_MODE_FOLDED)
+        refuse(r, XP_ERR_UNSUPPORTED, "folded mode is not part of this build");
+    r->sum = d->moe->combine ? d->moe->combine == XP_COMBINE_SUM : r->mode == XP_MODE_BOUNDED;
+    const char *algo = d->algo ? d->algo : c->params.algo[0] ? c->params.algo : "auto";
+    r->path = xp_path_choose(c, (xp_mode)r->mode, algo);
+    if (r->path < 0)
+        refuse(r, XP_ERR_UNSUPPORTED, "no algorithm is called \"%.40s\" (xp_info lists them)", algo);
+    r->dtype = d->dtype;
+    r->dim = d->dim;
+    r->max_tokens = d->max_send_rows;
+    r->max_rows = d->max_recv_rows;
+}
+
+/* ---- all ranks ask for the same -------------------------------------------------------------------------------------- */
+
+static xp_status same(struct xp_comm *c, int rank, const char *field, double first, double other)
+{
+    if (first == other)
+        return XP_OK;
+    return xp_error(c, XP_ERR_MISMATCH, "plan: rank 0 asks for %s %.17g, rank %d for %.17g", field, first, rank, other);
+}
+
+static xp_status compare(struct xp_comm *c, const struct moe_record *a, const struct moe_record *b, int rank)
+{
+    const struct { const char *name; double first, other; } fields[] = {
+        {"dtype", a->dtype, b->dtype},
+        {"dim", (double)a->dim, (double)b->dim},
+        {"mode", a->mode, b->mode},
+        {"algorithm", a->path, b->path},
+        {"moe.experts", a->experts, b->experts},
+        {"moe.max_topk", a->max_topk, b->max_topk},
+        {"moe.combine", a->sum, b->sum},
+        {"eps", a->eps, b->eps},
+        {"moe.eps_combine", a->eps_combine, b->eps_combine},
+        {"moe.eps_grad", a->eps_grad, b->eps_grad},
+        {"plan number", a->id, b->id},
+    };
+    xp_status st = XP_OK;
+    for (size_t i = 0; st == XP_OK && i < sizeof fields / sizeof *fields; i++)
+        st = same(c, rank, fields[i].name, fields[i].first, fields[i].other);
+    return st;
+}
+
+static xp_status agree(struct xp_comm *c, const struct moe_record *mine, struct moe_record *all)
+{
+    xp_status st = xp_comm_allgather(c, mine, all, sizeof *mine);
+    for (int k = 0; st == XP_OK && k < c->size; k++) {
+        int i = (c->rank + k) % c->size; /* the own error first: it says what to change here */
+        if (all[i].status != XP_OK)
+            st = xp_error(c, i == c->rank ? (xp_status)all[i].status : XP_ERR_REMOTE, "plan: rank %d: %.159s", i, all[i].text);
+    }
+    for (int i = 1; st == XP_OK && i < c->size; i++)
+        st = compare(c, &all[0], &all[i], i);
+    return st;
+}
+
+/* ---- inner plans --------------------------------------------------------------------------------------------------------- */
+
+/* The description of a channel's plan; 0: it shares the channel of dispatch. */
+static int describe(xp_plan_desc *in, enum xp_moe_channel ch, const xp_plan_desc *d, const struct moe_record *r,
+                    const struct xp_moe_shape *s)
+{
+    int lossy = r->mode == XP_MODE_BOUNDED;
+    if (ch < XP_CHANNEL_HELLO && ch != XP_CHANNEL_DISPATCH && !lossy)
+        return 0;
+    xp_plan_desc_init(in);
+    in->algo = "flat";
+    in->max_send_rows = in->max_recv_rows = ch == XP_CHANNEL_HELLO ? (size_t)s->comm->size : xp_moe_most_rows(s);
+    if (ch >= XP_CHANNEL_HELLO) {
+        in->dtype = XP_BYTE;
+        in->mode = XP_MODE_RAW;
+        in->dim = ch == XP_CHANNEL_HELLO ? xp_moe_hello_bytes(s->comm) : ch == XP_CHANNEL_RECORDS ? XP_MOE_RECORD : sizeof(float);
+        return 1;
+    }
+    in->dtype = d->dtype;
+    in->dim = d->dim;
+    in->mode = (xp_mode)r->mode;
+    in->eps = !lossy ? 0 : ch == XP_CHANNEL_DISPATCH ? r->eps : ch == XP_CHANNEL_COMBINE ? r->eps_combine : r->eps_grad;
+    in->eps_ref = d->eps_ref;
+    in->codec = d->codec;
+    in->seed = d->seed;
+    return 1;
+}
+
+static xp_status open_inner(struct xp_plan *p, const xp_plan_desc *d, const struct moe_record *r, const struct xp_moe_shape *s,
+                            struct xp_channel *channels)
+{
+    for (int i = 0; i < XP_CHANNELS; i++) {
+        xp_plan_desc in;
+        struct xp_plan *inner = p->moe->inner[XP_CHANNEL_DISPATCH];
+        if (describe(&in, (enum xp_moe_channel)i, d, r, s)) {
+            xp_status st = xp_plan_open(&p->moe->inner[i], s->comm, &in);
+            if (st != XP_OK)
+                return st;
+            inner = p->moe->inner[i];
+            inner->shape.codec_stats = &p->codec_stats;
+        }
+        channels[i] = (struct xp_channel){.shape = &inner->shape, .ops = inner->algo, .state = inner->state};
+    }
+    return XP_OK;
+}
+
+void xp_moe_plan_close(struct xp_moe_plans *m)
+{
+    for (int i = 0; m && i < XP_CHANNELS; i++)
+        if (m->inner[i])
+            xp_plan_close(m->inner[i]);
+    free(m);
+}
+
+/* ---- the plan ----------------------------------------------------------------------------------------------------------- */
+
+static void fill_shape(struct xp_moe_shape *s, struct xp_comm *c, const struct moe_record *r, size_t *maxima,
+                       const struct moe_record *all)
+{
+    for (int i = 0; i < c->size; i++) {
+        maxima[i] = all[i].max_tokens;
+        maxima[c->size + i] = all[i].max_rows;
+    }
+    *s = (struct xp_moe_shape){.comm = c, .dtype = (xp_dtype)r->dtype, .dim = r->dim, .mode = (xp_mode)r->mode, .experts = r->experts,
+                               .max_topk = r->max_topk, .sum = r->sum, .sequences = r->sequences, .path = (enum xp_moe_path)r->path,
+                               .peer_max_tokens = maxima, .peer_max_rows = maxima + c->size};
+    s->row_bytes = r->dim * xp_dtype_size(s->dtype);
+}
+
+/* Everything of this rank; the outcome is then agreed on. */
+static void build(struct xp_plan *p, const struct xp_moe_shape *s, const struct xp_channel *channels, struct moe_record *mine)
+{
+    static const char *const names[] = {"flat", "hier", "leader"};
+    p->shape.comm = s->comm;
+    p->shape.id = mine->id;
+    p->shape.dtype = s->dtype;
+    p->shape.dim = s->dim;
+    p->shape.row_bytes = s->row_bytes;
+    p->shape.mode = s->mode;
+    p->codec_stats.size = sizeof p->codec_stats;
+    p->algo = &xp_moe_ops;
+    xp_status st = xp_plan_create_request(p);
+    if (st == XP_OK)
+        st = xp_moe_create((struct xp_moe **)&p->state, s, channels);
+    if (st != XP_OK)
+        refuse(mine, st, "setting up %zu tokens and %zu rows: %s", (size_t)mine->max_tokens, (size_t)mine->max_rows, xp_status_string(st));
+    snprintf(p->stats.algo, sizeof p->stats.algo, "%s", names[s->path]);
+}
+
+/* Frees what opening made, in the reverse order. */
+static void undo(struct xp_plan *p)
+{
+    struct xp_moe_plans *inner = p->moe;
+    xp_plan_release(p);
+    xp_moe_plan_close(inner);
+}
+
+xp_status xp_moe_plan_open(struct xp_plan **out, struct xp_comm *c, const xp_plan_desc *d)
+{
+    struct moe_record mine, *all = calloc((size_t)c->size, sizeof *all);
+    size_t *maxima = calloc(2 * (size_t)c->size, sizeof *maxima);
+    struct xp_plan *p = calloc(1, sizeof *p);
+    struct xp_channel channels[XP_CHANNELS];
+    struct xp_moe_shape shape;
+    if (p)
+        p->moe = calloc(1, sizeof *p->moe);
+    xp_status st = all && maxima && p && p->moe ? XP_OK : xp_error(c, XP_ERR_NO_MEMORY, "plan: out of memory");
+    if (st == XP_OK) {
+        resolve(&mine, c, d);
+        mine.id = c->next_plan++;
+        st = agree(c, &mine, all);
+    }
+    if (st == XP_OK) {
+        fill_shape(&shape, c, &mine, maxima, all);
+        st = open_inner(p, d, &mine, &shape, channels);
+    }
+    if (st == XP_OK) {
+        build(p, &shape, channels, &mine);
+        st = agree(c, &mine, all);
+    }
+    free(all);
+    free(maxima);
+    if (st != XP_OK) {
+        if (p)
+            undo(p);
+        return st;
+    }
+    p->magic = XP_PLAN_MAGIC;
+    c->plans++;
+    xp_log(c, XP_LOG_INFO, "plan %u: MoE layer of %d experts, mode %d, algorithm %s, %s come home", mine.id, mine.experts, (int)mine.mode,
+           p->stats.algo, mine.sum ? "sums" : "rows");
+    *out = p;
+    return XP_OK;
+}
