@@ -17,7 +17,7 @@ import sys
 
 ROOT, LIBRARY, COMPILERS = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 PUBLIC = sorted((ROOT / "lib/include/crosspress").glob("*.h"))
-REACH_UP = {"api.c", "plan.c", "plan.h", "request.c", "codec_api.c"}
+REACH_UP = {"api.c", "plan.c", "plan.h", "request.c", "codec_api.c", "moe_api.c", "moe_plan.c"}
 ALLOWED = {  # folder -> prefixes of what its files may include besides the public headers and config.h
     "hash": ("hash/",),
     "lib/transport": ("lib/transport/",),
