@@ -345,9 +345,6 @@ API int cudaStreamIsCapturing(cudaStream_t handle, int *status)
     return xp_cuemu_fail(error);
 }
 
-/* The signature of 13. The dependencies are not given out. */
-API int cudaStreamGetCaptureInfo(cudaStream_t handle, int *status, unsigned long long *id, cudaGraph_t *graph,
-                                 const void **dependencies, const void **edges, size_t *ndependencies);
 API int cudaStreamGetCaptureInfo(cudaStream_t handle, int *status, unsigned long long *id, cudaGraph_t *graph,
                                  const void **dependencies, const void **edges, size_t *ndependencies)
 {

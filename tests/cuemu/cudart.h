@@ -67,6 +67,9 @@ int cudaEventElapsedTime(float *ms, cudaEvent_t start, cudaEvent_t end);
 
 int cudaStreamBeginCapture(cudaStream_t stream, int mode);
 int cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph);
+/* As in 13; the double does not give out dependencies and edges. */
+int cudaStreamGetCaptureInfo(cudaStream_t stream, int *status, unsigned long long *id, cudaGraph_t *graph,
+                             const void **dependencies, const void **edges, size_t *ndependencies);
 int cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long flags);
 int cudaGraphInstantiateWithFlags(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long flags);
 int cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
