@@ -37,6 +37,17 @@ int xp_cuda_hash(const struct xp_gpu *g, const struct xp_hasher *h, const struct
 size_t xp_cuda_hasher_bytes(const struct xp_hasher *host);
 void xp_cuda_hasher(const struct xp_hasher *host, void *memory, struct xp_hasher *device);
 
+/* xp_clusters_group of cluster.h (cluster.cu), for up to XP_CUDA_GROUP_ROWS rows, in one cooperative launch: of [rows], start [rows + 1],
+ * order [rows], count [1]. scratch: xp_cuda_group_scratch(rows) bytes whose first word is 0, and is 0 again afterwards. */
+#define XP_CUDA_GROUP_ROWS 65536
+size_t xp_cuda_group_scratch(size_t rows);
+int xp_cuda_group(const struct xp_gpu *g, const uint32_t *ids, size_t rows, void *scratch, uint32_t *of, uint32_t *start, uint32_t *order,
+                  uint32_t *count);
+
+/* centroid (centroid.cu). count: the number of clusters on the device, at most `most`; NULL: `most` of them. out: [most][dim]. */
+int xp_cuda_centroid(const struct xp_gpu *g, const struct xp_rows *in, const uint32_t *order, const uint32_t *start, const uint32_t *count,
+                     uint32_t most, float *out);
+
 /* fht_i16, fht_i32 (fht.cu); vectors 16-byte aligned where log2n >= 3. */
 int xp_cuda_fht_i16(const struct xp_gpu *g, int16_t *x, unsigned log2n, size_t nrows);
 int xp_cuda_fht_i32(const struct xp_gpu *g, int32_t *x, unsigned log2n, size_t nrows);

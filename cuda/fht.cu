@@ -28,7 +28,7 @@ template <class T> static __device__ __forceinline__ void move(T *to, const T *f
 }
 
 /* U: the unsigned type of the same width; sums wrap. */
-template <class U> __global__ void __launch_bounds__(THREADS) fht_kernel(U *x, unsigned log2n, size_t nrows)
+template <class U> __global__ void __launch_bounds__(THREADS, 4) fht_kernel(U *x, unsigned log2n, size_t nrows)
 {
     XP_DYNAMIC_SHARED(memory);
     U *v = reinterpret_cast<U *>(memory);

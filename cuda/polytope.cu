@@ -284,7 +284,7 @@ static __device__ __forceinline__ void copy_table(void *to, const void *from, si
 }
 
 template <class T, unsigned N, bool WIDE>
-__global__ void __launch_bounds__(WARPS * 32) hash_kernel(Hasher h, xp_dev_rows in, unsigned chunk, uint32_t *__restrict__ ids, int16_t *__restrict__ sketch)
+__global__ void __launch_bounds__(WARPS * 32, 2) hash_kernel(Hasher h, xp_dev_rows in, unsigned chunk, uint32_t *__restrict__ ids, int16_t *__restrict__ sketch)
 {
     typedef Layout<N> L;
     XP_DYNAMIC_SHARED(memory);

@@ -3,7 +3,8 @@
  *
  * Rules for .cu files: shared memory only through XP_SHARED and XP_DYNAMIC_SHARED, launches only through xp_launch, no inline PTX, no
  * approximate arithmetic; every f32 operation whose bits matter is written as __fadd_rn and so on (nothing is contracted anyway,
- * -fmad=false, but the reader shall see it).
+ * -fmad=false, but the reader shall see it). Kernels name the blocks that a multiprocessor must hold (__launch_bounds__): without it
+ * ptxas aims for more than fit and spills.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -7,7 +7,6 @@
 #include "emu.h"
 
 #include <cstdio>
-#include <cstring>
 
 int device_open(struct xp_gpu *g)
 {
@@ -81,5 +80,5 @@ double device_time(const struct xp_gpu *, void (*run)(void *), void *arg)
 
 void device_copy(const struct xp_gpu *, void *to, const void *from, size_t bytes)
 {
-    memcpy(to, from, bytes);
+    cuemu::upload(to, from, bytes);
 }

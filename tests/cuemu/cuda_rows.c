@@ -1,0 +1,219 @@
+/*
+ * cuda_rows.c - checkcuda: clusters and their centroids
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "checkcuda.h"
+#include "hash/cluster.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const xp_dtype types[] = {XP_BF16, XP_F16, XP_F32};
+
+/* ---- group ---- */
+
+static void random_ids(struct check *c, uint32_t *ids, size_t rows)
+{
+    const size_t kinds = 1 + check_below(c, rows + 1), step = check_below(c, 2) ? 1 : 0x9E3779B1;
+
+    for (size_t r = 0; r < rows; r++)
+        ids[r] = check_below(c, 20) ? (uint32_t)(check_below(c, kinds) * step) : XP_HASH_NONE;
+}
+
+static void compare_group_rows(struct check *c, const struct xp_gpu *g, size_t rows)
+{
+    const size_t words = rows * 4, scratch_bytes = xp_cuda_group_scratch(rows);
+    uint32_t *ids = malloc(words + 4);
+    struct xp_clusters want;
+
+    if (xp_clusters_init(&want, rows, 0))
+        exit(2);
+    random_ids(c, ids, rows);
+    xp_clusters_group(&want, ids, rows);
+
+    static const uint32_t zero[64];
+    char *scratch = device_upload(NULL, scratch_bytes);
+    void *head = device_upload(zero, sizeof(zero));
+    device_copy(g, scratch, head, sizeof(zero));
+    void *dev_ids = device_upload(ids, words), *of = device_upload(NULL, words), *order = device_upload(NULL, words);
+    void *start = device_upload(NULL, words + 4), *count = device_upload(NULL, 4);
+    for (int twice = 0; twice < 2; twice++) { /* the scratch can be used again as it is */
+        check_launched(c, xp_cuda_group(g, dev_ids, rows, scratch, of, start, order, count), "group");
+        const uint32_t clusters = (uint32_t)want.count;
+        check_device(c, &clusters, count, 4, 0, "number of clusters of %zu rows", rows);
+        check_device(c, want.of, of, words, 0, "clusters of %zu rows", rows);
+        check_device(c, want.order, order, words, 0, "order of %zu rows", rows);
+        check_device(c, want.start, start, 4 * (want.count + 1), 0, "starts of %zu clusters of %zu rows", want.count, rows);
+    }
+    device_free(scratch);
+    device_free(head);
+    device_free(dev_ids);
+    device_free(of);
+    device_free(order);
+    device_free(start);
+    device_free(count);
+    free(ids);
+    xp_clusters_fini(&want);
+}
+
+static void compare_group(struct check *c, const struct xp_gpu *g, const struct xp_kernels *plain)
+{
+    static const size_t edges[] = {0, 1, 31, 33, 1023, 1024, 1025, 2049};
+
+    (void)plain;
+    compare_group_rows(c, g, check_below(c, 3) ? check_below(c, 1500) : edges[check_below(c, sizeof(edges) / sizeof(edges[0]))]);
+}
+
+/* The largest there is. */
+static void compare_group_large(struct check *c, const struct xp_gpu *g, const struct xp_kernels *plain)
+{
+    (void)plain;
+    if (c->compared == 0)
+        compare_group_rows(c, g, XP_CUDA_GROUP_ROWS);
+}
+
+struct group_bench {
+    const struct xp_gpu *g;
+    size_t rows;
+    void *ids, *scratch, *of, *start, *order, *count;
+};
+
+static void run_group(void *arg)
+{
+    const struct group_bench *b = arg;
+
+    xp_cuda_group(b->g, b->ids, b->rows, b->scratch, b->of, b->start, b->order, b->count);
+}
+
+static void bench_group(struct check *c, const struct xp_gpu *g)
+{
+    for (size_t rows = 4096; rows <= XP_CUDA_GROUP_ROWS; rows *= 4) {
+        uint32_t *ids = malloc(rows * 4), *zero = calloc(xp_cuda_group_scratch(rows), 1);
+        char shape[64];
+
+        random_ids(c, ids, rows);
+        struct group_bench b = {g, rows, device_upload(ids, rows * 4), device_upload(zero, xp_cuda_group_scratch(rows)), device_upload(NULL, rows * 4),
+                                device_upload(NULL, rows * 4 + 4), device_upload(NULL, rows * 4), device_upload(NULL, 4)};
+        snprintf(shape, sizeof(shape), "%zu ids", rows);
+        cuda_bench_line(c, g, shape, rows * 12, run_group, &b);
+        void *all[] = {b.ids, b.scratch, b.of, b.start, b.order, b.count};
+        for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+            device_free(all[i]);
+        free(ids);
+        free(zero);
+    }
+}
+
+/* ---- centroid ---- */
+
+/* Sizes of clusters that add up to rows, some of them 0. */
+static size_t random_starts(struct check *c, uint32_t *start, size_t rows)
+{
+    size_t K = 0;
+
+    start[0] = 0;
+    while (start[K] < rows || check_below(c, 3) == 0) {
+        const size_t left = rows - start[K], size = check_below(c, 5) ? check_below(c, 6) : check_below(c, rows + 1);
+        start[K + 1] = start[K] + (uint32_t)(size < left ? size : left);
+        K++;
+    }
+    return K;
+}
+
+static void compare_centroid_rows(struct check *c, const struct xp_gpu *g, const struct xp_kernels *plain, xp_dtype t, size_t dim, size_t rows)
+{
+    const size_t stored = rows + 2, shift = check_below(c, 4) ? 0 : xp_dtype_size(t), bytes = stored * dim * xp_dtype_size(t);
+    uint32_t *start = malloc((8 * rows + 64) * 4), *order = malloc((rows + 1) * 4), *index = malloc((stored + 1) * 4);
+    char *data = check_rows(c, t, stored + 1, dim);
+    struct xp_rows in = {.data = data + shift, .rows = stored, .dim = dim, .dtype = t, .index = check_below(c, 2) ? index : NULL};
+    const uint32_t K = (uint32_t)random_starts(c, start, rows);
+    float *want = calloc(K * dim + 1, sizeof(*want));
+
+    for (size_t r = 0; r < rows; r++)
+        order[r] = (uint32_t)check_below(c, stored);
+    for (size_t r = 0; r < stored; r++)
+        index[r] = (uint32_t)check_below(c, stored);
+    plain->centroid(&in, order, start, K, want);
+
+    char *dev = device_upload(data, bytes + shift);
+    void *dev_index = device_upload(index, stored * 4), *dev_order = device_upload(order, rows * 4), *dev_start = device_upload(start, (K + 1) * 4);
+    void *count = device_upload(&K, 4), *out = device_upload(NULL, K * dim * 4);
+    in.data = dev + shift;
+    in.index = in.index ? dev_index : NULL;
+    const int known = check_below(c, 2) > 0;
+    check_launched(c, xp_cuda_centroid(g, &in, dev_order, dev_start, known ? NULL : count, known ? K : K + 3, out), "centroid");
+    check_device(c, want, out, K * dim * 4, 1, "%u centroids of %zu %s rows of %zu, shift %zu", K, rows, check_dtype_name(t), dim, shift);
+    device_free(dev);
+    device_free(dev_index);
+    device_free(dev_order);
+    device_free(dev_start);
+    device_free(count);
+    device_free(out);
+    free(start);
+    free(order);
+    free(index);
+    free(data);
+    free(want);
+}
+
+static void compare_centroid(struct check *c, const struct xp_gpu *g, const struct xp_kernels *plain)
+{
+    compare_centroid_rows(c, g, plain, types[check_below(c, 3)], check_dim(c), check_below(c, 40));
+    compare_centroid_rows(c, g, plain, types[check_below(c, 3)], check_dim(c), check_below(c, 10));
+    if (check_below(c, 10) == 0)
+        compare_centroid_rows(c, g, plain, types[check_below(c, 3)], check_below(c, 2) ? 4096 : 7168, 6);
+    if (check_below(c, 20) == 0)
+        compare_centroid_rows(c, g, plain, XP_BF16, 8, 4200); /* more than one run */
+}
+
+struct centroid_bench {
+    const struct xp_gpu *g;
+    struct xp_rows in;
+    void *order, *start, *out;
+    uint32_t K;
+};
+
+static void run_centroid(void *arg)
+{
+    const struct centroid_bench *b = arg;
+
+    xp_cuda_centroid(b->g, &b->in, b->order, b->start, NULL, b->K, b->out);
+}
+
+static void bench_centroid(struct check *c, const struct xp_gpu *g)
+{
+    static const size_t dims[] = {1024, 4096, 7168};
+
+    for (size_t d = 0; d < sizeof(dims) / sizeof(dims[0]); d++) {
+        const size_t dim = dims[d], rows = ((size_t)1 << 28) / dim, each = 5, K = rows / each;
+        uint32_t *order = malloc(rows * 4), *start = malloc((K + 1) * 4);
+        char *data = calloc(rows * dim, 2), shape[64];
+
+        for (size_t r = 0; r < rows; r++)
+            order[r] = (uint32_t)(r * 7919 % rows);
+        for (size_t k = 0; k <= K; k++)
+            start[k] = (uint32_t)(k * each);
+        for (size_t i = 0; i < rows * dim; i++)
+            ((uint16_t *)(void *)data)[i] = (uint16_t)(0x3f80 + i * 2654435761u % 128);
+        struct centroid_bench b = {g, {.data = device_upload(data, rows * dim * 2), .rows = rows, .dim = dim, .dtype = XP_BF16},
+                                   device_upload(order, rows * 4), device_upload(start, (K + 1) * 4), device_upload(NULL, K * dim * 4), (uint32_t)K};
+        snprintf(shape, sizeof(shape), "%zu of 5 rows of %zu bf16", K, dim);
+        cuda_bench_line(c, g, shape, K * each * (dim * 2 + 4) + K * dim * 4, run_centroid, &b);
+        device_free((void *)(uintptr_t)b.in.data);
+        device_free(b.order);
+        device_free(b.start);
+        device_free(b.out);
+        free(order);
+        free(start);
+        free(data);
+    }
+}
+
+const struct cuda_case cuda_rows_cases[] = {
+    {"group", compare_group, bench_group},
+    {"group_large", compare_group_large, NULL},
+    {"centroid", compare_centroid, bench_centroid},
+    {NULL, NULL, NULL},
+};
