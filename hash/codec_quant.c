@@ -78,7 +78,7 @@ static int mean_pays(struct xp_coder *c, const struct xp_rows *in, const uint32_
 
 /* ---- encode ---------------------------------------------------------------------------------------------------- */
 
-static xp_status encode_rows(struct xp_coder *c, const struct xp_rows *in, const struct xp_row_plan *p, const float *base,
+static xp_status encode_rows(struct xp_coder *c, const struct xp_rows *in, struct xp_row_plan *p, const float *base,
                              uint8_t *out, size_t cap, size_t *len, xp_codec_stats *st)
 {
     uint8_t *formats = out;

@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-static const char *const isa_names[] = {"c", "avx2", "avx512"};
+static const char *const isa_names[] = {"c", "avx2", "avx512", "avx512bf16"};
 
 #if XP_ARCH_X86_64
 #include <cpuid.h>
@@ -44,7 +44,9 @@ enum xp_isa xp_cpu_isa(void)
         return XP_ISA_C;
     if (!has_all(b, leaf7_avx512) || !has_all(xcr0, XCR0_ZMM))
         return XP_ISA_AVX2;
-    return XP_ISA_AVX512;
+    if (!has_all(c, bit_AVX512VNNI) || !__get_cpuid_count(7, 1, &a, &b, &c, &d) || !has_all(a, bit_AVX512BF16))
+        return XP_ISA_AVX512;
+    return XP_ISA_AVX512BF16;
 }
 #else
 enum xp_isa xp_cpu_isa(void)
@@ -64,7 +66,7 @@ int xp_isa_parse(const char *text)
 
     if (!text || !strcmp(text, "auto"))
         return best;
-    for (int i = XP_ISA_C; i <= XP_ISA_AVX512; i++)
+    for (int i = XP_ISA_C; i <= XP_ISA_BEST; i++)
         if (!strcmp(text, isa_names[i]))
             return i <= (int)best ? i : -2;
     return -1;

@@ -21,6 +21,7 @@ static void fill_c(struct xp_kernels *k)
     k->quantise = xp_quantise_c;
     k->dequantise = xp_dequantise_c;
     k->deviation = xp_deviation_c;
+    k->code = xp_code_c;
     k->reorder = xp_reorder_c;
     k->vector_dot = xp_vector_dot_c;
     k->vector_add = xp_vector_add_c;
@@ -56,6 +57,7 @@ static void fill_avx2(struct xp_kernels *k)
     k->quantise = xp_quantise_avx2;
     k->dequantise = xp_dequantise_avx2;
     k->deviation = xp_deviation_avx2;
+    k->code = xp_code_avx2;
 }
 
 static void fill_avx512(struct xp_kernels *k)
@@ -73,6 +75,7 @@ static void fill_avx512(struct xp_kernels *k)
     k->quantise = xp_quantise_avx512;
     k->dequantise = xp_dequantise_avx512;
     k->deviation = xp_deviation_avx512;
+    k->code = xp_code_avx512;
     k->reorder = xp_reorder_avx512;
     k->vector_dot = xp_vector_dot_avx512;
     k->vector_add = xp_vector_add_avx512;
@@ -83,12 +86,21 @@ static void fill_avx512(struct xp_kernels *k)
     k->rans_encode = xp_rans_encode_avx512;
     k->rans_decode = xp_rans_decode_avx512;
 }
+
+static void fill_avx512bf16(struct xp_kernels *k)
+{
+    k->code = xp_code_avx512bf16;
+}
 #else
 static void fill_avx2(struct xp_kernels *k)
 {
 }
 
 static void fill_avx512(struct xp_kernels *k)
+{
+}
+
+static void fill_avx512bf16(struct xp_kernels *k)
 {
 }
 #endif
@@ -104,4 +116,6 @@ void xp_kernels_init(struct xp_kernels *k, enum xp_isa max)
         fill_avx2(k);
     if (isa >= XP_ISA_AVX512)
         fill_avx512(k);
+    if (isa >= XP_ISA_AVX512BF16)
+        fill_avx512bf16(k);
 }

@@ -188,10 +188,27 @@ typedef void (*xp_rans_decode_fn)(struct xp_rans_stream *s, size_t count, size_t
 typedef float (*xp_deviation_fn)(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t,
                                  const void *row, void *scratch);
 
+/* What code is given beside the format. */
+struct xp_code_row {
+    const void *row;
+    xp_dtype type;
+    const float *base; /* NULL: none */
+    const void *ahead; /* the row that will be coded next, which may be fetched; NULL: none */
+    float *residual;   /* room for what residual_sums writes, */
+    void *scratch;     /* and for a row of this type: both may be written */
+};
+
+/*
+ * code: residual_sums, quantise and deviation of one row: sums[0] and [1] as of residual_sums, row - base in format f at out, and
+ * sums[2] its deviation. A row with values that are not finite is accepted; then only that sums[0] or [1] is not finite means
+ * anything. Exact.
+ */
+typedef void (*xp_code_fn)(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_code_row *r, uint8_t *out, float sums[3]);
+
 /* ---- the table ---------------------------------------------------------------------------------------------------- */
 struct xp_kernels {
     size_t size;
-    const char *isa; /* "c", "avx2", "avx512": the highest variant in it */
+    const char *isa; /* "c", "avx2", "avx512", "avx512bf16": the highest variant in it */
     xp_energy_fn energy;
     xp_distance_fn distance;
     xp_residual_fn residual;
@@ -205,6 +222,7 @@ struct xp_kernels {
     xp_quantise_fn quantise;
     xp_dequantise_fn dequantise;
     xp_deviation_fn deviation;
+    xp_code_fn code;
     xp_reorder_fn reorder;
     xp_vector_dot_fn vector_dot;
     xp_vector_add_fn vector_add;
@@ -216,7 +234,8 @@ struct xp_kernels {
     xp_rans_decode_fn rans_decode;
 };
 
-enum xp_isa { XP_ISA_C = 0, XP_ISA_AVX2 = 1, XP_ISA_AVX512 = 2 };
+/* avx512: F, BW, VL and DQ; avx512bf16: BF16 and VNNI, too. */
+enum xp_isa { XP_ISA_C = 0, XP_ISA_AVX2 = 1, XP_ISA_AVX512 = 2, XP_ISA_AVX512BF16 = 3, XP_ISA_BEST = XP_ISA_AVX512BF16 };
 
 /* Highest isa of this CPU (cpu.c). */
 enum xp_isa xp_cpu_isa(void);
@@ -224,7 +243,7 @@ enum xp_isa xp_cpu_isa(void);
 /* Fills k: C entries, then those of every isa up to min(max, this CPU's). */
 void xp_kernels_init(struct xp_kernels *k, enum xp_isa max);
 
-/* Parses "c", "avx2", "avx512" (NULL or "auto": the CPU's best). Returns -1 when unknown, -2 when this CPU lacks it. */
+/* Parses "c", "avx2", "avx512", "avx512bf16" (NULL or "auto": the CPU's best). Returns -1 when unknown, -2 when this CPU lacks it. */
 int xp_isa_parse(const char *text);
 const char *xp_isa_name(enum xp_isa isa);
 

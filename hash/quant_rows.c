@@ -2,7 +2,9 @@
  * quant_rows.c - one row, coded in the fewest bytes that keep the promise of bounded mode
  *
  * The error of a block-rotated quantiser hardly depends on the row: it is a constant of the format times the energy of the
- * residual. So the format is predicted, coded, decoded and measured, and one step in either direction corrects the rest.
+ * residual. So the format is predicted, coded, decoded and measured, and one step in either direction corrects the rest. What is
+ * predicted from are the row's sums, which take a walk over the row as coding does: both are done in one (kernel code), in the
+ * format where the search for the row before began, and what came out is used where that search begins there again.
  *
  * The promise is |x' - x| <= eps * ref in exact arithmetic. Here both sides are f32 sums of squares: sums of n terms of one sign,
  * each term within 3 rounding errors, added in 32 partials, are within (n / 32 + 9) * 2^-24 of the truth (relatively; less than
@@ -41,6 +43,7 @@ void xp_row_plan_init(struct xp_row_plan *p, const struct xp_coder *c, uint16_t 
 
     memset(p, 0, sizeof(*p));
     p->eps2 = c->desc.eps * c->desc.eps;
+    p->guess = XP_NO_GUESS;
     p->margin = (n / 32 + 16) * 0x1p-24;
     p->least = n * 1e-37;
     p->reference = c->desc.eps_ref == XP_EPS_REF_ROW ? NULL : mean;
@@ -59,32 +62,15 @@ void xp_row_plan_init(struct xp_row_plan *p, const struct xp_coder *c, uint16_t 
     }
 }
 
-/* The next row, fetched a part at a time: the kernels leave the memory idle. */
-struct ahead {
-    const char *at, *end;
-};
-
-#define PARTS 3 /* before each kernel of a row that is coded once */
-
-static void fetch_part(struct ahead *a, size_t row_bytes)
-{
-    const size_t left = (size_t)(a->end - a->at), part = row_bytes / PARTS + 64;
-    const char *until;
-
-    if (!left)
-        return;
-    until = a->at + (left < part ? left : part);
-    for (; a->at < until; a->at += 64)
-        __builtin_prefetch(a->at, 0, 2);
-}
-
 /* What is known of a row before it is coded. */
 struct subject {
-    struct ahead ahead;
     const void *row;
     const float *base;
-    double energy;   /* |x|^2 */
-    double residual; /* |x - base|^2, the residual lies in c->residual */
+    double energy;    /* |x|^2 */
+    double residual;  /* |x - base|^2 */
+    int has_residual; /* it lies in c->residual */
+    unsigned coded;   /* what lies at `out` and how far it is from the row: plan.order[coded], XP_NO_GUESS: nothing */
+    double coded_error;
 
     /* The squared reference of eps: |x|^2, or the smaller of it and |x - mean|^2, but not below 2^-16 |x|^2. It is bounded by these
      * two, which are equal once it is known; allowed: the squared error that keeps the promise, margins taken off, for either. */
@@ -101,6 +87,12 @@ static int all_zero(const void *row, size_t bytes, xp_dtype t)
         if (p[i] & (i % size == size - 1 ? 0x7f : 0xff))
             return 0;
     return 1;
+}
+
+static void fetch(const void *row, size_t bytes)
+{
+    for (size_t i = 0; row && i < bytes; i += 64)
+        __builtin_prefetch((const char *)row + i, 0, 2);
 }
 
 /* |x - m|^2; leaves the difference at out. */
@@ -162,18 +154,34 @@ static int within(struct xp_coder *c, const struct xp_row_plan *p, struct subjec
     return error <= factor * s->allowed_least;
 }
 
-/* Fills s. Returns 0 when the row can only go raw. */
-static int examine(struct xp_coder *c, const struct xp_row_plan *p, const void *row, const float *base, struct subject *s)
+/* The sums of the row, and its codes if the last row tells which. */
+static void sum_up(struct xp_coder *c, const struct xp_row_plan *p, const void *next, struct subject *s, uint8_t *out)
 {
-    s->row = row;
-    s->base = base;
-    fetch_part(&s->ahead, c->row_bytes);
-    s->residual = energy_to(c, row, base, c->residual, &s->energy);
+    const struct xp_code_row r = {s->row, c->desc.dtype, s->base, next, c->residual, c->decoded};
+    float sums[3];
+
+    s->coded = p->guess;
+    if (p->guess == XP_NO_GUESS) {
+        fetch(next, c->row_bytes);
+        s->residual = energy_to(c, s->row, s->base, c->residual, &s->energy);
+        s->has_residual = 1;
+        return;
+    }
+    c->kernels.code(&c->quantiser, (enum xp_qformat)p->order[p->guess], &r, out, sums);
+    s->energy = sums[0];
+    s->residual = sums[1];
+    s->coded_error = sums[2];
+}
+
+/* Fills s. Returns 0 when the row can only go raw. */
+static int examine(struct xp_coder *c, const struct xp_row_plan *p, const void *next, struct subject *s, uint8_t *out)
+{
+    sum_up(c, p, next, s, out);
     if (!(s->energy <= FLT_MAX) || !(s->residual <= FLT_MAX)) /* NaN, Inf, or squares that overflow */
         return 0;
     if (!p->reference)
         know_reference(p, s, INFINITY);
-    else if (p->reference == base)
+    else if (p->reference == s->base)
         know_reference(p, s, s->residual);
     else
         bound_reference(p, s);
@@ -190,22 +198,24 @@ static double predicted_error(const struct xp_coder *c, const struct subject *s,
 /* Codes, decodes and measures. Returns the squared error. */
 static double try_format(struct xp_coder *c, struct subject *s, unsigned format, uint8_t *out)
 {
-    fetch_part(&s->ahead, c->row_bytes);
+    if (!s->has_residual)
+        c->kernels.residual(s->row, c->desc.dtype, s->base, c->desc.dim, c->residual);
+    s->has_residual = 1;
     c->kernels.quantise(&c->quantiser, (enum xp_qformat)format, c->residual, out);
-    fetch_part(&s->ahead, c->row_bytes);
     return c->kernels.deviation(&c->quantiser, (enum xp_qformat)format, out, s->base, c->desc.dtype, s->row, c->decoded);
 }
 
 /* The shortest format that keeps the promise, starting at the predicted one; its bytes are at out. XP_Q_RAW when there is none. */
-static unsigned search(struct xp_coder *c, const struct xp_row_plan *p, struct subject *s, uint8_t *out, double *error)
+static unsigned search(struct xp_coder *c, struct xp_row_plan *p, struct subject *s, uint8_t *out, double *error)
 {
     unsigned first = 0, i;
 
     *error = 0;
     while (first + 1 < p->count && !within(c, p, s, predicted_error(c, s, p->order[first]), OPTIMISM))
         first++;
+    p->guess = p->count ? first : XP_NO_GUESS;
     for (i = first; i < p->count; i++) {
-        *error = try_format(c, s, p->order[i], out);
+        *error = i == s->coded && i == first ? s->coded_error : try_format(c, s, p->order[i], out);
         if (within(c, p, s, *error, 1))
             break;
     }
@@ -247,22 +257,27 @@ static void count_error(struct xp_coder *c, const struct xp_row_plan *p, xp_code
     }
 }
 
-static unsigned choose(struct xp_coder *c, const struct xp_row_plan *p, const void *row, const void *next, const float *base, uint8_t *out,
+static unsigned choose(struct xp_coder *c, struct xp_row_plan *p, const void *row, const void *next, const float *base, uint8_t *out,
                        xp_codec_stats *st)
 {
-    struct subject s = {.ahead = {next, next ? (const char *)next + c->row_bytes : NULL}};
+    struct subject s = {.row = row, .base = base};
     double error;
     unsigned format;
 
-    if (!examine(c, p, row, base, &s))
+    if (!examine(c, p, next, &s, out))
         return all_zero(row, c->row_bytes, c->desc.dtype) ? XP_Q_ZERO : XP_Q_RAW;
-    format = base_is_enough(c, p, &s, &error) ? XP_Q_BASE : search(c, p, &s, out, &error);
+    if (base_is_enough(c, p, &s, &error)) {
+        p->guess = XP_NO_GUESS; /* more rows like it may follow, and codes would be made for nothing */
+        format = XP_Q_BASE;
+    } else {
+        format = search(c, p, &s, out, &error);
+    }
     if (format != XP_Q_RAW)
         count_error(c, p, st, &s, error);
     return format;
 }
 
-size_t xp_row_encode(struct xp_coder *c, const struct xp_row_plan *p, const void *row, const void *next, const float *base, uint8_t *out,
+size_t xp_row_encode(struct xp_coder *c, struct xp_row_plan *p, const void *row, const void *next, const float *base, uint8_t *out,
                      size_t room, uint8_t *format, xp_codec_stats *st)
 {
     /* No format that is tried is longer than the row, so most rows are coded where they will lie. */

@@ -13,6 +13,7 @@
 
 #define XP_ROW_FORMATS (XP_Q_BASE + 1)
 #define XP_ROW_NO_ROOM SIZE_MAX
+#define XP_NO_GUESS UINT32_MAX
 
 /* Rows with more energy stay out of means, as NaN and Inf do: one such row must not decide for the others. */
 #define XP_MEAN_LARGEST 1e30
@@ -22,6 +23,7 @@ struct xp_row_plan {
     size_t bytes[XP_ROW_FORMATS]; /* of a row in each format */
     uint8_t order[XP_ROW_FORMATS];/* the formats that may be tried, shortest first; all are shorter than the raw row */
     unsigned count;
+    unsigned guess;               /* of order: where the search for the next row is likely to begin; XP_NO_GUESS: no idea */
     double eps2;                  /* eps squared */
     double margin;                /* bound of the relative error of a sum of squares in f32 */
     double least;                 /* squared errors allowed below this are too close to underflow to be measured */
@@ -38,7 +40,7 @@ void xp_row_plan_init(struct xp_row_plan *p, const struct xp_coder *c, uint16_t 
  * The promise holds for what the receiver decodes: the row is decoded here and compared; a row that misses, or holds
  * NaN or Inf, is XP_Q_RAW. Adds to st: rows_raw, err_mean (a sum over rows: divide by their number), err_max, err_ref_max.
  */
-size_t xp_row_encode(struct xp_coder *c, const struct xp_row_plan *p, const void *row, const void *next, const float *base, uint8_t *out,
+size_t xp_row_encode(struct xp_coder *c, struct xp_row_plan *p, const void *row, const void *next, const float *base, uint8_t *out,
                      size_t room, uint8_t *format, xp_codec_stats *st);
 
 /* Is this a format that xp_row_decode knows? Its length is plan.bytes[format]. */

@@ -53,3 +53,10 @@ float xp_deviation_c(const struct xp_quantiser *q, enum xp_qformat f, const uint
     xp_dequantise_c(q, f, in, base, t, scratch);
     return xp_distance_c(row, scratch, t, q->dim);
 }
+
+void xp_code_c(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_code_row *r, uint8_t *out, float sums[3])
+{
+    xp_residual_sums_c(r->row, r->type, r->base, q->dim, r->residual, sums);
+    xp_quantise_c(q, f, r->residual, out);
+    sums[2] = xp_deviation_c(q, f, out, r->base, r->type, r->row, r->scratch);
+}

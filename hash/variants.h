@@ -64,6 +64,12 @@ void xp_dequantise_avx512(const struct xp_quantiser *q, enum xp_qformat f, const
 float xp_deviation_avx512(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t, const void *row,
                      void *scratch);
 
+/* quantise.c, x86/quantise_*.c, x86/code_avx512bf16.c */
+void xp_code_c(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_code_row *r, uint8_t *out, float sums[3]);
+void xp_code_avx2(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_code_row *r, uint8_t *out, float sums[3]);
+void xp_code_avx512(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_code_row *r, uint8_t *out, float sums[3]);
+void xp_code_avx512bf16(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_code_row *r, uint8_t *out, float sums[3]);
+
 /* reorder.c, x86/reorder_*.c */
 void xp_reorder_c(const void *in, const uint8_t *index, size_t n, size_t size, void *out);
 void xp_reorder_avx512(const void *in, const uint8_t *index, size_t n, size_t size, void *out);

@@ -26,7 +26,7 @@ static const struct xp_param_info table[] = {
     {"CODEC", "name", "auto", "codec of every plan that names none"},
     {"RATE", "0 .. 1", "0", "folded: centroids per row; 0 = found from the data"},
     {"ALGO", "auto|flat|hier|leader", "auto", "all-to-all algorithm of every plan that names none"},
-    {"ISA", "auto|c|avx2|avx512", "auto", "highest instruction set of the kernels"},
+    {"ISA", "auto|c|avx2|avx512|avx512bf16", "auto", "highest instruction set of the kernels"},
     {"TRANSPORT", "auto|shm|tcp|ucx", "auto", "what moves bytes: auto = shm inside a node, ucx between nodes"},
     {"ROW", "type:dim", "", "row type and length that preloaded programs send, such as bf16:4096"},
     {"TIMEOUT", "seconds > 0", "300", "deadline of every wait; start-up waits at most 60 s"},
@@ -196,7 +196,7 @@ static int parse_secret(const char *text, char *out, size_t size)
 /* Writes one value into *p. *mode_eps is the EPS that a MODE carried, which outranks the setting EPS. */
 static int parse_value(struct xp_params *p, const char *name, const char *text, double *mode_eps)
 {
-    static const char *const chosen[] = {"ALGO", "auto|flat|hier|leader", "ISA", "auto|c|avx2|avx512", "TRANSPORT",
+    static const char *const chosen[] = {"ALGO", "auto|flat|hier|leader", "ISA", "auto|c|avx2|avx512|avx512bf16", "TRANSPORT",
                                          "auto|shm|tcp|ucx", "GROUPS", "off|auto|complete|sparse"};
     char *chosen_out[] = {p->algo, p->isa, p->transport, p->groups};
     int i;

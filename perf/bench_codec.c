@@ -184,7 +184,7 @@ int bench_codec(struct perf *p)
     int isa = xp_isa_parse(getenv("CROSSPRESS_ISA")), code;
 
     if (isa < 0)
-        return perf_fail(p, "CROSSPRESS_ISA: %s", isa == -2 ? "this CPU lacks it" : "unknown (c, avx2, avx512)");
+        return perf_fail(p, "CROSSPRESS_ISA: %s", isa == -2 ? "this CPU lacks it" : "unknown (c, avx2, avx512, avx512bf16)");
     w.isa = xp_isa_name((enum xp_isa)isa);
     if (!p->opt->rows_given)
         w.rows = rows->kind == ROWS_FILE ? rows->file_rows : DEFAULT_ROWS;

@@ -53,4 +53,13 @@ XP_INLINE void xp_prefetch_step(struct xp_prefetch *p)
             _mm_prefetch(p->next, _MM_HINT_T0);
 }
 
+/* Part i of `parts` of a row (NULL: of none), to L2. */
+XP_INLINE void xp_prefetch_part(const void *row, size_t bytes, size_t i, size_t parts)
+{
+    const size_t part = (bytes / parts + 63) / 64 * 64, end = (i + 1) * part < bytes ? (i + 1) * part : bytes;
+
+    for (size_t at = i * part; row && at < end; at += 64)
+        _mm_prefetch((const char *)row + at, _MM_HINT_T1);
+}
+
 #endif

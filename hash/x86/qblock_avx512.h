@@ -27,6 +27,9 @@ XP_INLINE void xp_butterfly512(__m512i *x, __m512i *y)
     *x = sum;
 }
 
+/* Two pairs of registers, each pair by itself. */
+#define XP_PAIRS512(f, w) (f(&(w)[0], &(w)[1]), f(&(w)[2], &(w)[3]))
+
 XP_INLINE void xp_trade_unpack64_512(__m512i *x, __m512i *y)
 {
     const __m512i low = _mm512_unpacklo_epi64(*x, *y);

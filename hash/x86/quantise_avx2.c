@@ -8,6 +8,7 @@
 #include "hash/bytes.h"
 #include "hash/qblock.h"
 #include "hash/variants.h"
+#include "hash/x86/prefetch.h"
 #include "hash/x86/qblock_avx2.h"
 #include "hash/x86/rows_avx2.h"
 
@@ -333,4 +334,16 @@ void xp_quantise_avx2(const struct xp_quantiser *q, enum xp_qformat f, const flo
         memset(x + have, 0, (n - have) * sizeof(*x));
         xp_qblock_encode_avx2(f, q->signs + first / 32, x, n, out + 2 * b, codes + b * bytes);
     }
+}
+
+void xp_code_avx2(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_code_row *r, uint8_t *out, float sums[3])
+{
+    const size_t bytes = q->dim * xp_dtype_size(r->type);
+
+    xp_prefetch_part(r->ahead, bytes, 0, 3); /* the kernels leave the memory idle */
+    xp_residual_sums_avx2(r->row, r->type, r->base, q->dim, r->residual, sums);
+    xp_prefetch_part(r->ahead, bytes, 1, 3);
+    xp_quantise_avx2(q, f, r->residual, out);
+    xp_prefetch_part(r->ahead, bytes, 2, 3);
+    sums[2] = xp_deviation_avx2(q, f, out, r->base, r->type, r->row, r->scratch);
 }

@@ -6,22 +6,11 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "hash/bytes.h"
-#include "hash/qblock.h"
 #include "hash/variants.h"
-#include "hash/x86/qblock_avx512.h"
-#include "hash/x86/rows_avx512.h"
+#include "hash/x86/prefetch.h"
+#include "hash/x86/quantise_avx512.h"
 
 #include <string.h>
-
-#define GROUP 16 /* blocks */
-
-struct group {
-    _Alignas(64) int16_t h[GROUP][XP_QBLOCK]; /* rotated, in the order of the codes: registers (v3, v6) */
-    _Alignas(64) float l1[GROUP], scale[GROUP];
-    _Alignas(64) int32_t energy[GROUP], largest[GROUP];
-    _Alignas(64) int32_t wire[GROUP], recip[GROUP], shift[GROUP];
-};
 
 /* ---- integers ---------------------------------------------------------------------------------------------------------- */
 
@@ -36,15 +25,6 @@ static float sum_abs(const float *x)
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
     const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
-}
-
-static void choose_scales(struct group *g)
-{
-    const __m512 l1 = _mm512_load_ps(g->l1);
-    const __mmask16 ok = _mm512_cmp_ps_mask(l1, _mm512_set1_ps(XP_QMIN_L1), _CMP_GE_OQ) &
-                         _mm512_cmp_ps_mask(l1, _mm512_set1_ps(XP_QMAX_L1), _CMP_LE_OQ);
-
-    _mm512_store_ps(g->scale, _mm512_maskz_div_ps(ok, _mm512_set1_ps(XP_QTARGET), l1));
 }
 
 XP_INLINE __m512i scaled(const float *x, __m512 scale)
@@ -81,7 +61,7 @@ static int32_t largest_of(__m512i x)
     return 0xffff - _mm_extract_epi16(_mm_minpos_epu16(_mm_xor_si128(z, _mm_set1_epi32(-1))), 0);
 }
 
-static void rotate_block(struct group *g, size_t b, const float *x, const uint32_t *signs)
+static void rotate_block(struct xp_qgroup512 *g, size_t b, const float *x, const uint32_t *signs)
 {
     const __m512 scale = _mm512_set1_ps(g->scale[b]);
     __m512i w[4], squares = _mm512_setzero_si512(), peak;
@@ -104,161 +84,26 @@ static void rotate_block(struct group *g, size_t b, const float *x, const uint32
     g->largest[b] = largest_of(peak);
 }
 
-/* ---- steps: qblock.c's xp_qstep_choose for 16 blocks ------------------------------------------------------------------- */
-
-/* Blocks whose largest value says that they are not near Gaussian. */
-static __mmask16 unusual(__m512i energy, __m512i largest)
-{
-    const __m512i peak = _mm512_mullo_epi32(largest, largest); /* below 2^30, as energy is */
-    const __m512i few = _mm512_min_epi32(energy, _mm512_set1_epi32(50000000));
-
-    return _mm512_cmplt_epu32_mask(peak, _mm512_mullo_epi32(energy, _mm512_set1_epi32(3))) |
-           _mm512_cmpgt_epi32_mask(peak, _mm512_mullo_epi32(few, _mm512_set1_epi32(25)));
-}
-
-static void search_step(struct group *g, size_t b, enum xp_qformat f)
-{
-    const struct xp_qstats s = {g->scale[b], g->energy[b], g->largest[b]};
-    const struct xp_qstep step = xp_qstep_choose_avx512(f, &s, g->h[b], XP_QBLOCK);
-
-    g->wire[b] = step.wire;
-    g->recip[b] = step.recip;
-    g->shift[b] = step.shift;
-}
-
-static void choose_steps(struct group *g, size_t count, enum xp_qformat f)
-{
-    const struct xp_qinfo *q = &xp_qinfo[f];
-    const __m512i energy = _mm512_load_si512(g->energy), largest = _mm512_load_si512(g->largest);
-    const __m512 scale = _mm512_load_ps(g->scale), per_unit = _mm512_mul_ps(scale, _mm512_set1_ps(XP_QBLOCK));
-    const __m512 by_rms = _mm512_mul_ps(_mm512_set1_ps(q->rms_steps), _mm512_sqrt_ps(_mm512_cvtepi32_ps(energy)));
-    const __m512 by_max = _mm512_mul_ps(_mm512_set1_ps(q->max_steps), _mm512_cvtepi32_ps(largest));
-    const __mmask16 dead = _mm512_cmp_ps_mask(scale, _mm512_setzero_ps(), _CMP_EQ_OQ);
-
-    const struct xp_bf16_constants512 k = xp_bf16_constants512();
-    const __m512 ideal = _mm512_div_ps(_mm512_min_ps(by_rms, by_max), per_unit);
-    const __m512i wire = _mm512_maskz_srli_epi32((__mmask16)~dead, xp_round_bf16_512(ideal, &k), 16);
-    const __m512 real = _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(wire, 16)), per_unit);
-    const __m512i exponent = _mm512_sub_epi32(_mm512_srli_epi32(_mm512_castps_si512(real), 23), _mm512_set1_epi32(127));
-    const __m512i shift = _mm512_min_epu32(exponent, _mm512_set1_epi32(q->max_shift));
-    const __m512 power = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(shift, _mm512_set1_epi32(15 + 127)), 23));
-    const __m512i recip = _mm512_min_epi32(_mm512_cvtps_epi32(_mm512_div_ps(power, real)), _mm512_set1_epi32(32767));
-    _mm512_store_si512(g->wire, wire);
-    _mm512_store_si512(g->shift, shift);
-    _mm512_store_si512(g->recip, recip);
-    for (unsigned slow = unusual(energy, largest) & (unsigned)~dead & ((1u << count) - 1); slow; slow &= slow - 1)
-        search_step(g, (size_t)__builtin_ctz(slow), f);
-}
-
-/* ---- codes ----------------------------------------------------------------------------------------------------------------- */
-
-struct rounding {
-    __m512i recip, middle, top;
-    __m128i shift;
-};
-
-XP_INLINE __m512i code_of(__m512i h, const struct rounding *r)
-{
-    const __m512i fixed = _mm512_adds_epi16(_mm512_mulhrs_epi16(h, r->recip), r->middle);
-    const __m512i u = _mm512_sra_epi16(fixed, r->shift);
-
-    return _mm512_min_epi16(_mm512_max_epi16(u, _mm512_setzero_si512()), r->top);
-}
-
-XP_INLINE void put_single(const int bits, const __m512i w[4], uint8_t *p)
-{
-    const __m512i a = _mm512_or_si512(w[0], _mm512_slli_epi16(w[1], 8)), b = _mm512_or_si512(w[2], _mm512_slli_epi16(w[3], 8));
-
-    if (bits == 8) {
-        _mm512_storeu_si512(p, a);
-        _mm512_storeu_si512(p + 64, b);
-        return;
-    }
-    int at = 0;
-    if (bits & 4) {
-        xp_put_nibbles128(p, xp_low_bits512(a, 4), xp_low_bits512(b, 4));
-        p += 64;
-        at = 4;
-    }
-    if (bits & 2) {
-        xp_put_quads128(p, xp_low_bits512(_mm512_srli_epi16(a, (unsigned)at), 2), xp_low_bits512(_mm512_srli_epi16(b, (unsigned)at), 2));
-        p += 32;
-        at += 2;
-    }
-    if (bits & 1) {
-        xp_put_plane64(p, a, 1 << at);
-        xp_put_plane64(p + 8, b, 1 << at);
-    }
-}
-
-XP_INLINE void put_pair_part(const int bits, __m512i x, uint8_t *p)
-{
-    int at = 0;
-
-    if (bits & 4) {
-        xp_put_nibbles64(p, xp_low_bits512(x, 4));
-        p += 32;
-        at = 4;
-    }
-    if (bits & 2) {
-        xp_put_quads64(p, xp_low_bits512(_mm512_srli_epi16(x, (unsigned)at), 2));
-        p += 16;
-        at += 2;
-    }
-    xp_put_plane64(p, x, 1 << at);
-}
-
-XP_INLINE void put_pairs(const int levels, const int bits, const __m512i w[4], uint8_t *p)
-{
-    const __m512i l = _mm512_set1_epi16((short)levels), low = _mm512_set1_epi16(0xff);
-    const __m512i even = _mm512_add_epi16(_mm512_mullo_epi16(w[0], l), w[2]), odd = _mm512_add_epi16(_mm512_mullo_epi16(w[1], l), w[3]);
-    const __m512i lower = _mm512_or_si512(_mm512_and_si512(even, low), _mm512_slli_epi16(odd, 8));
-
-    if (bits < 8) {
-        put_pair_part(bits, lower, p);
-        return;
-    }
-    _mm512_storeu_si512(p, lower);
-    put_pair_part(bits & 7, _mm512_or_si512(_mm512_srli_epi16(even, 8), _mm512_andnot_si512(low, odd)), p + 64);
-}
-
-XP_INLINE void put_codes(const struct group *g, size_t b, const int levels, const int bits, const int paired, uint8_t *p)
-{
-    const int shift = g->shift[b];
-    const struct rounding r = {_mm512_set1_epi16((short)g->recip[b]), _mm512_set1_epi16((short)(levels << (shift - 1))),
-                               _mm512_set1_epi16((short)(levels - 1)), _mm_cvtsi32_si128(shift)};
-    __m512i w[4];
-
-    XP_UNROLL
-    for (int i = 0; i < 4; i++)
-        w[i] = code_of(_mm512_load_si512(g->h[b] + 32 * i), &r);
-    if (paired)
-        put_pairs(levels, bits, w, p);
-    else
-        put_single(bits, w, p);
-}
-
 /* ---- rows -------------------------------------------------------------------------------------------------------------------- */
 
 XP_INLINE void group_of_blocks(const float *x, const uint32_t *signs, size_t count, enum xp_qformat f, const int levels, const int bits,
                                const int paired, uint8_t *step, uint8_t *codes)
 {
     const size_t bytes = (size_t)bits * (paired ? 8 : 16);
-    struct group g;
+    struct xp_qgroup512 g;
+    __m512i w[4];
 
     _mm512_store_ps(g.l1, _mm512_setzero_ps());
     for (size_t b = 0; b < count; b++)
         g.l1[b] = sum_abs(x + b * XP_QBLOCK);
-    choose_scales(&g);
+    xp_choose_scales512(&g);
     for (size_t b = 0; b < count; b++)
         rotate_block(&g, b, x + b * XP_QBLOCK, signs + b * (XP_QBLOCK / 32));
-    choose_steps(&g, count, f);
+    xp_choose_steps512(&g, count, f);
     for (size_t b = 0; b < count; b++) {
         xp_put16(step + 2 * b, (uint16_t)g.wire[b]);
-        if (g.scale[b] == 0.0f)
-            memset(codes + b * bytes, 0, bytes);
-        else
-            put_codes(&g, b, levels, bits, paired, codes + b * bytes);
+        xp_codes512(&g, b, levels, w);
+        xp_put_codes512(w, levels, bits, paired, 0, codes + b * bytes);
     }
 }
 
@@ -268,8 +113,8 @@ XP_INLINE size_t whole_blocks(const struct xp_quantiser *q, enum xp_qformat f, c
     const size_t blocks = q->dim / XP_QBLOCK, bytes = (size_t)bits * (paired ? 8 : 16);
     uint8_t *codes = out + 2 * xp_qblocks(q->dim);
 
-    for (size_t b = 0; b < blocks; b += GROUP) {
-        const size_t count = blocks - b < GROUP ? blocks - b : GROUP;
+    for (size_t b = 0; b < blocks; b += XP_QGROUP) {
+        const size_t count = blocks - b < XP_QGROUP ? blocks - b : XP_QGROUP;
         group_of_blocks(res + b * XP_QBLOCK, q->signs + b * (XP_QBLOCK / 32), count, f, levels, bits, paired, out + 2 * b, codes + b * bytes);
     }
     return blocks;
@@ -308,4 +153,16 @@ void xp_quantise_avx512(const struct xp_quantiser *q, enum xp_qformat f, const f
         memset(x + have, 0, (n - have) * sizeof(*x));
         xp_qblock_encode_avx512(f, q->signs + first / 32, x, n, out + 2 * b, codes + b * bytes);
     }
+}
+
+void xp_code_avx512(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_code_row *r, uint8_t *out, float sums[3])
+{
+    const size_t bytes = q->dim * xp_dtype_size(r->type);
+
+    xp_prefetch_part(r->ahead, bytes, 0, 3); /* the kernels leave the memory idle */
+    xp_residual_sums_avx512(r->row, r->type, r->base, q->dim, r->residual, sums);
+    xp_prefetch_part(r->ahead, bytes, 1, 3);
+    xp_quantise_avx512(q, f, r->residual, out);
+    xp_prefetch_part(r->ahead, bytes, 2, 3);
+    sums[2] = xp_deviation_avx512(q, f, out, r->base, r->type, r->row, r->scratch);
 }

@@ -42,7 +42,8 @@ static void print_cpu(const struct xp_params *p)
     enum xp_isa best = xp_cpu_isa();
 
     printf("\ncpu\n");
-    printf("  flags       c%s%s\n", best >= XP_ISA_AVX2 ? " avx2" : "", best >= XP_ISA_AVX512 ? " avx512" : "");
+    printf("  flags       c%s%s%s\n", best >= XP_ISA_AVX2 ? " avx2" : "", best >= XP_ISA_AVX512 ? " avx512" : "",
+           best >= XP_ISA_AVX512BF16 ? " avx512bf16" : "");
     printf("  isa chosen  %s\n", xp_isa_name(asked >= 0 && asked < (int)best ? (enum xp_isa)asked : best));
 }
 

@@ -1,7 +1,7 @@
 /*
  * check.c - compares every variant of every kernel with its C version, and times them
  *
- *     checkkernels [--seed N] [--isa c|avx2|avx512] [--kernel NAME] [--bench [SECONDS]]
+ *     checkkernels [--seed N] [--isa c|avx2|avx512|avx512bf16] [--kernel NAME] [--bench [SECONDS]]
  *
  * Prints TAP. Fails when a comparison fails, when a variant was never compared, and when a kernel has no row here.
  *
@@ -131,7 +131,7 @@ static int walk(const struct options *o, const struct xp_kernels *tables, int to
 
 static int usage(const char *why, const char *text)
 {
-    fprintf(stderr, "checkkernels: %s%s\nusage: checkkernels [--seed N] [--isa c|avx2|avx512] [--kernel NAME] [--bench [SECONDS]]\n",
+    fprintf(stderr, "checkkernels: %s%s\nusage: checkkernels [--seed N] [--isa c|avx2|avx512|avx512bf16] [--kernel NAME] [--bench [SECONDS]]\n",
             why, text);
     return 2;
 }
@@ -165,7 +165,7 @@ static int parse(struct options *o, int argc, char **argv)
 int main(int argc, char **argv)
 {
     struct options o = {.seed = (uint64_t)time(NULL) ^ (uint64_t)getpid() << 32, .only_isa = -1, .seconds = 0.5};
-    struct xp_kernels tables[XP_ISA_AVX512 + 1];
+    struct xp_kernels tables[XP_ISA_BEST + 1];
     const int top = xp_cpu_isa();
 
     if (parse(&o, argc, argv))

@@ -6,6 +6,7 @@
 #include "check.h"
 #include "hash/signs.h"
 
+#include <float.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -318,6 +319,55 @@ static void compare_deviation(struct check *c, const struct xp_kernels *plain, c
         }
 }
 
+static void compare_code_case(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested, enum check_fill fill,
+                              enum xp_qformat f, int with_base)
+{
+    struct xp_quantiser q = {.dim = choose_dim(c)};
+    const xp_dtype t = check_below(c, 2) ? XP_BF16 : types[check_below(c, 3)];
+    struct guarded row = typed_row(c, fill, t, q.dim), base = typed_row(c, FILL_GAUSS, XP_F32, q.dim), out[2], sums[2];
+    const struct xp_kernels *k[2] = {plain, tested};
+    int finite = 1;
+
+    q.signs = malloc(xp_sign_words(q.dim) * 4);
+    xp_signs_fill(check_random(c), XP_SIGNS_QUANTISE, q.dim, q.signs);
+    for (int i = 0; i < 2; i++) {
+        struct guarded residual = guard_alloc(q.dim * 4, 0, 0x55), scratch = guard_alloc(q.dim * xp_dtype_size(t), 0, 0x55);
+        const struct xp_code_row r = {row.p, t, with_base ? base.p : NULL, i ? row.p : NULL, residual.p, scratch.p};
+        out[i] = guard_alloc(xp_qrow_bytes(f, q.dim), check_below(c, 9), 0x55);
+        sums[i] = guard_alloc(3 * sizeof(float), 0, 0x55);
+        k[i]->code(&q, f, &r, out[i].p, sums[i].p);
+        same_nan(&sums[i]);
+        guard_free(&residual);
+        guard_free(&scratch);
+    }
+    for (int i = 0; i < 2; i++) {
+        const float s = ((const float *)sums[0].p)[i];
+        finite &= s >= 0 && s <= FLT_MAX;
+    }
+    for (int i = 0; i < 2; i++)
+        ((float *)sums[i].p)[2] = finite ? ((float *)sums[i].p)[2] : 0;
+    check_equal(c, &sums[0], &sums[1], "sums: format %d %s dim %zu fill %s%s", f, check_dtype_name(t), q.dim, check_fill_name(fill),
+                with_base ? ", base" : "");
+    if (finite)
+        check_equal(c, &out[0], &out[1], "format %d %s dim %zu fill %s%s", f, check_dtype_name(t), q.dim, check_fill_name(fill),
+                    with_base ? ", base" : "");
+    for (int i = 0; i < 2; i++) {
+        guard_free(&out[i]);
+        guard_free(&sums[i]);
+    }
+    guard_free(&row);
+    guard_free(&base);
+    free(q.signs);
+}
+
+static void compare_code(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
+{
+    for (int round = 0; round < 30; round++)
+        for (int fill = 0; fill < FILL_COUNT; fill++)
+            for (size_t f = 0; f < FORMATS; f++)
+                compare_code_case(c, plain, tested, (enum check_fill)fill, formats[f], round % 3 == 0);
+}
+
 /* ---- timing: 64 MiB of bf16 rows, from memory ---- */
 
 struct rows_run {
@@ -515,6 +565,23 @@ static void bench_deviation(struct check *c, const struct xp_kernels *k)
     bench_formats(c, k, run_deviation, 4096);
 }
 
+static void run_code(void *arg)
+{
+    struct rows_run *r = arg;
+    const size_t row_bytes = r->dim * xp_dtype_size(r->type);
+    struct xp_code_row one = {.type = r->type, .residual = r->f32, .scratch = r->other};
+    float sums[3];
+
+    EACH_ROW(r, one.row = row; one.ahead = row + row_bytes; r->k->code(&r->q, r->format, &one, r->codes + i * r->code_bytes, sums);
+             r->sum += sums[2])
+}
+
+static void bench_code(struct check *c, const struct xp_kernels *k)
+{
+    bench_formats(c, k, run_code, 4096);
+    bench_formats(c, k, run_code, 576);
+}
+
 #define SLOT(entry) offsetof(struct xp_kernels, entry)
 
 const struct check_row check_quant_rows[] = {
@@ -527,5 +594,6 @@ const struct check_row check_quant_rows[] = {
     {"quantise", SLOT(quantise), compare_quantise, bench_quantise},
     {"dequantise", SLOT(dequantise), compare_dequantise, bench_dequantise},
     {"deviation", SLOT(deviation), compare_deviation, bench_deviation},
+    {"code", SLOT(code), compare_code, bench_code},
     {NULL, 0, NULL, NULL},
 };

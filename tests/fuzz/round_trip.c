@@ -81,7 +81,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     size_t n, room;
 
     memcpy(p, data, size < PARAMETERS ? size : PARAMETERS);
-    c = make(p, &d, XP_ISA_AVX512);
+    c = make(p, &d, XP_ISA_BEST);
     if (!c)
         return 0;
     other = make(p, &d, XP_ISA_C);

@@ -45,7 +45,7 @@ static void fit(struct xp_book *b, size_t dim, unsigned rank, size_t count)
     struct xp_kernels k;
     float *work;
 
-    xp_kernels_init(&k, XP_ISA_AVX512);
+    xp_kernels_init(&k, XP_ISA_BEST);
     struct xp_book_sample s = { &in, order, xp_book_pick(&k, &in, order, ROWS) };
     work = malloc(4 * xp_book_fit_floats(dim, s.count, rank));
     cr_assert_eq(xp_book_init(b, dim, 4, XP_BOOK_MAX_RANK), XP_OK);

@@ -102,7 +102,7 @@ Test(book_keep, a_kept_book_saves_on_rows_it_has_not_seen)
     struct xp_kernels k;
     size_t len[3];
 
-    xp_kernels_init(&k, XP_ISA_AVX512);
+    xp_kernels_init(&k, XP_ISA_BEST);
     cr_assert_eq(xp_book_shelf_init(&shelf, DIM, 64), XP_OK);
     for (int i = 0; i < 3; i++) {
         struct xp_book_fitter *f = make(&k, i == 0 ? 1 : 64, i == 2 ? 16 : 0);
@@ -130,7 +130,7 @@ Test(book_keep, plain_c_fits_the_same_book)
 
     for (int i = 0; i < 2; i++) {
         struct random rng = random_seeded(17);
-        xp_kernels_init(&k[i], i ? XP_ISA_AVX512 : XP_ISA_C);
+        xp_kernels_init(&k[i], i ? XP_ISA_BEST : XP_ISA_C);
         struct xp_book_fitter *f = make(&k[i], 50, 16);
 
         fill(&rng, 1);
@@ -153,7 +153,7 @@ Test(book_keep, a_shelf_holds_the_last_two_versions)
     struct xp_book_shelf shelf;
     struct xp_kernels k;
 
-    xp_kernels_init(&k, XP_ISA_AVX512);
+    xp_kernels_init(&k, XP_ISA_BEST);
     cr_assert_eq(xp_book_shelf_init(&shelf, DIM, 16), XP_OK);
     struct xp_book_fitter *f = make(&k, 16, 0);
     fill(&rng, 1);
@@ -187,7 +187,7 @@ Test(book_keep, every_flipped_bit_of_a_book_is_found)
     const char *why;
     size_t len;
 
-    xp_kernels_init(&k, XP_ISA_AVX512);
+    xp_kernels_init(&k, XP_ISA_BEST);
     cr_assert_eq(xp_book_shelf_init(&shelf, DIM, 16), XP_OK);
     struct xp_book_fitter *f = make(&k, 4, 0);
     fill(&rng, 1);
@@ -213,7 +213,7 @@ Test(book_keep, rows_of_another_domain_stay_within_the_promise)
     struct random rng = random_start("book_drift");
     struct xp_kernels k;
 
-    xp_kernels_init(&k, XP_ISA_AVX512);
+    xp_kernels_init(&k, XP_ISA_BEST);
     struct xp_book_fitter *f = make(&k, 64, 16);
     fill(&rng, 1);
     fit(f, 1);
@@ -283,7 +283,7 @@ Test(book_keep, too_few_rows_and_odd_wishes_are_refused)
     struct xp_book_fitter *f;
     struct xp_kernels k;
 
-    xp_kernels_init(&k, XP_ISA_AVX512);
+    xp_kernels_init(&k, XP_ISA_BEST);
     d.rank = 8;
     cr_assert_eq(xp_book_fitter_create(&f, &k, &d), XP_ERR_INVALID_ARG);
     d.rank = 0;

@@ -153,7 +153,7 @@ Test(cluster, refinement_lowers_the_distortion)
     struct xp_clusters c = make_clusters(ROWS, S);
     struct xp_kernels k;
 
-    xp_kernels_init(&k, XP_ISA_AVX512);
+    xp_kernels_init(&k, XP_ISA_BEST);
     for (unsigned seed = 1; seed <= 5; seed++) {
         srand(seed);
         plant(sketch, ids);
@@ -200,7 +200,7 @@ Test(cluster, clusters_that_lose_their_rows_vanish)
     struct xp_clusters c = make_clusters(40, S);
     struct xp_kernels k;
 
-    xp_kernels_init(&k, XP_ISA_AVX512);
+    xp_kernels_init(&k, XP_ISA_BEST);
     for (int r = 0; r < 40; r++) {
         ids[r] = (uint32_t)r;
         for (int j = 0; j < S; j++)
@@ -225,7 +225,7 @@ Test(cluster, only_the_largest_are_seeds)
     struct xp_clusters c = make_clusters(13, 32);
     struct xp_kernels k;
 
-    xp_kernels_init(&k, XP_ISA_AVX512);
+    xp_kernels_init(&k, XP_ISA_BEST);
     for (int r = 0; r < 13; r++)
         for (int j = 0; j < 32; j++)
             sketch[r * 32 + j] = (int16_t)(1000 * (int)ids[r]);

@@ -92,7 +92,7 @@ Test(codec_book, keeps_its_promise_and_uses_it)
         const xp_dtype t = (xp_dtype)(XP_BF16 + round % 3);
         const double eps = (double[]){ 0.01, 0.03, 0.1, 0.25, 0.7, 0.004 }[round / 3];
         struct batch b = room(t, 120, 200);
-        struct xp_coder *c = make("book", t, 200, eps, XP_EPS_REF_ROW, XP_ISA_AVX512);
+        struct xp_coder *c = make("book", t, 200, eps, XP_EPS_REF_ROW, XP_ISA_BEST);
         xp_codec_stats st;
 
         fill(&b, &rng, round & 1 ? 40 : 0);
@@ -110,8 +110,8 @@ Test(codec_book, is_far_smaller_than_quant)
 {
     struct random rng = random_start("codec_book_size");
     struct batch b = room(XP_BF16, 1500, 256);
-    struct xp_coder *book = make("book", XP_BF16, 256, 0.1, XP_EPS_REF_ROW, XP_ISA_AVX512);
-    struct xp_coder *quant = make("quant", XP_BF16, 256, 0.1, XP_EPS_REF_ROW, XP_ISA_AVX512);
+    struct xp_coder *book = make("book", XP_BF16, 256, 0.1, XP_EPS_REF_ROW, XP_ISA_BEST);
+    struct xp_coder *quant = make("quant", XP_BF16, 256, 0.1, XP_EPS_REF_ROW, XP_ISA_BEST);
     xp_codec_stats a, q;
 
     fill(&b, &rng, 0);
@@ -128,7 +128,7 @@ Test(codec_book, eps_may_refer_to_the_distance_from_the_mean)
 {
     struct random rng = random_start("codec_book_ref");
     struct batch b = room(XP_F32, 300, 64);
-    struct xp_coder *c = make("book", XP_F32, 64, 0.05, XP_EPS_REF_MIN, XP_ISA_AVX512);
+    struct xp_coder *c = make("book", XP_F32, 64, 0.05, XP_EPS_REF_MIN, XP_ISA_BEST);
     double mean[64] = { 0 };
 
     /* One channel is nearly constant and holds nearly all energy. */
@@ -154,7 +154,7 @@ Test(codec_book, rows_that_cannot_be_coded_come_back_bit_for_bit)
 {
     struct random rng = random_start("codec_book_raw");
     struct batch b = room(XP_BF16, 60, 90);
-    struct xp_coder *c = make("book", XP_BF16, 90, 0.1, XP_EPS_REF_ROW, XP_ISA_AVX512);
+    struct xp_coder *c = make("book", XP_BF16, 90, 0.1, XP_EPS_REF_ROW, XP_ISA_BEST);
     uint16_t *rows = (uint16_t *)(void *)b.rows;
     xp_codec_stats st;
 
@@ -189,7 +189,7 @@ Test(codec_book, every_dim_gives_the_same_bytes_on_every_instruction_set)
         uint8_t *first = malloc(b.cap);
 
         fill(&b, &rng, k & 1 ? 30 : 0);
-        for (int isa = XP_ISA_C; isa <= XP_ISA_AVX512; isa++) {
+        for (int isa = XP_ISA_C; isa <= XP_ISA_BEST; isa++) {
             struct xp_coder *c = make("book", t, dim, 0.05, XP_EPS_REF_ROW, (enum xp_isa)isa);
             there_and_back(&b, c, NULL);
             cr_assert_leq(worst(&b), 0.05, "dim %zu", dim);
@@ -214,7 +214,7 @@ Test(codec_book, forged_payloads_are_refused_or_are_rows)
     for (int shape = 0; shape < 3; shape++) {
         const size_t dim = (size_t[]){ 70, 4096, 300 }[shape], n = (size_t[]){ 40, 9, 1200 }[shape];
         struct batch b = room(XP_BF16, n, dim);
-        struct xp_coder *c = make("book", XP_BF16, dim, 0.1, XP_EPS_REF_ROW, XP_ISA_AVX512);
+        struct xp_coder *c = make("book", XP_BF16, dim, 0.1, XP_EPS_REF_ROW, XP_ISA_BEST);
         const int tries = shape == 2 ? 100 : 1000;
         size_t refused = 0;
 

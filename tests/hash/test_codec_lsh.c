@@ -32,7 +32,7 @@ static void fill(struct random *rng, size_t kinds, double noise)
 static struct xp_coder *make(const char *codec, double eps, int refine, int center)
 {
     struct xp_coder_desc d = { .dtype = XP_F32, .dim = DIM, .mode = XP_MODE_BOUNDED, .eps = eps, .eps_ref = XP_EPS_REF_ROW,
-                               .isa = XP_ISA_AVX512, .lsh_refine = refine, .lsh_center = center };
+                               .isa = XP_ISA_BEST, .lsh_refine = refine, .lsh_center = center };
     struct xp_coder *c;
 
     cr_assert_eq(xp_codec_parse(codec, &d.choice), XP_OK);

@@ -107,7 +107,7 @@ Test(codec_quant, no_row_misses_eps)
             const double e = eps[random_below(&rng, 6)];
             const size_t rows = 1 + random_below(&rng, 40);
             struct batch b = make("quant", e, kind & 1 ? XP_EPS_REF_MIN : XP_EPS_REF_ROW, (xp_dtype)(XP_BF16 + random_below(&rng, 3)), rows, dim,
-                                  XP_ISA_AVX512);
+                                  XP_ISA_BEST);
             for (size_t i = 0; i < rows * dim; i++)
                 value_put(b.data, b.type, i, draw(&rng, (enum kind)kind, i / dim, i % dim));
             code(&b);
@@ -123,7 +123,7 @@ Test(codec_quant, no_long_row_misses_eps)
 
     for (int kind = 0; kind < KINDS; kind++)
         for (int t = XP_BF16; t <= XP_F32; t++) {
-            struct batch b = make("quant", eps[t - 1], XP_EPS_REF_ROW, (xp_dtype)t, 60, 4096, XP_ISA_AVX512);
+            struct batch b = make("quant", eps[t - 1], XP_EPS_REF_ROW, (xp_dtype)t, 60, 4096, XP_ISA_BEST);
             for (size_t i = 0; i < 60 * 4096; i++)
                 value_put(b.data, b.type, i, draw(&rng, (enum kind)kind, i / 4096, i % 4096));
             code(&b);
@@ -137,7 +137,7 @@ Test(codec_quant, reference_of_the_mean_row_is_kept)
 {
     struct random rng = random_start("codec_quant_min");
     enum { ROWS = 300, DIM = 200 };
-    struct batch b = make("quant", 0.1, XP_EPS_REF_MIN, XP_F32, ROWS, DIM, XP_ISA_AVX512);
+    struct batch b = make("quant", 0.1, XP_EPS_REF_MIN, XP_F32, ROWS, DIM, XP_ISA_BEST);
     double mean[DIM] = { 0 };
 
     for (size_t i = 0; i < ROWS * DIM; i++)
@@ -166,7 +166,7 @@ Test(codec_quant, gaussian_rows_cost_what_their_eps_needs)
     } cases[] = { { 0.3, 2.75 }, { 0.2, 3.3 }, { 0.11, 4.25 }, { 0.055, 5.25 }, { 0.03, 6.25 }, { 0.01, 7.75 } };
 
     for (size_t c = 0; c < sizeof(cases) / sizeof(cases[0]); c++) {
-        struct batch b = make("quant", cases[c].eps, XP_EPS_REF_ROW, XP_BF16, 500, 1024, XP_ISA_AVX512);
+        struct batch b = make("quant", cases[c].eps, XP_EPS_REF_ROW, XP_BF16, 500, 1024, XP_ISA_BEST);
         for (size_t i = 0; i < 500 * 1024; i++)
             value_put(b.data, b.type, i, random_normal(&rng));
         code(&b);
@@ -179,7 +179,7 @@ Test(codec_quant, gaussian_rows_cost_what_their_eps_needs)
 Test(codec_quant, equal_rows_are_their_mean_and_cost_a_byte_each)
 {
     struct random rng = random_start("codec_quant_equal");
-    struct batch b = make("quant", 0.01, XP_EPS_REF_ROW, XP_BF16, 100, 384, XP_ISA_AVX512);
+    struct batch b = make("quant", 0.01, XP_EPS_REF_ROW, XP_BF16, 100, 384, XP_ISA_BEST);
 
     for (size_t i = 0; i < 100 * 384; i++) {
         if (i < 384)
@@ -199,7 +199,7 @@ Test(codec_quant, a_mean_row_is_sent_when_it_pays)
     double cost[2];
 
     for (int shifted = 0; shifted < 2; shifted++) {
-        struct batch b = make("quant", 0.05, XP_EPS_REF_ROW, XP_BF16, 400, 256, XP_ISA_AVX512);
+        struct batch b = make("quant", 0.05, XP_EPS_REF_ROW, XP_BF16, 400, 256, XP_ISA_BEST);
         for (size_t i = 0; i < 400 * 256; i++)
             value_put(b.data, b.type, i, random_normal(&rng) + (shifted ? 3 * sin((double)(i % 256)) : 0));
         code(&b);
@@ -216,7 +216,7 @@ Test(codec_quant, nan_inf_and_zero_rows_come_back_bit_for_bit)
     enum { ROWS = 60, DIM = 130 };
 
     for (int t = XP_BF16; t <= XP_F32; t++) {
-        struct batch b = make("quant", 0.05, XP_EPS_REF_ROW, (xp_dtype)t, ROWS, DIM, XP_ISA_AVX512);
+        struct batch b = make("quant", 0.05, XP_EPS_REF_ROW, (xp_dtype)t, ROWS, DIM, XP_ISA_BEST);
         for (size_t i = 0; i < ROWS * DIM; i++) {
             const size_t r = i / DIM;
             value_put(b.data, b.type, i, r % 4 == 3 ? 0 : 2 + random_normal(&rng));
@@ -240,7 +240,7 @@ Test(codec_quant, rows_at_the_ends_of_f32_keep_the_promise)
     static const int exponents[] = { -149, -140, -126, -100, -75, -66, -60, 60, 63, 66, 100, 125 };
 
     for (size_t e = 0; e < sizeof(exponents) / sizeof(exponents[0]); e++) {
-        struct batch b = make("quant", 0.02, XP_EPS_REF_ROW, e & 1 ? XP_BF16 : XP_F32, 20, 150, XP_ISA_AVX512);
+        struct batch b = make("quant", 0.02, XP_EPS_REF_ROW, e & 1 ? XP_BF16 : XP_F32, 20, 150, XP_ISA_BEST);
         for (size_t i = 0; i < 20 * 150; i++)
             value_put(b.data, b.type, i, ldexp(1 + random_unit(&rng), exponents[e]) * (random_bits(&rng) & 1 ? 1 : -1));
         code(&b);
@@ -285,7 +285,7 @@ static void refuse(struct xp_coder *c, const uint8_t *payload, size_t len, const
 
 Test(codec_quant, refuses_bad_payloads)
 {
-    struct batch b = make("quant", 0.1, XP_EPS_REF_ROW, XP_F32, 3, 8, XP_ISA_AVX512);
+    struct batch b = make("quant", 0.1, XP_EPS_REF_ROW, XP_F32, 3, 8, XP_ISA_BEST);
     uint8_t p[4 + 32 + 3 + 3 * 32] = { 0 };
     float out[3 * 8];
 

@@ -15,7 +15,7 @@
 
 static struct xp_coder_desc describe(const char *codec, xp_dtype t, size_t dim)
 {
-    struct xp_coder_desc d = { .dtype = t, .dim = dim, .mode = XP_MODE_BOUNDED, .eps = 0.05, .isa = XP_ISA_AVX512 };
+    struct xp_coder_desc d = { .dtype = t, .dim = dim, .mode = XP_MODE_BOUNDED, .eps = 0.05, .isa = XP_ISA_BEST };
 
     cr_assert_eq(xp_codec_parse(codec, &d.choice), XP_OK, "%s", codec);
     return d;

@@ -10,7 +10,7 @@
 
 Test(cpu, names_and_parsing_agree)
 {
-    for (int isa = XP_ISA_C; isa <= XP_ISA_AVX512; isa++)
+    for (int isa = XP_ISA_C; isa <= XP_ISA_BEST; isa++)
         cr_assert_eq(xp_isa_parse(xp_isa_name((enum xp_isa)isa)), isa <= (int)xp_cpu_isa() ? isa : -2);
 }
 
@@ -41,6 +41,7 @@ Test(cpu, agrees_with_the_compiler)
     else
         cr_assert(!(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                     __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")));
+    cr_assert_eq(xp_cpu_isa() >= XP_ISA_AVX512BF16, __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni"));
 }
 #endif
 
@@ -49,7 +50,7 @@ Test(cpu, every_table_is_complete)
     typedef void (*any_fn)(void);
     const size_t first = offsetof(struct xp_kernels, energy);
 
-    for (int isa = XP_ISA_C; isa <= XP_ISA_AVX512; isa++) {
+    for (int isa = XP_ISA_C; isa <= XP_ISA_BEST; isa++) {
         struct xp_kernels k;
         xp_kernels_init(&k, (enum xp_isa)isa);
         cr_assert_eq(k.size, sizeof(k));

@@ -336,7 +336,7 @@ Test(polytope, collisions_fall_with_the_angle_as_theory_says)
     struct xp_kernels k;
 
     srand(16);
-    xp_kernels_init(&k, XP_ISA_AVX512);
+    xp_kernels_init(&k, XP_ISA_BEST);
     for (size_t i = 0; i < sizeof(expected) / sizeof(expected[0]); i++) {
         const double p = expected[i].probability, sigma = sqrt(p * (1 - p) / PAIRS);
         for (size_t dim = 512; dim <= 1024; dim *= 2) {
@@ -354,7 +354,7 @@ Test(polytope, two_rounds_survive_outlier_channels)
     float a[DIM], b[DIM];
 
     srand(17);
-    xp_kernels_init(&k, XP_ISA_AVX512);
+    xp_kernels_init(&k, XP_ISA_BEST);
     for (unsigned rounds = 2; rounds <= 3; rounds++) {
         int equal = 0;
         for (int p = 0; p < PAIRS; p++) {

@@ -29,7 +29,7 @@ static void fill(size_t kinds, double noise)
 
 static struct xp_coder *make(const char *codec, xp_mode mode, double eps)
 {
-    struct xp_coder_desc d = { .dtype = XP_F32, .dim = DIM, .mode = mode, .eps = eps, .isa = XP_ISA_AVX512 };
+    struct xp_coder_desc d = { .dtype = XP_F32, .dim = DIM, .mode = mode, .eps = eps, .isa = XP_ISA_BEST };
     struct xp_coder *c;
 
     cr_assert_eq(xp_codec_parse(codec, &d.choice), XP_OK);

@@ -1,0 +1,330 @@
+/*
+ * code_avx512bf16.c - a row of bf16 without a base coded and measured in one pass, with AVX-512, its BF16 and its VNNI
+ *
+ * A row takes three walks over groups of up to 16 blocks, whose data stay in L1: sums (what scales the blocks, and the row's
+ * energy); integers, rotation, statistics; codes, their rotation back, and the distance of what they mean from the row. Between
+ * the walks scales and steps are chosen for all blocks at once.
+ *
+ * Signs are taken off the row and not put back: a difference is squared, so it may be taken between the flipped row and the
+ * unflipped values. The sums of the row have the order of the contract (kernels.h): value i joins partial i % 32.
+ *
+ * VCVTNE2PS2BF16 takes denormal numbers for zeros, which is allowed here: where a value below 2^-126 decides a bit of a difference, the
+ * difference is below 2^-100 and its square is 0.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "hash/variants.h"
+#include "hash/x86/hadamard_avx512.h"
+#include "hash/x86/quantise_avx512.h"
+
+#include <string.h>
+
+struct code_group {
+    struct xp_qgroup512 q; /* h is "turned": w0 = v5, w1 w2 = v0 v1, l0 l1 = v2 v4, registers (v3, v6) (x86/qblock_avx512.h) */
+    _Alignas(64) float x[XP_QGROUP][XP_QBLOCK]; /* the flipped row: per 32 values those of even index, then those of odd index */
+    /* Partial results: 16 words of 32 bits a block, to be folded. */
+    _Alignas(64) float l1[XP_QGROUP][16];
+    _Alignas(64) int32_t squares[XP_QGROUP][16], peaks[XP_QGROUP][16];
+};
+
+/* ---- 16 partials of each of 16 blocks to one result a block ------------------------------------------------------------ */
+
+enum fold_op { FOLD_FLOATS, FOLD_INTS, FOLD_PEAKS };
+
+XP_INLINE __m512 join(const enum fold_op op, __m512 a, __m512 b)
+{
+    const __m512i i = _mm512_castps_si512(a), j = _mm512_castps_si512(b);
+
+    return op == FOLD_FLOATS ? _mm512_add_ps(a, b)
+                             : _mm512_castsi512_ps(op == FOLD_INTS ? _mm512_add_epi32(i, j) : _mm512_max_epu16(i, j));
+}
+
+/* Word w is joined with w + 4 (of 8, so that floats keep the order of their contract), then with w + 2, w + 1, then w + 8. */
+XP_INLINE __m512i fold_blocks(const void *partials, const enum fold_op op)
+{
+    const __m512i from = _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+    const float *p = partials;
+    __m512 y[8], z[4], w[2];
+
+    XP_UNROLL
+    for (int k = 0; k < 8; k++) {
+        const __m512 a = _mm512_load_ps(p + 32 * k), b = _mm512_load_ps(p + 32 * k + 16);
+        y[k] = join(op, _mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+    }
+    XP_UNROLL
+    for (int k = 0; k < 4; k++) {
+        const __m512d a = _mm512_castps_pd(y[2 * k]), b = _mm512_castps_pd(y[2 * k + 1]);
+        z[k] = join(op, _mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    }
+    XP_UNROLL
+    for (int k = 0; k < 2; k++)
+        w[k] = join(op, _mm512_shuffle_ps(z[2 * k], z[2 * k + 1], 0x88), _mm512_shuffle_ps(z[2 * k], z[2 * k + 1], 0xdd));
+    const __m512 all = join(op, _mm512_shuffle_f32x4(w[0], w[1], 0x88), _mm512_shuffle_f32x4(w[0], w[1], 0xdd));
+    return _mm512_permutexvar_epi32(from, _mm512_castps_si512(all));
+}
+
+/* ---- first walk: sum |x| of a block, and the energy of the row ----------------------------------------------------------- */
+
+struct row_sum {
+    __m256 even[2], odd[2]; /* partials 0 2 .. 14, 16 18 .. 30 and 1 3 .. 15, 17 .. 31 */
+};
+
+XP_INLINE __m256 add_square256(__m256 sum, __m256 x)
+{
+    return _mm256_add_ps(sum, _mm256_mul_ps(x, x));
+}
+
+XP_INLINE void sums_of_block(const char *row, float *l1, struct row_sum *sum)
+{
+    const __m256i low = _mm256_set1_epi32(0x7fff), high = _mm256_set1_epi32(0x7fff0000);
+    __m256 even_l1 = _mm256_setzero_ps(), odd_l1 = even_l1;
+
+    XP_UNROLL
+    for (int i = 0; i < 8; i++) {
+        const __m256i w = _mm256_loadu_si256((const __m256i *)(row + 32 * i));
+        const __m256 even = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_and_si256(w, low), 16));
+        const __m256 odd = _mm256_castsi256_ps(_mm256_and_si256(w, high));
+        even_l1 = i ? _mm256_add_ps(even_l1, even) : even;
+        odd_l1 = i ? _mm256_add_ps(odd_l1, odd) : odd;
+        sum->even[i & 1] = add_square256(sum->even[i & 1], even);
+        sum->odd[i & 1] = add_square256(sum->odd[i & 1], odd);
+    }
+    _mm256_store_ps(l1, even_l1);
+    _mm256_store_ps(l1 + 8, odd_l1);
+}
+
+/* ---- second walk: integers, rotated ------------------------------------------------------------------------------------------ */
+
+/* Registers (v5, v6), w0 w1 w2 = v1 v2 v0, l0 l1 = v3 v4 to what struct code_group says. */
+XP_INLINE void rotate_turned(__m512i w[4])
+{
+    xp_butterfly512(&w[0], &w[1]);
+    xp_butterfly512(&w[2], &w[3]);
+    xp_butterfly512(&w[0], &w[2]);
+    xp_butterfly512(&w[1], &w[3]);
+    XP_PAIRS512(xp_turn_words, w); /* w0 w1 w2 = v5 v1 v2, register v0 */
+    XP_PAIRS512(xp_butterfly512, w);
+    XP_PAIRS512(xp_trade_dwords512, w); /* w1 w2 = v2 v0, register v1 */
+    XP_PAIRS512(xp_butterfly512, w);
+    XP_PAIRS512(xp_trade_dwords512, w); /* w1 w2 = v0 v1, register v2 */
+    XP_PAIRS512(xp_butterfly512, w);
+    XP_PAIRS512(xp_swap_halves, w); /* l0 l1 = v3 v2, register v4 */
+    XP_PAIRS512(xp_butterfly512, w);
+    XP_PAIRS512(xp_trade_quarters512, w); /* l0 l1 = v2 v4, register v3 */
+    XP_PAIRS512(xp_butterfly512, w);
+}
+
+XP_INLINE void integers_of_block(struct code_group *g, size_t b, const char *row, const uint32_t *signs)
+{
+    const __m512i flip = _mm512_set1_epi16((short)0x8000);
+    const __m512 scale = _mm512_set1_ps(g->q.scale[b]);
+    __m512i w[4], squares = _mm512_setzero_si512(), peak = squares;
+
+    XP_UNROLL
+    for (int i = 0; i < 4; i++) {
+        const __m512i in = _mm512_loadu_si512(row + 64 * i), x = _mm512_mask_add_epi16(in, signs[i], in, flip);
+        const __m512 even = xp_even_bf16_512(x), odd = xp_odd_bf16_512(x);
+        _mm512_store_ps(g->x[b] + 32 * i, even);
+        _mm512_store_ps(g->x[b] + 32 * i + 16, odd);
+        w[i] = _mm512_packs_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(even, scale)), _mm512_cvtps_epi32(_mm512_mul_ps(odd, scale)));
+        squares = _mm512_dpwssd_epi32(squares, w[i], w[i]);
+    }
+    rotate_turned(w);
+    XP_UNROLL
+    for (int i = 0; i < 4; i++) {
+        _mm512_store_si512(g->q.h[b] + 32 * i, w[i]);
+        peak = _mm512_max_epu16(peak, _mm512_abs_epi16(w[i]));
+    }
+    _mm512_store_si512(g->squares[b], squares);
+    _mm512_store_si512(g->peaks[b], peak);
+}
+
+/* ---- third walk: codes, and how far they are from the row --------------------------------------------------------------- */
+
+/* Codes in turned order to registers (v4, v6), w0 = v5, w1 w2 = v0 v1, l0 l1 = v2 v3: all of the rotation but v5. */
+XP_INLINE void unrotate_turned(__m512i w[4])
+{
+    const __m512i low = _mm512_setr_epi32(0, 8, 2, 10, 16, 24, 18, 26, 1, 9, 3, 11, 17, 25, 19, 27);
+    const __m512i high = _mm512_setr_epi32(4, 12, 6, 14, 20, 28, 22, 30, 5, 13, 7, 15, 21, 29, 23, 31);
+
+    xp_butterfly512(&w[0], &w[1]);
+    xp_butterfly512(&w[2], &w[3]);
+    xp_butterfly512(&w[0], &w[2]);
+    xp_butterfly512(&w[1], &w[3]);
+    XP_PAIRS512(xp_trade_unpack64_512, w); /* w1 w2 = v0 v3, register v1 */
+    XP_PAIRS512(xp_butterfly512, w);
+    XP_PAIRS512(xp_trade_dwords512, w); /* w1 w2 = v3 v1, register v0 */
+    XP_PAIRS512(xp_butterfly512, w);
+    XP_PAIRS512(xp_trade_quarters512, w); /* l0 l1 = v4 v0, register v2 */
+    XP_PAIRS512(xp_butterfly512, w);
+    for (int i = 0; i < 4; i += 2) {
+        const __m512i x = _mm512_permutex2var_epi32(w[i], low, w[i + 1]);
+        w[i + 1] = _mm512_permutex2var_epi32(w[i], high, w[i + 1]);
+        w[i] = x;
+    }
+    XP_PAIRS512(xp_butterfly512, w);
+}
+
+#define MAGIC 0x1.8p23f /* its bits plus an integer are those of MAGIC + the integer */
+
+/* Words (a, b) to (a +- b) * step: the last butterfly. Exact, so the fused form gives what a product would. */
+XP_INLINE __m512 last_values(__m512i w, __m512i butterfly, __m512 step, __m512 offset)
+{
+    const __m512i magic = _mm512_castps_si512(_mm512_set1_ps(MAGIC));
+
+    return _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_dpwssd_epi32(magic, w, butterfly)), step, offset);
+}
+
+XP_INLINE void add_distance(const float *x, __m512 high, __m512 low, struct xp_pair512 *sum)
+{
+    const __m512i y = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+
+    sum->even = xp_add_square512(sum->even, _mm512_sub_ps(_mm512_load_ps(x), xp_even_bf16_512(y)));
+    sum->odd = xp_add_square512(sum->odd, _mm512_sub_ps(_mm512_load_ps(x + 16), xp_odd_bf16_512(y)));
+}
+
+XP_INLINE void distance_of_block(const struct code_group *g, size_t b, const int levels, __m512i w[4], struct xp_pair512 *sum)
+{
+    const __m512i plus = _mm512_set1_epi32(0x00010001), minus = _mm512_set1_epi32((int)0xffff0001);
+    const __m512i middle = _mm512_maskz_set1_epi16(3, (short)(32 * (levels - 1))); /* x86/dequantise_avx512.c */
+    const __m512 step = _mm512_castsi512_ps(_mm512_set1_epi32(g->q.wire[b] << 16)), offset = _mm512_mul_ps(step, _mm512_set1_ps(-MAGIC));
+
+    w[0] = _mm512_sub_epi16(w[0], middle);
+    add_distance(g->x[b], last_values(w[1], plus, step, offset), last_values(w[0], plus, step, offset), sum);
+    add_distance(g->x[b] + 32, last_values(w[1], minus, step, offset), last_values(w[0], minus, step, offset), sum);
+    add_distance(g->x[b] + 64, last_values(w[3], plus, step, offset), last_values(w[2], plus, step, offset), sum);
+    add_distance(g->x[b] + 96, last_values(w[3], minus, step, offset), last_values(w[2], minus, step, offset), sum);
+}
+
+/* One block's codes, written and rotated back. */
+XP_INLINE void codes_of_block(const struct code_group *g, size_t b, const int levels, const int bits, const int paired, uint8_t *step,
+                              uint8_t *codes, __m512i w[4])
+{
+    xp_put16(step + 2 * b, (uint16_t)g->q.wire[b]);
+    xp_codes512(&g->q, b, levels, w);
+    xp_put_codes512(w, levels, bits, paired, 1, codes + b * (size_t)bits * (paired ? 8 : 16));
+    unrotate_turned(w);
+}
+
+/* The rotation is one long chain: it runs beside the distance of the block before. */
+XP_INLINE void codes_of_group(const struct code_group *g, size_t count, const int levels, const int bits, const int paired, uint8_t *step,
+                              uint8_t *codes, struct xp_pair512 *distance)
+{
+    struct xp_pair512 sum = *distance;
+    __m512i w[4], next[4];
+
+    codes_of_block(g, 0, levels, bits, paired, step, codes, next);
+    for (size_t b = 0; b < count; b++) {
+        memcpy(w, next, sizeof(w));
+        codes_of_block(g, b + 1 < count ? b + 1 : b, levels, bits, paired, step, codes, next);
+        distance_of_block(g, b, levels, w, &sum);
+    }
+    *distance = sum;
+}
+
+/* ---- rows -------------------------------------------------------------------------------------------------------------------- */
+
+static void codes_of_format(enum xp_qformat f, const struct code_group *g, size_t count, uint8_t *step, uint8_t *codes,
+                            struct xp_pair512 *sum)
+{
+    switch (f) {
+    case XP_Q_INT2: codes_of_group(g, count, 4, 2, 0, step, codes, sum); break;
+    case XP_Q_INT25: codes_of_group(g, count, 5, 5, 1, step, codes, sum); break;
+    case XP_Q_INT3: codes_of_group(g, count, 8, 3, 0, step, codes, sum); break;
+    case XP_Q_INT35: codes_of_group(g, count, 11, 7, 1, step, codes, sum); break;
+    case XP_Q_INT4: codes_of_group(g, count, 16, 4, 0, step, codes, sum); break;
+    case XP_Q_INT45: codes_of_group(g, count, 22, 9, 1, step, codes, sum); break;
+    case XP_Q_INT5: codes_of_group(g, count, 32, 5, 0, step, codes, sum); break;
+    case XP_Q_INT55: codes_of_group(g, count, 45, 11, 1, step, codes, sum); break;
+    case XP_Q_INT6: codes_of_group(g, count, 64, 6, 0, step, codes, sum); break;
+    case XP_Q_INT65: codes_of_group(g, count, 90, 13, 1, step, codes, sum); break;
+    case XP_Q_INT7: codes_of_group(g, count, 128, 7, 0, step, codes, sum); break;
+    case XP_Q_INT75: codes_of_group(g, count, 181, 15, 1, step, codes, sum); break;
+    default: codes_of_group(g, count, 256, 8, 0, step, codes, sum); break;
+    }
+}
+
+/* Lines of the row to come: four for each block. */
+XP_INLINE void fetch(const char *ahead, size_t b, int line)
+{
+    if (ahead) {
+        _mm_prefetch(ahead + 256 * b + 64 * line, _MM_HINT_T0);
+        _mm_prefetch(ahead + 256 * b + 64 * line + 64, _MM_HINT_T0);
+    }
+}
+
+static void group_of_blocks(struct code_group *g, const char *row, const uint32_t *signs, size_t count, enum xp_qformat f, const char *ahead,
+                            uint8_t *step, uint8_t *codes, struct row_sum *energy, struct xp_pair512 *distance)
+{
+    for (size_t b = 0; b < count; b++)
+        sums_of_block(row + 256 * b, g->l1[b], energy);
+    _mm512_store_si512(g->q.l1, fold_blocks(g->l1, FOLD_FLOATS));
+    xp_choose_scales512(&g->q);
+    for (size_t b = 0; b < count; b++) {
+        fetch(ahead, b, 0);
+        integers_of_block(g, b, row + 256 * b, signs + 4 * b);
+        fetch(ahead, b, 2);
+    }
+    const __m512i peaks = fold_blocks(g->peaks, FOLD_PEAKS), low = _mm512_set1_epi32(0xffff);
+    _mm512_store_si512(g->q.largest, _mm512_max_epi32(_mm512_and_si512(peaks, low), _mm512_srli_epi32(peaks, 16)));
+    _mm512_store_si512(g->q.energy, fold_blocks(g->squares, FOLD_INTS));
+    xp_choose_steps512(&g->q, count, f);
+    codes_of_format(f, g, count, step, codes, distance);
+}
+
+/* A block that is not whole. */
+static void tail_block(const struct xp_quantiser *q, enum xp_qformat f, const char *row, size_t first, uint8_t *step, uint8_t *codes,
+                       struct xp_pair512 *energy, struct xp_pair512 *distance)
+{
+    const size_t n = xp_qblock_size(q->dim, first), have = q->dim - first;
+    float x[XP_QBLOCK] = {0}, y[XP_QBLOCK];
+    uint16_t in[XP_QBLOCK] = {0}, out[XP_QBLOCK] = {0};
+
+    memcpy(in, row + 2 * first, 2 * have);
+    xp_residual_avx512(in, XP_BF16, NULL, have, x);
+    xp_qblock_encode_avx512(f, q->signs + first / 32, x, n, step, codes);
+    xp_qblock_decode_avx512(f, q->signs + first / 32, step, codes, n, y);
+    xp_restore_avx512(y, NULL, have, XP_BF16, out);
+    for (size_t i = 0; i < have; i += 32) {
+        const __m512i a = _mm512_loadu_si512(in + i), b = _mm512_loadu_si512(out + i);
+        energy->even = xp_add_square512(energy->even, xp_even_bf16_512(a));
+        energy->odd = xp_add_square512(energy->odd, xp_odd_bf16_512(a));
+        distance->even = xp_add_square512(distance->even, _mm512_sub_ps(xp_even_bf16_512(a), xp_even_bf16_512(b)));
+        distance->odd = xp_add_square512(distance->odd, _mm512_sub_ps(xp_odd_bf16_512(a), xp_odd_bf16_512(b)));
+    }
+}
+
+static void code_bf16(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_code_row *r, uint8_t *out, float sums[3])
+{
+    const size_t blocks = q->dim / XP_QBLOCK, bytes = xp_qblock_bytes(f, XP_QBLOCK);
+    uint8_t *codes = out + 2 * xp_qblocks(q->dim);
+    const __m256 zero = _mm256_setzero_ps();
+    struct row_sum sum = {{zero, zero}, {zero, zero}};
+    struct xp_pair512 distance = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+    struct code_group g;
+
+    for (size_t b = 0; b < blocks; b += XP_QGROUP) {
+        const size_t count = blocks - b < XP_QGROUP ? blocks - b : XP_QGROUP;
+        if (count < XP_QGROUP) { /* the blocks that are not there are folded, too */
+            memset(g.l1, 0, sizeof(g.l1));
+            memset(g.squares, 0, sizeof(g.squares));
+            memset(g.peaks, 0, sizeof(g.peaks));
+        }
+        group_of_blocks(&g, (const char *)r->row + 256 * b, q->signs + 4 * b, count, f, r->ahead ? (const char *)r->ahead + 256 * b : NULL,
+                        out + 2 * b, codes + b * bytes, &sum, &distance);
+    }
+    struct xp_pair512 energy = {_mm512_insertf32x8(_mm512_castps256_ps512(sum.even[0]), sum.even[1], 1),
+                                _mm512_insertf32x8(_mm512_castps256_ps512(sum.odd[0]), sum.odd[1], 1)};
+    if (blocks * XP_QBLOCK < q->dim)
+        tail_block(q, f, r->row, blocks * XP_QBLOCK, out + 2 * blocks, codes + blocks * bytes, &energy, &distance);
+    sums[0] = sums[1] = xp_fold_pairs512(energy.even, energy.odd);
+    sums[2] = xp_fold_pairs512(distance.even, distance.odd);
+}
+
+void xp_code_avx512bf16(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_code_row *r, uint8_t *out, float sums[3])
+{
+    if (r->type == XP_BF16 && !r->base && f != XP_Q_FP8)
+        code_bf16(q, f, r, out, sums);
+    else
+        xp_code_avx512(q, f, r, out, sums);
+}
