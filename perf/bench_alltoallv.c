@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "hash/kernels.h"
 #include "lib/comm.h"
 #include "perf/reference.h"
 #include "perf/xp_perf.h"
@@ -233,27 +232,6 @@ static void summarise_bytes(const struct exchange *x, const struct report *rep, 
         sum->ratio = sum->raw > 0 ? (double)sum->wire / (double)sum->raw : 1.0;
 }
 
-/* "shm+ucx": the transports this rank's peers are reached by. */
-static void name_transports(const xp_comm *c, char *text, size_t size)
-{
-    text[0] = '\0';
-    for (int r = 0; r < c->size; r++) {
-        const char *name = c->route[r] != NULL ? c->route[r]->ops->name : NULL;
-
-        if (name != NULL && strstr(text, name) == NULL)
-            snprintf(text + strlen(text), size - strlen(text), "%s%s", text[0] != '\0' ? "+" : "", name);
-    }
-    if (text[0] == '\0')
-        snprintf(text, size, "self");
-}
-
-static const char *isa_of(const xp_comm *c)
-{
-    int isa = xp_isa_parse(c->params.isa);
-
-    return xp_isa_name(isa >= 0 ? (enum xp_isa)isa : xp_cpu_isa());
-}
-
 static void print_table(const struct exchange *x, const xp_stats *st, const struct summary *sum)
 {
     const struct row_source *rows = &x->p->rows;
@@ -267,7 +245,7 @@ static void print_table(const struct exchange *x, const xp_stats *st, const stru
            1e3 * sum->median, 1e3 * sum->best, x->opt->iters, 1e-9 * bytes / sum->best, 1e3 * sum->encode, 1e3 * sum->decode,
            1e3 * sum->wait);
     printf("  choice algo %s, codec %s, isa %s, %llu of %llu exchanges bypassed, %llu rows raw\n", st->algo, st->codec,
-           isa_of(x->comm), (unsigned long long)sum->bypassed, (unsigned long long)st->calls, (unsigned long long)sum->rows_raw);
+           perf_isa(x->comm), (unsigned long long)sum->bypassed, (unsigned long long)st->calls, (unsigned long long)sum->rows_raw);
     printf("  bytes  %.2f MB of rows, %.2f MB sent (%.2f between nodes, %.2f inside), wire ratio %.3f\n", 1e-6 * (double)sum->raw,
            1e-6 * (double)sum->wire, 1e-6 * (double)sum->slow, 1e-6 * (double)sum->fast, sum->ratio);
     printf("  error  mean %.5f, worst %.5f of a row (%s)\n", sum->err_mean, sum->err_max, x->opt->check ? "measured" : "as the senders saw it");
@@ -291,7 +269,7 @@ static void write_json(struct exchange *x, const xp_stats *st, const struct summ
     json_text(j, "algo", st->algo);
     json_text(j, "codec", st->codec);
     json_text(j, "transport", sum->transport);
-    json_text(j, "isa", isa_of(x->comm));
+    json_text(j, "isa", perf_isa(x->comm));
     json_whole(j, "seed", x->opt->seed);
     json_whole(j, "iters", (uint64_t)x->opt->iters);
     json_real(j, "median_ms", 1e3 * sum->median);
@@ -337,7 +315,7 @@ static int report(struct exchange *x)
         summarise_times(x, times, times + n * iters, &sum);
         summarise_bytes(x, all, &sum);
         summarise_errors(x, all, &sum);
-        name_transports(x->comm, sum.transport, sizeof(sum.transport));
+        perf_name_transports(x->comm, sum.transport, sizeof(sum.transport));
         if (x->rank == 0) {
             print_table(x, &all[0].stats, &sum);
             write_json(x, &all[0].stats, &sum);

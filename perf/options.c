@@ -13,12 +13,13 @@
 #include <string.h>
 
 const char options_help[] =
-    "usage: xp_perf links|hash|codec|alltoallv [option ...]\n"
+    "usage: xp_perf links|hash|codec|alltoallv|moe [option ...]\n"
     "\n"
     "  links        latency and bandwidth of each class of link (inside a node, between nodes)\n"
     "  hash         the folded hash beside memcpy of the same bytes\n"
     "  codec        encoding and decoding beside memcpy of the same bytes\n"
     "  alltoallv    the exchange: rows of every rank to every rank\n"
+    "  moe          a layer's exchanges: route, dispatch, experts, combine\n"
     "\n"
     "  --spawn N        start N ranks here; without it the rank comes from the launcher (torchrun, mpirun, srun)\n"
     "  --nodes K        with --spawn: pretend that the ranks live on K nodes (default 1)\n"
@@ -27,7 +28,7 @@ const char options_help[] =
     "  --dtype T        bf16, f16 or f32 (default bf16)\n"
     "  --data KIND      generated rows: gaussian, clustered or duplicates (default gaussian)\n"
     "  --input X.npy    rows of a file instead: 2-D, <f2, <f4, or <u2 holding bf16; rows beyond it are blends of its rows\n"
-    "  --mode M         raw, exact or bounded (default CROSSPRESS_MODE)\n"
+    "  --mode M         raw, exact, bounded, or (moe) folded (default CROSSPRESS_MODE)\n"
     "  --eps E          bounded: largest relative error of a row, 0 < E < 1 (default CROSSPRESS_EPS); raw and exact lose nothing\n"
     "  --eps-ref R      min or row: what eps is relative to (default CROSSPRESS_EPS_REF)\n"
     "  --codec C        a codec of xp_info's list (default auto)\n"
@@ -37,6 +38,20 @@ const char options_help[] =
     "  --iters N        timed exchanges (default 10)\n"
     "  --check          compare with a plain reference and the promise of the mode; exit code 1 on a miss\n"
     "  --json FILE      one JSON object a case, one a line; - is stdout\n"
+    "\n"
+    "moe only (--rows are the tokens of a rank):\n"
+    "  --experts E      experts of the layer, in blocks over the ranks (default 16)\n"
+    "  --topk T.npy     a trace: expert numbers [tokens][k], or gate logits [tokens][E]; begins again where it ends\n"
+    "  --weights W.npy  its gate weights [tokens][k] (default: equal ones; of logits: their softmax)\n"
+    "  --routing R      without a trace: uniform or zipf (default uniform)\n"
+    "  --k K            experts of a token (default: the trace's columns, else 2)\n"
+    "  --expert E       identity, or W1.npy,W2.npy[,b1.npy,b2.npy] (default identity)\n"
+    "  --backward       gradients too: combine_backward and dispatch_backward\n"
+    "  --rate R         folded: centroids per row (default CROSSPRESS_RATE)\n"
+    "  --alpha A        folded: fit, or a number (default fit)\n"
+    "  --centroid C     folded: mean or leader (default mean)\n"
+    "  --refine N       folded: Lloyd rounds, 0 = none (default 3)\n"
+    "  --preset paper   folded: six hash functions, alpha 1, no refinement\n"
     "\n"
     "Exit code 0 done, 1 failed or missed, 2 not understood.\n";
 
@@ -92,6 +107,9 @@ static int lookup(const struct word *words, const char *text)
 static const struct word modes[] = {{"raw", XP_MODE_RAW}, {"exact", XP_MODE_EXACT}, {"bounded", XP_MODE_BOUNDED}, {"folded", XP_MODE_FOLDED}, {0}};
 static const struct word dtypes[] = {{"bf16", XP_BF16}, {"f16", XP_F16}, {"f32", XP_F32}, {0}};
 static const struct word refs[] = {{"min", XP_EPS_REF_MIN}, {"row", XP_EPS_REF_ROW}, {0}};
+static const struct word centroids[] = {{"mean", XP_CENTROID_MEAN}, {"leader", XP_CENTROID_LEADER}, {0}};
+static const struct word routings[] = {{"uniform", 0}, {"zipf", 1}, {0}};
+static const struct word presets[] = {{"paper", 0}, {0}};
 static const struct word kinds[] = {{"gaussian", 0}, {"clustered", 1}, {"duplicates", 2}, {0}};
 
 const char *perf_mode_name(xp_mode m)
@@ -119,7 +137,7 @@ static int set_number(struct options *o, const char *name, const char *text, cha
         const char *name;
         uint64_t min, max;
     } ranges[] = {{"--spawn", 1, 1024}, {"--nodes", 1, 1024}, {"--rows", 0, 1u << 30}, {"--dim", 1, 1u << 20},
-                  {"--seed", 0, UINT64_MAX}, {"--iters", 1, 100000}};
+                  {"--seed", 0, UINT64_MAX}, {"--iters", 1, 100000}, {"--experts", 1, 65535}, {"--k", 1, 64}, {"--refine", 0, 16}};
     uint64_t v = 0;
     size_t i = 0;
 
@@ -135,7 +153,10 @@ static int set_number(struct options *o, const char *name, const char *text, cha
     case 2: o->rows = (size_t)v; o->rows_given = 1; break;
     case 3: o->dim = (size_t)v; break;
     case 4: o->seed = v; break;
-    default: o->iters = (int)v; break;
+    case 5: o->iters = (int)v; break;
+    case 6: o->moe.experts = (int)v; break;
+    case 7: o->moe.k = (int)v; break;
+    default: o->moe.refine = v == 0 ? -1 : (int)v; break;
     }
     return 0;
 }
@@ -155,6 +176,15 @@ static int set_word(struct options *o, const char *name, const char *text, char 
     } else if (strcmp(name, "--data") == 0) {
         v = lookup(kinds, text);
         o->data = text;
+    } else if (strcmp(name, "--centroid") == 0) {
+        v = lookup(centroids, text);
+        o->moe.centroid = (xp_centroid)v;
+    } else if (strcmp(name, "--routing") == 0) {
+        v = lookup(routings, text);
+        o->moe.routing = text;
+    } else if (strcmp(name, "--preset") == 0) {
+        v = lookup(presets, text);
+        o->moe.preset = text;
     } else {
         v = lookup(refs, text);
         o->eps_ref = (xp_eps_ref)v;
@@ -167,7 +197,8 @@ static int set_text(struct options *o, const char *name, const char *text, char 
     const struct {
         const char *name;
         const char **where;
-    } texts[] = {{"--input", &o->input}, {"--codec", &o->codec}, {"--algo", &o->algo}, {"--transport", &o->transport}, {"--json", &o->json}};
+    } texts[] = {{"--input", &o->input}, {"--codec", &o->codec}, {"--algo", &o->algo}, {"--transport", &o->transport}, {"--json", &o->json},
+                 {"--topk", &o->moe.topk}, {"--weights", &o->moe.weights}, {"--expert", &o->moe.expert}};
     size_t i = 0;
 
     while (strcmp(texts[i].name, name) != 0)
@@ -185,6 +216,21 @@ static int set_eps(struct options *o, const char *name, const char *text, char *
     return 0;
 }
 
+static int set_rate(struct options *o, const char *name, const char *text, char *err, size_t size)
+{
+    if (real(text, &o->moe.rate) != 0 || o->moe.rate <= 0.0 || o->moe.rate > 1.0)
+        return refuse(err, size, "%s takes a number above 0, at most 1, not '%s'", name, text);
+    return 0;
+}
+
+static int set_alpha(struct options *o, const char *name, const char *text, char *err, size_t size)
+{
+    o->moe.alpha_fixed = strcmp(text, "fit") != 0;
+    if (o->moe.alpha_fixed && real(text, &o->moe.alpha) != 0)
+        return refuse(err, size, "%s takes fit or a number, not '%s'", name, text);
+    return 0;
+}
+
 typedef int (*set_fn)(struct options *o, const char *name, const char *text, char *err, size_t size);
 
 static const struct {
@@ -195,6 +241,9 @@ static const struct {
     {"--seed", set_number}, {"--iters", set_number}, {"--dtype", set_word}, {"--data", set_word},
     {"--mode", set_word}, {"--eps-ref", set_word}, {"--eps", set_eps}, {"--input", set_text},
     {"--codec", set_text}, {"--algo", set_text}, {"--transport", set_text}, {"--json", set_text},
+    {"--experts", set_number}, {"--k", set_number}, {"--refine", set_number}, {"--centroid", set_word}, {"--routing", set_word},
+    {"--preset", set_word}, {"--topk", set_text}, {"--weights", set_text}, {"--expert", set_text}, {"--rate", set_rate},
+    {"--alpha", set_alpha},
 };
 
 static set_fn find(const char *name)
@@ -206,10 +255,18 @@ static set_fn find(const char *name)
     return NULL;
 }
 
+static int moe_given(const struct options *o)
+{
+    const struct moe_options *m = &o->moe;
+
+    return m->experts || m->k || m->refine || m->topk || m->weights || m->routing || m->expert || m->preset || m->rate > 0 ||
+           m->alpha_fixed || m->centroid || m->backward;
+}
+
 /* What only makes sense together, or apart. */
 static int consistent(const struct options *o, char *err, size_t size)
 {
-    int alone = strcmp(o->command, "hash") == 0 || strcmp(o->command, "codec") == 0;
+    int alone = strcmp(o->command, "hash") == 0 || strcmp(o->command, "codec") == 0, moe = strcmp(o->command, "moe") == 0;
 
     if (o->nodes > 0 && o->spawn == 0)
         return refuse(err, size, "--nodes needs --spawn: under a launcher the nodes are what they are");
@@ -217,8 +274,14 @@ static int consistent(const struct options *o, char *err, size_t size)
         return refuse(err, size, "--nodes %d needs at least that many ranks, not %d", o->nodes, o->spawn);
     if (o->input != NULL && (o->data != NULL || o->dim != 0 || o->dtype_given))
         return refuse(err, size, "--input brings its own rows: leave out --data, --dim and --dtype");
-    if (o->mode == XP_MODE_FOLDED)
-        return refuse(err, size, "--mode folded is not in this version");
+    if (o->mode == XP_MODE_FOLDED && !moe)
+        return refuse(err, size, "--mode folded is for xp_perf moe: %s has no experts", o->command);
+    if (!moe && moe_given(o))
+        return refuse(err, size, "--experts, --topk, --rate and what goes with them are for xp_perf moe");
+    if (o->moe.topk != NULL && o->moe.routing != NULL)
+        return refuse(err, size, "--topk brings its own routing: leave out --routing");
+    if (o->moe.weights != NULL && o->moe.topk == NULL)
+        return refuse(err, size, "--weights needs --topk: they belong to its expert numbers");
     if (alone && o->spawn > 0)
         return refuse(err, size, "%s measures one core: leave out --spawn", o->command);
     return 0;
@@ -230,8 +293,8 @@ int options_parse(struct options *o, int argc, char **argv, char *err, size_t er
         const char *name = argv[i];
         set_fn set = find(name);
 
-        if (strcmp(name, "--check") == 0) {
-            o->check = 1;
+        if (strcmp(name, "--check") == 0 || strcmp(name, "--backward") == 0) {
+            *(name[2] == 'c' ? &o->check : &o->moe.backward) = 1;
             continue;
         }
         if (set == NULL)

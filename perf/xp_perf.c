@@ -1,5 +1,5 @@
 /*
- * xp_perf.c - the benchmarks of crosspress: xp_perf links|hash|codec|alltoallv (--help explains)
+ * xp_perf.c - the benchmarks of crosspress: xp_perf links|hash|codec|alltoallv|moe (--help explains)
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -11,6 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "hash/kernels.h"
+#include "lib/comm.h"
 #include "perf/options.h"
 #include "perf/spawn.h"
 
@@ -22,6 +24,7 @@ static const struct command {
     {"hash", bench_hash},
     {"codec", bench_codec},
     {"alltoallv", bench_alltoallv},
+    {"moe", bench_moe},
 };
 
 int perf_fail(struct perf *p, const char *fmt, ...)
@@ -56,6 +59,26 @@ int perf_comm(struct perf *p, xp_comm **comm)
     cfg.transport = p->opt->transport;
     s = xp_comm_create(comm, NULL, &cfg);
     return s == XP_OK ? 0 : perf_fail(p, "cannot join the ranks: %s (%s)", xp_last_error(), xp_status_string(s));
+}
+
+void perf_name_transports(const xp_comm *c, char *text, size_t size)
+{
+    text[0] = '\0';
+    for (int r = 0; r < c->size; r++) {
+        const char *name = c->route[r] != NULL ? c->route[r]->ops->name : NULL;
+
+        if (name != NULL && strstr(text, name) == NULL)
+            snprintf(text + strlen(text), size - strlen(text), "%s%s", text[0] != '\0' ? "+" : "", name);
+    }
+    if (text[0] == '\0')
+        snprintf(text, size, "self");
+}
+
+const char *perf_isa(const xp_comm *c)
+{
+    int isa = xp_isa_parse(c->params.isa);
+
+    return xp_isa_name(isa >= 0 ? (enum xp_isa)isa : xp_cpu_isa());
 }
 
 static const struct command *find_command(const char *name)
@@ -116,12 +139,10 @@ int main(int argc, char **argv)
         return 0;
     }
     if (argc < 2)
-        return refuse("what to measure? links, hash, codec or alltoallv (--help explains)");
+        return refuse("what to measure? links, hash, codec, alltoallv or moe (--help explains)");
     o.command = argv[1];
-    if (strcmp(o.command, "moe") == 0)
-        return refuse("moe is not in this version");
     if (find_command(o.command) == NULL) {
-        snprintf(err, sizeof(err), "unknown command '%s' (links, hash, codec or alltoallv)", o.command);
+        snprintf(err, sizeof(err), "unknown command '%s' (links, hash, codec, alltoallv or moe)", o.command);
         return refuse(err);
     }
     if (options_parse(&o, argc - 2, argv + 2, err, sizeof(err)) != 0)

@@ -10,6 +10,15 @@
 #include "perf/bench.h"
 #include "perf/rows.h"
 
+/* Of xp_perf moe; zero where not given. */
+struct moe_options {
+    int experts, k, refine;        /* refine -1: none */
+    const char *topk, *weights, *routing, *expert, *preset;
+    double rate, alpha;
+    int alpha_fixed, backward;
+    xp_centroid centroid;
+};
+
 struct options {
     const char *command;
     int spawn, nodes;              /* 0: the launcher's environment */
@@ -25,6 +34,7 @@ struct options {
     uint64_t seed;
     int iters, check;
     const char *json;
+    struct moe_options moe;
 };
 
 /* One rank's view of a run. */
@@ -53,5 +63,10 @@ int bench_links(struct perf *p);
 int bench_hash(struct perf *p);
 int bench_codec(struct perf *p);
 int bench_alltoallv(struct perf *p);
+int bench_moe(struct perf *p);
+
+/* What reports of a group have in common: "shm+ucx", the transports of this rank's peers; the instruction set in use. */
+void perf_name_transports(const xp_comm *c, char *text, size_t size);
+const char *perf_isa(const xp_comm *c);
 
 #endif

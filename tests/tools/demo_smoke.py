@@ -14,7 +14,7 @@ import time
 from tap import ROOT, case, done, run, skip
 
 demo = [os.path.join(ROOT, 'perf', 'demo.sh'), '--build', os.path.abspath(sys.argv[1])]
-small = ['--hosts', '2', '--rows', '512', '--iters', '2']
+small = ['--hosts', '2', '--rows', '512', '--iters', '2', '--tokens', '128']
 
 
 def start(*args):
@@ -51,7 +51,9 @@ prefix = prefix_of(p)
 out, err = p.communicate(timeout=120)
 case('exit code 0', p.returncode == 0, f'{p.returncode}\n{out}\n{err}')
 for row in ('Open MPI, default', 'Open MPI, tuned', 'raw', 'exact', 'bounded 1 %', 'bounded 3 %', 'bounded 10 %', 'best choice', 'without loss', 'within 3 %'):
-    case(f'the table has "{row}"', any(line.strip().startswith(row) for line in out.splitlines()), out)
+    case(f'the table has "{row}"', any(line.strip().startswith(row) for line in out.split('a MoE layer')[0].splitlines()), out)
+for row in ('Open MPI, default', 'Open MPI, tuned', 'raw, flat', 'exact', 'bounded 3 %', 'best choice'):
+    case(f'the table of the MoE layer has "{row}"', any(line.strip().startswith(row) for line in out.split('a MoE layer')[-1].splitlines()), out)
 
 if 'not permitted' in out:
     skip('namespaces are removed', 'not permitted here')

@@ -33,7 +33,6 @@ bytes_of_good = open(good, 'rb').read()
 wrong = {
     'no command': [],
     'an unknown command': ['all2all'],
-    'a command of a later version': ['moe', '--rows', '16'],
     'an unknown option': ['alltoallv', '--frob'],
     'an option without its value': ['alltoallv', '--rows'],
     'a negative count': ['alltoallv', '--rows', '-4'],
