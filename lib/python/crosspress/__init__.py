@@ -12,9 +12,10 @@ SPDX-License-Identifier: Apache-2.0
 from ._lib import lib as _library
 from .comm import Comm, ThreadGroup
 from .errors import CallerError, CorruptError, Error, GroupError, InternalError, MachineError
+from .moe import MoePlan, Routing
 from .plan import Plan, Request
 from .rows import BFloat16, bf16_from_f32, f32_from_bf16
 
 __version__ = _library.xp_version().decode()
-__all__ = ['Comm', 'ThreadGroup', 'Plan', 'Request', 'BFloat16', 'bf16_from_f32', 'f32_from_bf16', 'Error', 'CallerError',
-           'MachineError', 'GroupError', 'CorruptError', 'InternalError']
+__all__ = ['Comm', 'ThreadGroup', 'Plan', 'Request', 'MoePlan', 'Routing', 'BFloat16', 'bf16_from_f32', 'f32_from_bf16',
+           'Error', 'CallerError', 'MachineError', 'GroupError', 'CorruptError', 'InternalError']

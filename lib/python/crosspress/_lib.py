@@ -7,7 +7,8 @@ SPDX-License-Identifier: Apache-2.0
 import ctypes
 import ctypes.util
 import os
-from ctypes import CFUNCTYPE, POINTER, Structure, c_char, c_char_p, c_double, c_int, c_int32, c_size_t, c_uint64, c_void_p
+from ctypes import (CFUNCTYPE, POINTER, Structure, c_char, c_char_p, c_double, c_float, c_int, c_int32, c_size_t, c_uint64,
+                    c_void_p)
 
 from . import errors
 
@@ -24,7 +25,11 @@ DTYPE = {'XP_BF16': 1, 'XP_F16': 2, 'XP_F32': 3, 'XP_BYTE': 4}
 MODE = {'XP_MODE_DEFAULT': 0, 'XP_MODE_RAW': 1, 'XP_MODE_EXACT': 2, 'XP_MODE_BOUNDED': 3, 'XP_MODE_FOLDED': 4}
 EPS_REF = {'XP_EPS_REF_DEFAULT': 0, 'XP_EPS_REF_MIN': 1, 'XP_EPS_REF_ROW': 2}
 LOG_LEVEL = {'XP_LOG_NONE': 0, 'XP_LOG_ERROR': 1, 'XP_LOG_WARN': 2, 'XP_LOG_INFO': 3, 'XP_LOG_DEBUG': 4}
-ENUMS = {'xp_status': STATUS, 'xp_dtype': DTYPE, 'xp_mode': MODE, 'xp_eps_ref': EPS_REF, 'xp_log_level': LOG_LEVEL}
+COMBINE = {'XP_COMBINE_DEFAULT': 0, 'XP_COMBINE_ROWS': 1, 'XP_COMBINE_SUM': 2}
+ALPHA = {'XP_ALPHA_FIT': 0, 'XP_ALPHA_FIXED': 1}
+CENTROID = {'XP_CENTROID_MEAN': 0, 'XP_CENTROID_LEADER': 1, 'XP_CENTROID_SEQUENCES': 2}
+ENUMS = {'xp_status': STATUS, 'xp_dtype': DTYPE, 'xp_mode': MODE, 'xp_eps_ref': EPS_REF, 'xp_log_level': LOG_LEVEL,
+         'xp_combine_sum': COMBINE, 'xp_alpha': ALPHA, 'xp_centroid': CENTROID}
 
 OK, IN_PROGRESS = STATUS['XP_OK'], STATUS['XP_IN_PROGRESS']
 
@@ -44,10 +49,22 @@ class Bootstrap(Structure):
                 ('allgather_user', c_void_p)]
 
 
+class MoeDesc(Structure):
+    _fields_ = [('size', c_size_t), ('experts', c_int), ('max_topk', c_int), ('combine', c_int), ('eps_combine', c_double),
+                ('eps_grad', c_double), ('preset', c_char_p), ('rate', c_double), ('alpha_rule', c_int), ('alpha', c_double),
+                ('centroid', c_int), ('hashes', c_int), ('width', c_int), ('rounds', c_int), ('refine', c_int),
+                ('probes', c_int), ('outlier', c_double), ('error_limit', c_double)]
+
+
+class RouteDesc(Structure):
+    _fields_ = [('size', c_size_t), ('tokens', c_size_t), ('topk', c_int), ('expert', c_void_p), ('weight', c_void_p),
+                ('expert_rank', c_void_p), ('sequence', c_void_p)]
+
+
 class PlanDesc(Structure):
     _fields_ = [('size', c_size_t), ('dtype', c_int), ('dim', c_size_t), ('max_send_rows', c_size_t),
                 ('max_recv_rows', c_size_t), ('mode', c_int), ('eps', c_double), ('eps_ref', c_int), ('codec', c_char_p),
-                ('algo', c_char_p), ('seed', c_uint64)]
+                ('algo', c_char_p), ('seed', c_uint64), ('moe', POINTER(MoeDesc))]
 
 
 class Stats(Structure):
@@ -55,15 +72,18 @@ class Stats(Structure):
                 ('rows_unique', c_uint64), ('rows_raw', c_uint64), ('raw_bytes', c_uint64), ('wire_bytes_slow', c_uint64),
                 ('wire_bytes_fast', c_uint64), ('err_mean', c_double), ('err_max', c_double), ('err_ref_max', c_double),
                 ('seconds_total', c_double), ('seconds_encode', c_double), ('seconds_decode', c_double),
-                ('seconds_wait', c_double), ('algo', c_char * 16), ('codec', c_char * 16)]
+                ('seconds_wait', c_double), ('algo', c_char * 16), ('codec', c_char * 16), ('hop_rows_slow', c_uint64),
+                ('hop_rows_fast', c_uint64), ('clusters', c_uint64), ('rate', c_double), ('rho', c_double),
+                ('fold_err', c_double), ('fold_fallbacks', c_uint64)]
 
 
-STRUCTS = {'xp_config': Config, 'xp_bootstrap': Bootstrap, 'xp_plan_desc': PlanDesc, 'xp_stats': Stats}
+STRUCTS = {'xp_config': Config, 'xp_bootstrap': Bootstrap, 'xp_plan_desc': PlanDesc, 'xp_stats': Stats,
+           'xp_moe_desc': MoeDesc, 'xp_route_desc': RouteDesc}
 
 # ---- prototypes: name -> (result, arguments); 'xp_status' results are checked by call() ----------------------------
 
 Status = c_int
-Handle = c_void_p  # xp_comm *, xp_plan *, xp_request *, xp_thread_group *
+Handle = c_void_p  # xp_comm *, xp_plan *, xp_request *, xp_routing *, xp_thread_group *
 PROTOTYPES = {
     'xp_version': (c_char_p, []),
     'xp_status_string': (c_char_p, [c_int]),
@@ -92,6 +112,19 @@ PROTOTYPES = {
     'xp_request_free': (None, [Handle]),
     'xp_plan_stats': (Status, [Handle, POINTER(Stats)]),
     'xp_plan_stats_reset': (None, [Handle]),
+    'xp_moe_desc_init': (None, [POINTER(MoeDesc)]),
+    'xp_route_desc_init': (None, [POINTER(RouteDesc)]),
+    'xp_route': (Status, [Handle, POINTER(RouteDesc), POINTER(Handle)]),
+    'xp_routing_destroy': (None, [Handle]),
+    'xp_routing_rows': (c_size_t, [Handle]),
+    'xp_routing_local_experts': (c_int, [Handle]),
+    'xp_routing_expert_ids': (POINTER(c_int32), [Handle]),
+    'xp_routing_offsets': (POINTER(c_size_t), [Handle]),
+    'xp_routing_clusters': (Status, [Handle, c_void_p, c_void_p, c_void_p, POINTER(c_size_t)]),
+    'xp_dispatch': (Status, [Handle, Handle, c_void_p, c_void_p, POINTER(Handle)]),
+    'xp_combine': (Status, [Handle, Handle, c_void_p, c_void_p, c_void_p, POINTER(Handle)]),
+    'xp_combine_backward': (Status, [Handle, Handle, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(Handle)]),
+    'xp_dispatch_backward': (Status, [Handle, Handle, c_void_p, c_void_p, c_void_p, POINTER(Handle)]),
 }
 
 # ---- loading -------------------------------------------------------------------------------------------------------

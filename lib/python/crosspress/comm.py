@@ -105,6 +105,11 @@ class Comm:
         from .plan import Plan
         return Plan(self, dim, dtype, **options)
 
+    def moe_plan(self, dim, dtype='bf16', **options):
+        """A plan of an MoE layer; see MoePlan."""
+        from .moe import MoePlan
+        return MoePlan(self, dim, dtype, **options)
+
     def close(self):
         """Closes the plans of the comm, then leaves the group. Not collective."""
         if self._handle is None:

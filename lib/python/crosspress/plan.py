@@ -73,6 +73,9 @@ class Plan:
 
     def __init__(self, comm, dim, dtype='bf16', *, max_send_rows=0, max_recv_rows=0, mode=None, eps=0.0, eps_ref=None,
                  codec=None, algo=None, seed=0):
+        self._create(self._describe(comm, dim, dtype, max_send_rows, max_recv_rows, mode, eps, eps_ref, codec, algo, seed))
+
+    def _describe(self, comm, dim, dtype, max_send_rows, max_recv_rows, mode, eps, eps_ref, codec, algo, seed):
         self._handle = None
         self.comm, self.dim, self.dtype = comm, int(dim), dtype
         desc = _lib.PlanDesc()
@@ -82,7 +85,7 @@ class Plan:
         desc.mode = _lib.choice(mode, _lib.MODE, 'XP_MODE_', 'mode')
         desc.eps, desc.eps_ref = eps, _lib.choice(eps_ref, _lib.EPS_REF, 'XP_EPS_REF_', 'eps_ref')
         desc.codec, desc.algo, desc.seed = _lib.text(codec), _lib.text(algo), seed
-        self._create(desc)
+        return desc
 
     def _create(self, desc):
         handle = ctypes.c_void_p()

@@ -41,11 +41,14 @@ def _tensor(capsule):
     return DLTensor.from_address(_capsule_pointer(capsule, b'dltensor'))
 
 
+_nothing = ctypes.create_string_buffer(64)  # where empty memory is: NULL means "not given" to some calls
+
+
 class Memory:
     """Contiguous values of one type: `pointer`, `count` values of `type` ('float32'), `itemsize` bytes each; `keep` owns them."""
 
     def __init__(self, pointer, shape, type_, itemsize, readonly, keep):
-        self.pointer, self.shape, self.type, self.itemsize = pointer, tuple(shape), type_, itemsize
+        self.pointer, self.shape, self.type, self.itemsize = pointer or ctypes.addressof(_nothing), tuple(shape), type_, itemsize
         self.readonly, self.keep = readonly, keep
         self.count = int(np.prod(self.shape, dtype=np.int64))
 
@@ -114,18 +117,23 @@ def rows_of(obj, dtype, dim, what, writable=False, at_least=None):
     return m, rows
 
 
-def vector(obj, type_, what, shape=None):
-    """(Memory) of a table of exactly this type, such as expert numbers ('int32') or gate weights ('float32')."""
-    m = memory(obj, what)
-    if m.type != type_:
-        raise TypeError(f'crosspress: {what} holds {m.type}, not {type_}')
-    if shape is not None and m.shape != tuple(shape):
-        raise ValueError(f'crosspress: {what} has shape {m.shape}, not {tuple(shape)}')
-    return m
-
-
 def _is_torch(obj):
     return type(obj).__module__.partition('.')[0] == 'torch' and 'torch' in sys.modules
+
+
+def table(obj, dtype, what, shape=None):
+    """A small table (expert numbers, gate weights) as a contiguous NumPy array of the type that the library reads; may be a copy."""
+    if _is_torch(obj):
+        obj = obj.detach().cpu()
+        obj = (obj.float() if obj.is_floating_point() else obj).numpy()
+    elif not isinstance(obj, np.ndarray) and hasattr(obj, '__dlpack__'):
+        obj = np.from_dlpack(obj)
+    array = np.asarray(obj)
+    if np.dtype(dtype).kind == 'i' and array.size and array.dtype.kind not in 'iu':
+        raise TypeError(f'crosspress: {what} holds {array.dtype}, not whole numbers')
+    if shape is not None and array.shape != tuple(shape):
+        raise ValueError(f'crosspress: {what} has shape {array.shape}, not {tuple(shape)}')
+    return np.ascontiguousarray(array, dtype=dtype)
 
 
 def empty(rows, dim, dtype, like=None):

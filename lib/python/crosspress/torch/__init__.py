@@ -6,6 +6,8 @@
 SPDX-License-Identifier: Apache-2.0
 """
 from .backend import ProcessGroupCrosspress, configure
+from .functional import combine, dispatch, route
 from .group import comm
+from .layer import MoELayer
 
-__all__ = ['ProcessGroupCrosspress', 'configure', 'comm']
+__all__ = ['ProcessGroupCrosspress', 'configure', 'comm', 'MoELayer', 'route', 'dispatch', 'combine']
