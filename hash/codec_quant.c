@@ -25,17 +25,35 @@
 #define MEAN_LEAST_ROWS 4     /* fewer rows have no mean worth the name */
 #define PROBES 32             /* rows that say whether sending the mean pays */
 
-/* Fills order with the rows that count. */
-static uint32_t mean_rows(const struct xp_coder *c, const struct xp_rows *in, uint32_t *order)
+static void fetch(const void *row, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch((const char *)row + i, 0, 2);
+}
+
+/*
+ * Fills order with the rows that count and c->mean with their mean, as kernel centroid would. A row's energy says whether it counts;
+ * it is added while it is in the cache.
+ */
+static uint32_t mean_rows(struct xp_coder *c, const struct xp_rows *in, uint32_t *order)
 {
     const size_t most = c->desc.eps_ref == XP_EPS_REF_ROW ? MEAN_ROWS_UNREFERRED : MEAN_ROWS, take = in->rows < most ? in->rows : most;
     uint32_t n = 0;
+    float sums[2];
 
+    memset(c->mean, 0, in->dim * sizeof(*c->mean));
     for (size_t i = 0; i < take; i++) {
-        const size_t r = (2 * i + 1) * in->rows / (2 * take);
-        if (c->kernels.distance(xp_row(in, r), NULL, in->dtype, in->dim) <= XP_MEAN_LARGEST)
-            order[n++] = (uint32_t)r;
+        const size_t r = (2 * i + 1) * in->rows / (2 * take), next = (2 * i + 3) * in->rows / (2 * take);
+        if (i + 1 < take)
+            fetch(xp_row(in, next), c->row_bytes);
+        c->kernels.residual_sums(xp_row(in, r), in->dtype, NULL, in->dim, c->residual, sums);
+        if (!(sums[0] <= XP_MEAN_LARGEST))
+            continue;
+        c->kernels.vector_add(c->mean, c->residual, 1.0f, (in->dim + 15) / 16);
+        order[n++] = (uint32_t)r;
     }
+    for (size_t i = 0; i < in->dim && n > 0; i++)
+        c->mean[i] /= (float)n;
     return n;
 }
 
@@ -43,11 +61,9 @@ static uint32_t mean_rows(const struct xp_coder *c, const struct xp_rows *in, ui
 static uint32_t make_mean(struct xp_coder *c, const struct xp_rows *in, uint32_t *order)
 {
     const uint32_t n = in->rows >= MEAN_LEAST_ROWS ? mean_rows(c, in, order) : 0;
-    const uint32_t start[] = {0, n};
 
     if (n < MEAN_LEAST_ROWS)
         return 0;
-    c->kernels.centroid(in, order, start, 1, c->mean);
     c->kernels.restore(c->mean, NULL, in->dim, in->dtype, c->decoded);
     c->kernels.residual(c->decoded, in->dtype, NULL, in->dim, c->mean);
     return n;
