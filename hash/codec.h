@@ -63,6 +63,7 @@ struct xp_coder_desc {
     uint64_t seed;
     unsigned lsh_hashes, lsh_width, lsh_rounds;
     int lsh_refine, lsh_center;
+    int row_wise; /* codec quant: what a row is decoded to does not depend on the rows that share its frame */
 };
 
 xp_status xp_coder_create(struct xp_coder **out, const struct xp_coder_desc *d);

@@ -117,11 +117,11 @@ static xp_status quant_encode(struct xp_coder *c, const struct xp_rows *in, uint
                               xp_codec_stats *st)
 {
     uint32_t order[MEAN_ROWS];
-    const uint32_t n = make_mean(c, in, order);
+    const uint32_t n = c->desc.row_wise ? 0 : make_mean(c, in, order);
     struct xp_row_plan plan;
     size_t at = PREFIX, bytes;
 
-    if (cap < PREFIX + c->row_bytes)
+    if (cap < PREFIX + (c->desc.row_wise ? 0 : c->row_bytes))
         return XP_ERR_UNSUPPORTED;
     if (mean_pays(c, in, order, n)) {
         memcpy(out + at, c->decoded, c->row_bytes);

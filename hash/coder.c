@@ -233,11 +233,13 @@ static void add_stats(xp_codec_stats *sum, const xp_codec_stats *st)
     memcpy(sum->codec, st->codec, sizeof(sum->codec));
 }
 
-/* Tries `ops`; a payload as long as the rows themselves does not pay. */
+/* Tries `ops`; a payload as long as the rows themselves does not pay. (Row-wise it is kept all the same: sending other rows of the
+ * frame raw would change them. A quantised row is shorter than the row, so the payload is within the bound, and where it is not all
+ * rows were raw anyway.) */
 static xp_status try_codec(struct xp_coder *c, const struct xp_codec_ops *ops, const struct xp_rows *in, uint8_t *frame,
                            size_t cap, size_t *payload)
 {
-    size_t room = ops == &xp_codec_raw ? cap : in->rows * c->row_bytes - 1;
+    size_t room = ops == &xp_codec_raw || c->desc.row_wise ? cap : in->rows * c->row_bytes - 1;
 
     begin_stats(&c->stats, c, ops, in->rows);
     return ops->encode(c, in, frame + XP_FRAME_HEADER, room < cap ? room : cap, payload, &c->stats);
