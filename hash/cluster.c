@@ -198,6 +198,42 @@ void xp_clusters_refine(struct xp_clusters *c, const struct xp_kernels *k, const
     xp_clusters_seed(c, sketch, s, 0);
 }
 
+/* Rows of cluster k whose coordinate j has not the sign of the cluster's first row go to cluster `to`. Returns how many. */
+static size_t split_one(struct xp_clusters *c, size_t k, const int16_t *sketch, unsigned s, unsigned j, uint32_t to)
+{
+    const uint32_t *rows = c->order + c->start[k], *end = c->order + c->start[k + 1];
+    const int negative = sketch[(size_t)*rows * s + j] < 0;
+    size_t moved = 0;
+
+    for (; rows < end; rows++) {
+        if ((sketch[(size_t)*rows * s + j] < 0) == negative)
+            continue;
+        c->of[*rows] = to;
+        moved++;
+    }
+    return moved;
+}
+
+void xp_clusters_split(struct xp_clusters *c, const int16_t *sketch, unsigned s, unsigned first, size_t count)
+{
+    for (unsigned pass = 0; pass < s && c->count < count; pass++) {
+        size_t equals, least = seed_threshold(c, count - c->count, &equals), before = c->count;
+        uint32_t next = (uint32_t)before;
+
+        for (size_t k = 0; k < before; k++) {
+            const size_t size = c->start[k + 1] - c->start[k];
+
+            if (size < 2 || size < least || (size == least && equals == 0))
+                continue;
+            equals -= size == least;
+            next += split_one(c, k, sketch, s, (first + pass) % s, next) > 0;
+        }
+        c->count = next;
+        if (next > before)
+            renumber(c);
+    }
+}
+
 uint64_t xp_clusters_distortion(const struct xp_clusters *c, const int16_t *sketch, unsigned s)
 {
     uint64_t total = 0;

@@ -46,6 +46,11 @@ void xp_clusters_refine(struct xp_clusters *c, const struct xp_kernels *k, const
 size_t xp_clusters_seed(struct xp_clusters *c, const int16_t *sketch, unsigned s, size_t max_clusters);
 void xp_clusters_regroup(struct xp_clusters *c, size_t seeds);
 
+/* Splits the largest clusters (the first of equals) in two, rows with a negative coordinate apart from the others: one coordinate of
+ * the sketches a pass, in turn from `first` on, until there are `count` clusters or every coordinate has had its pass. c->centroids are
+ * not valid afterwards. */
+void xp_clusters_split(struct xp_clusters *c, const int16_t *sketch, unsigned s, unsigned first, size_t count);
+
 /* Sum over the rows of |sketch - mean sketch of its cluster|^2, with the means of c->centroids. */
 uint64_t xp_clusters_distortion(const struct xp_clusters *c, const int16_t *sketch, unsigned s);
 

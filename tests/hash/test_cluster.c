@@ -275,3 +275,44 @@ Test(cluster, no_rows_is_no_work)
     cr_assert_eq(xp_clusters_distortion(&c, NULL, 32), 0u);
     xp_clusters_fini(&c);
 }
+
+/* Sketches of 32 values whose first `bits` signs spell the row's number. */
+static void spell(int16_t *sketch, size_t rows, unsigned bits)
+{
+    for (size_t r = 0; r < rows; r++)
+        for (unsigned j = 0; j < 32; j++)
+            sketch[r * 32 + j] = (int16_t)(j < bits && (r >> j & 1) ? -100 : 100);
+}
+
+Test(cluster, splits_the_largest_to_a_number)
+{
+    enum { ALL = 64 };
+    struct xp_clusters c = make_clusters(ALL, 32);
+    int16_t sketch[ALL * 32];
+    uint32_t ids[ALL];
+
+    spell(sketch, ALL, 6);
+    for (size_t count = 2; count <= ALL; count++) {
+        for (size_t r = 0; r < ALL; r++)
+            ids[r] = r < 40;
+        xp_clusters_group(&c, ids, ALL);
+        xp_clusters_split(&c, sketch, 32, (unsigned)count % 32, count);
+        cr_assert_eq(c.count, count, "%zu clusters, not %zu", c.count, count);
+        assert_valid(&c);
+        for (size_t k = 0; k < c.count; k++)
+            for (size_t i = c.start[k]; i < c.start[k + 1]; i++)
+                cr_assert_eq(ids[c.order[i]], ids[c.order[c.start[k]]], "rows of two clusters were joined");
+        for (size_t k = 0; k < c.count && count == 3; k++)
+            cr_assert_leq(c.start[k + 1] - c.start[k], 24u, "the larger one was split, in the middle");
+    }
+    xp_clusters_split(&c, sketch, 32, 0, 10);
+    cr_assert_eq(c.count, ALL, "there are more already");
+    spell(sketch, ALL, 2);
+    for (size_t r = 0; r < ALL; r++)
+        ids[r] = 0;
+    xp_clusters_group(&c, ids, ALL);
+    xp_clusters_split(&c, sketch, 32, 5, 50);
+    cr_assert_eq(c.count, 4u, "equal sketches stay together");
+    assert_valid(&c);
+    xp_clusters_fini(&c);
+}
