@@ -20,7 +20,7 @@ struct xp_folder_desc {
     size_t dim, max_tokens;
     int experts, max_topk;
     const xp_moe_desc *moe;  /* read during creation only; every default resolved in here */
-    const char *codec;       /* form of far centroids and results: "raw" (as they are), "fp8", "int8", ... a fixed format */
+    const char *codec;       /* form of far centroids and results: "raw" (as they are), "fp8", "int8", ... a fixed format; NULL, "auto": "int8" */
     enum xp_isa isa;
     uint64_t seed;
 };
@@ -28,12 +28,19 @@ struct xp_folder_desc {
 xp_status xp_folder_create(struct xp_folder **out, const struct xp_folder_desc *d);
 void xp_folder_destroy(struct xp_folder *f);
 
+/*
+ * The coder that rows of virtual tokens must go through on their way to far experts, so that these get what xp_fold_seen says: of
+ * fixed format, and row-wise, whatever rows share a frame. mode is XP_MODE_RAW where no coder is needed; max_rows is 0.
+ * Returns XP_OK; XP_ERR_INVALID_ARG (unknown name); XP_ERR_UNSUPPORTED (not a fixed format), as xp_folder_create does.
+ */
+xp_status xp_folder_coder(const struct xp_folder_desc *d, struct xp_coder_desc *out);
+
 /* One step's clusters: what forward makes and backward needs again. Belongs to a routing; used again for the next one. */
 struct xp_fold;
 xp_status xp_fold_create(struct xp_fold **out, struct xp_folder *f);
 void xp_fold_destroy(struct xp_fold *s);
 
-/* One step's tokens, as the routing keeps them. */
+/* One step's tokens, as the routing keeps them: the arrays are read until the step's backward is done. */
 struct xp_fold_tokens {
     size_t tokens;
     int topk;

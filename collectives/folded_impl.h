@@ -1,0 +1,135 @@
+/*
+ * folded_impl.h - the inside of folded mode: what a plan's folder and a step's fold hold
+ *
+ * Words: a *slot* is one (token, k) of the routing, numbered token * topk + k. A row that holds NaN or Inf, or so much energy that a
+ * mean with it would be worthless, is *wild*: it is a cluster of its own. A *virtual token* is a centroid or a probe.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef XP_FOLDED_IMPL_H
+#define XP_FOLDED_IMPL_H
+
+#include "collectives/folded.h"
+#include "hash/cluster.h"
+#include "hash/hasher.h"
+
+/* A row with more energy is wild. */
+#define XP_FOLD_WILD 1e30f
+
+/* What is learned about an expert, from step to step. */
+struct xp_fold_expert {
+    double slope_sum, square_sum; /* decayed sums over probes: <E(x) - E(c), x - c>, |x - c|^2 */
+    float alpha;
+    size_t extra;                 /* clusters that outlier guard or sequences made beyond those asked for, last time */
+    size_t quota;                 /* probes of this step */
+    uint32_t leaders, clusters;   /* leader mode: of this step so far; wild rows are not leaders */
+};
+
+struct xp_fold_leader {
+    uint32_t token, cluster;
+};
+
+/* The knobs, defaults resolved. */
+struct xp_fold_knobs {
+    double rate, outlier;
+    int fit;
+    float alpha;
+    xp_centroid centroid;
+    unsigned hashes, width, rounds; /* width 0: tuned */
+    unsigned refine;                /* Lloyd rounds */
+    unsigned probes;
+};
+
+struct xp_folder {
+    xp_dtype dtype;
+    size_t dim, row_bytes, max_tokens, max_slots;
+    int experts;
+    struct xp_fold_knobs knobs;
+    struct xp_kernels kernels;
+    struct xp_coder *coder; /* NULL: rows travel as they are */
+    uint8_t *frame;         /* of one row */
+    size_t frame_bytes;
+
+    /* learned */
+    struct xp_fold_expert *expert; /* [experts] */
+    double err_sum, ref_sum;       /* decayed sums over steps: squared errors and squares of the expert outputs */
+    uint64_t step;
+    float *past_mean;              /* leader mode: mean row of earlier steps */
+    double threshold;              /* leader mode: log2 of 1 + the squared sketch distance above which a row leads, */
+    uint64_t led;                  /* and the rows that it was learned from */
+    int threshold_known;           /* a distance has been met */
+
+    /* scratch of one expert */
+    struct xp_hasher hasher;
+    unsigned sketch_values;
+    struct xp_clusters clusters;
+    uint32_t *ids;      /* [max_tokens] bucket ids */
+    uint32_t *counter;  /* [max_tokens] zeros between uses */
+    uint32_t *token;    /* [max_tokens] tokens of the expert's tame rows, and their */
+    uint32_t *slot;     /* [max_tokens] slots */
+    uint32_t *wild;     /* [max_tokens] slots of its wild rows */
+    uint32_t *sequence; /* [max_tokens] number of a token's sequence, 0 .. */
+    int16_t *sketch;    /* [max_tokens][sketch_values] */
+    int16_t *leaders;   /* leader mode: [max_slots][sketch_values] sketches of the leaders, expert by expert */
+    struct xp_fold_leader *leader; /* [max_slots] likewise */
+    uint32_t *expert_start, *expert_count; /* [experts + 1] where an expert's slots begin, [experts] scratch */
+
+    float *f32[4];      /* rows of dim values, padded */
+};
+
+struct xp_fold {
+    struct xp_folder *f;
+    struct xp_fold_tokens t; /* arrays belong to the routing */
+    size_t slots;            /* with an expert */
+    size_t clusters, probes;
+    int32_t *cluster_of;     /* [tokens][topk] */
+    float *alpha_of;         /* [tokens][topk] */
+    uint32_t *start;         /* [clusters + 1] where a cluster's slots begin in */
+    uint32_t *member;        /* [slots] */
+    int32_t *expert;         /* [clusters + probes] */
+    uint32_t *probe;         /* [probes] slots */
+    uint8_t *is_wild;        /* [clusters] */
+    char *rows, *seen;       /* [clusters + probes][dim]; the same memory without a coder */
+    char *results, *sums;    /* [clusters + probes][dim] results of forward, sums G of backward */
+    double residual_energy, energy; /* of the step's tame rows */
+};
+
+static inline size_t xp_fold_slot_expert(const struct xp_fold *s, uint32_t slot)
+{
+    return (size_t)s->t.expert[slot];
+}
+
+/* NaN, Inf, or too much energy. */
+static inline int xp_fold_is_wild(const struct xp_folder *f, const void *row)
+{
+    return !(f->kernels.distance(row, NULL, f->dtype, f->dim) <= XP_FOLD_WILD);
+}
+
+static inline const void *xp_fold_token_row(const struct xp_fold *s, const void *x, uint32_t slot)
+{
+    return (const char *)x + slot / (unsigned)s->t.topk * s->f->row_bytes;
+}
+
+/* folded.c: a virtual token's row is in s->rows; makes s->seen of it. */
+xp_status xp_fold_code(struct xp_fold *s, size_t v);
+
+/* folded_cluster.c: clusters `in` (tame rows of one expert) into about `budget` clusters: f->clusters. Tokens: f->token. */
+void xp_fold_cluster(struct xp_folder *f, const struct xp_rows *in, size_t budget);
+/* Takes clusters apart that hold two rows of one sequence. */
+void xp_fold_part_sequences(struct xp_folder *f, size_t rows);
+
+/* folded_leader.c: clusters of all experts in the order of the rows, so that none depends on a later row; about `rate` of them per slot.
+ * s->member has the slots by expert. Writes cluster_of: numbers inside the expert, by first appearance. */
+void xp_fold_lead(struct xp_fold *s, const void *x, double rate);
+
+/* folded_probes.c: how many probes an expert with so many rows has in this step, of the virtual tokens that it may have. */
+size_t xp_fold_probe_quota(const struct xp_folder *f, size_t expert, size_t rows, size_t budget);
+/* Adds the probes of all experts behind the clusters. */
+xp_status xp_fold_pick_probes(struct xp_fold *s, const void *x);
+/* Takes what the probes' results say: alpha of the experts, and the error estimate. */
+void xp_fold_learn(struct xp_fold *s);
+
+/* folded_combine.c: out = E(c) + alpha (x - c) of a slot; x is its token's row. Uses f32[3]. */
+void xp_fold_slot_result(const struct xp_fold *s, uint32_t slot, const float *x, float *out);
+
+#endif

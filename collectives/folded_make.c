@@ -1,0 +1,344 @@
+/*
+ * folded_make.c - forward, before dispatch: the clusters of every expert, and the rows that stand for them
+ *
+ * Virtual tokens are budgeted over all experts of the rank together: what one had to make too many (an expert with a single row needs
+ * one centroid, whatever the rate) the next ones save.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include <math.h>
+#include <string.h>
+
+#include "collectives/folded_impl.h"
+
+/* Where outliers or sequences make clusters of their own the budget is hit by trying. */
+#define ATTEMPTS 5
+#define CLOSE 32 /* off by less than one in so many is near enough */
+
+/* ---- the rows of an expert ------------------------------------------------------------------------------------------ */
+
+/* s->member: slots by expert, ascending; f->expert_start: where an expert's begin. */
+static void sort_slots(struct xp_fold *s)
+{
+    struct xp_folder *f = s->f;
+    const size_t all = s->t.tokens * (size_t)s->t.topk;
+    uint32_t *next = f->expert_count;
+
+    memset(f->expert_start, 0, ((size_t)f->experts + 1) * sizeof(uint32_t));
+    for (size_t i = 0; i < all; i++)
+        if (s->t.expert[i] >= 0)
+            f->expert_start[s->t.expert[i] + 1]++;
+    for (int e = 0; e < f->experts; e++) {
+        f->expert_start[e + 1] += f->expert_start[e];
+        next[e] = f->expert_start[e];
+    }
+    for (size_t i = 0; i < all; i++) {
+        s->cluster_of[i] = -1;
+        s->alpha_of[i] = 0;
+        if (s->t.expert[i] >= 0)
+            s->member[next[s->t.expert[i]]++] = (uint32_t)i;
+    }
+    s->slots = f->expert_start[f->experts];
+}
+
+/* Slots of wild rows to f->wild, slots and tokens of the others to f->slot and f->token. Returns the number of wild ones. */
+static size_t part_wild(struct xp_fold *s, const void *x, const uint32_t *slots, size_t n)
+{
+    struct xp_folder *f = s->f;
+    size_t wild = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        const uint32_t slot = slots[i];
+
+        if (xp_fold_is_wild(f, xp_fold_token_row(s, x, slot))) {
+            f->wild[wild++] = slot;
+        } else {
+            f->slot[i - wild] = slot;
+            f->token[i - wild] = slot / (unsigned)s->t.topk;
+        }
+    }
+    return wild;
+}
+
+/* Sketches of the expert's tame rows, less their mean. */
+static void make_sketches(struct xp_folder *f, const struct xp_rows *tame)
+{
+    const struct xp_rows rows = { .data = tame->data, .rows = tame->rows, .dim = f->dim, .dtype = f->dtype };
+    const uint32_t start[] = { 0, (uint32_t)tame->rows };
+
+    f->kernels.centroid(&rows, tame->index, start, 1, f->f32[0]);
+    xp_hasher_set_mean(&f->hasher, f->f32[0]);
+    f->kernels.hash(&f->hasher, tame, f->ids, f->sketch);
+}
+
+/* ---- clusters to virtual tokens -------------------------------------------------------------------------------------- */
+
+/* The next cluster has these slots; its row is in place. */
+static xp_status close_cluster(struct xp_fold *s, size_t expert, size_t slots, int wild)
+{
+    const size_t v = s->clusters;
+
+    s->expert[v] = (int32_t)expert;
+    s->is_wild[v] = (uint8_t)wild;
+    s->start[v + 1] = s->start[v] + (uint32_t)slots;
+    for (size_t i = s->start[v]; i < s->start[v + 1]; i++)
+        s->cluster_of[s->member[i]] = (int32_t)v;
+    s->clusters++;
+    return xp_fold_code(s, v);
+}
+
+static xp_status add_single(struct xp_fold *s, const void *x, size_t expert, uint32_t slot, int wild)
+{
+    s->member[s->start[s->clusters]] = slot;
+    memcpy(s->rows + s->clusters * s->f->row_bytes, xp_fold_token_row(s, x, slot), s->f->row_bytes);
+    return close_cluster(s, expert, 1, wild);
+}
+
+/* The mean of these tame rows, as the experts will see it, is the row of the next cluster; f32[1] has it. */
+static xp_status make_mean(struct xp_fold *s, const struct xp_rows *tame, const uint32_t *order, size_t n)
+{
+    struct xp_folder *f = s->f;
+    const uint32_t start[] = { 0, (uint32_t)n };
+    char *row = s->rows + s->clusters * f->row_bytes;
+    xp_status st;
+
+    if (n == 1)
+        memcpy(row, xp_row(tame, order[0]), f->row_bytes);
+    else {
+        f->kernels.centroid(tame, order, start, 1, f->f32[0]);
+        f->kernels.restore(f->f32[0], NULL, f->dim, f->dtype, row);
+    }
+    st = xp_fold_code(s, s->clusters);
+    f->kernels.residual(s->seen + s->clusters * f->row_bytes, f->dtype, NULL, f->dim, f->f32[1]);
+    return st;
+}
+
+/* Moves rows whose residual is above the bound behind the others; both keep their order. Returns how many stay. */
+static size_t part_outliers(struct xp_fold *s, const struct xp_rows *tame, uint32_t *order, size_t n)
+{
+    struct xp_folder *f = s->f;
+    size_t stay = 0, leave = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        float sums[2];
+
+        f->kernels.residual_sums(xp_row(tame, order[i]), f->dtype, f->f32[1], f->dim, f->f32[2], sums);
+        if (sums[1] > f->knobs.outlier * sums[0])
+            f->ids[leave++] = order[i];
+        else
+            order[stay++] = order[i];
+    }
+    memcpy(order + stay, f->ids, leave * sizeof(*order));
+    return stay;
+}
+
+/* One cluster of these rows, and one for each outlier among them. */
+static xp_status add_cluster(struct xp_fold *s, const struct xp_rows *tame, size_t expert, uint32_t *order, size_t n)
+{
+    const struct xp_folder *f = s->f;
+    size_t stay = n, before;
+    xp_status st = XP_OK;
+
+    do {
+        before = stay;
+        st = make_mean(s, tame, order, stay);
+        if (f->knobs.outlier > 0 && stay > 1)
+            stay = part_outliers(s, tame, order, stay);
+    } while (st == XP_OK && stay > 0 && stay < before);
+    if (stay > 0 && st == XP_OK) {
+        for (size_t i = 0; i < stay; i++)
+            s->member[s->start[s->clusters] + i] = f->slot[order[i]];
+        st = close_cluster(s, expert, stay, 0);
+    }
+    for (size_t i = stay; i < n && st == XP_OK; i++)
+        st = add_single(s, tame->data, expert, f->slot[order[i]], 0);
+    return st;
+}
+
+static xp_status add_clusters(struct xp_fold *s, const struct xp_rows *tame, size_t expert)
+{
+    const struct xp_clusters *c = &s->f->clusters;
+    xp_status st = XP_OK;
+
+    for (size_t k = 0; k < c->count && st == XP_OK; k++)
+        st = add_cluster(s, tame, expert, c->order + c->start[k], c->start[k + 1] - c->start[k]);
+    return st;
+}
+
+/* ---- hitting the budget ------------------------------------------------------------------------------------------------ */
+
+static size_t apart(size_t a, size_t b)
+{
+    return a > b ? a - b : b - a;
+}
+
+static xp_status fold_with(struct xp_fold *s, const struct xp_rows *tame, size_t e, size_t ask)
+{
+    xp_fold_cluster(s->f, tame, ask);
+    if (s->f->knobs.centroid == XP_CENTROID_SEQUENCES)
+        xp_fold_part_sequences(s->f, tame->rows);
+    return add_clusters(s, tame, e);
+}
+
+/* Clusters the tame rows of an expert, `goal` of them where nothing makes more of what was asked for. */
+static xp_status fold_tame(struct xp_fold *s, const struct xp_rows *tame, size_t e, size_t goal)
+{
+    struct xp_fold_expert *expert = &s->f->expert[e];
+    const int drifts = s->f->knobs.outlier > 0 || s->f->knobs.centroid == XP_CENTROID_SEQUENCES;
+    const size_t mark = s->clusters;
+    size_t ask = expert->extra < goal ? goal - expert->extra : 1, best = ask, made, off = SIZE_MAX;
+    xp_status st;
+
+    make_sketches(s->f, tame);
+    /* Fewer clusters have more outliers, so the goal may be out of reach: the search ends where it gets no nearer. */
+    for (int attempt = 0;; attempt++) {
+        st = fold_with(s, tame, e, ask);
+        made = s->clusters - mark;
+        if (st || apart(made, goal) >= off || attempt == ATTEMPTS)
+            break;
+        off = apart(made, goal);
+        best = ask;
+        expert->extra = made > ask ? made - ask : 0;
+        if (!drifts || off * CLOSE <= goal)
+            break;
+        ask = made < goal ? ask + off : ask > off ? ask - off : ask * goal / made;
+        ask = ask < 1 ? 1 : ask > tame->rows ? tame->rows : ask;
+        if (ask == best)
+            break;
+        s->clusters = mark;
+    }
+    if (st || ask == best)
+        return st;
+    s->clusters = mark;
+    return fold_with(s, tame, e, best);
+}
+
+/* ---- all experts ----------------------------------------------------------------------------------------------------------- */
+
+static size_t at_least(size_t least, double wanted)
+{
+    return wanted > (double)least ? (size_t)lrint(wanted) : least;
+}
+
+/* Mean centroids. */
+static xp_status fold_means(struct xp_fold *s, const void *x)
+{
+    struct xp_folder *f = s->f;
+    size_t spent = 0;
+    xp_status st = XP_OK;
+
+    for (size_t e = 0; e < (size_t)f->experts && st == XP_OK; e++) {
+        const size_t first = f->expert_start[e], n = f->expert_start[e + 1] - first, before = s->clusters;
+        const double share = f->knobs.rate * (double)n, left = f->knobs.rate * (double)(first + n) - (double)spent;
+        const size_t budget = at_least(1, fmax(left, share / 2)), wild = part_wild(s, x, s->member + first, n);
+        const struct xp_rows tame = { .data = x, .index = f->token, .rows = n - wild, .dim = f->dim, .dtype = f->dtype };
+        size_t quota;
+
+        if (n == 0)
+            continue;
+        quota = f->expert[e].quota = xp_fold_probe_quota(f, e, tame.rows, budget);
+        if (tame.rows > 0)
+            st = fold_tame(s, &tame, e, budget > wild + quota ? budget - wild - quota : 1);
+        for (size_t i = 0; i < wild && st == XP_OK; i++)
+            st = add_single(s, x, e, f->wild[i], 1);
+        spent += s->clusters - before + quota;
+    }
+    return st;
+}
+
+/* The clusters of one expert whose slots have numbers of clusters inside it, by first appearance. */
+static xp_status add_led(struct xp_fold *s, const void *x, size_t e)
+{
+    struct xp_folder *f = s->f;
+    struct xp_clusters *c = &f->clusters;
+    const size_t first = f->expert_start[e], n = f->expert_start[e + 1] - first;
+    xp_status st = XP_OK;
+
+    for (size_t i = 0; i < n; i++) {
+        f->slot[i] = s->member[first + i];
+        f->ids[i] = (uint32_t)s->cluster_of[f->slot[i]];
+    }
+    xp_clusters_group(c, f->ids, n);
+    for (size_t k = 0; k < c->count && st == XP_OK; k++) {
+        const size_t size = c->start[k + 1] - c->start[k];
+        const void *leader = xp_fold_token_row(s, x, f->slot[c->order[c->start[k]]]);
+
+        for (size_t i = 0; i < size; i++)
+            s->member[s->start[s->clusters] + i] = f->slot[c->order[c->start[k] + i]];
+        memcpy(s->rows + s->clusters * f->row_bytes, leader, f->row_bytes);
+        st = close_cluster(s, e, size, size == 1 && xp_fold_is_wild(f, leader));
+    }
+    return st;
+}
+
+static xp_status fold_leaders(struct xp_fold *s, const void *x)
+{
+    struct xp_folder *f = s->f;
+    size_t probes = 0;
+    xp_status st = XP_OK;
+
+    for (size_t e = 0; e < (size_t)f->experts; e++) {
+        const size_t n = f->expert_start[e + 1] - f->expert_start[e];
+
+        f->expert[e].quota = xp_fold_probe_quota(f, e, n, at_least(1, f->knobs.rate * (double)n));
+        probes += f->expert[e].quota;
+    }
+    xp_fold_lead(s, x, fmax(0, f->knobs.rate - (s->slots ? (double)probes / (double)s->slots : 0)));
+    for (size_t e = 0; e < (size_t)f->experts && st == XP_OK; e++)
+        st = add_led(s, x, e);
+    return st;
+}
+
+/* Numbers the sequences of the step: f->sequence. */
+static void number_sequences(struct xp_fold *s)
+{
+    struct xp_folder *f = s->f;
+
+    for (size_t t = 0; t < s->t.tokens; t++)
+        f->ids[t] = (uint32_t)s->t.sequence[t];
+    xp_clusters_group(&f->clusters, f->ids, s->t.tokens);
+    memcpy(f->sequence, f->clusters.of, s->t.tokens * sizeof(*f->sequence));
+}
+
+/* Energies for rho: of the rows, and of what their centroids leave. */
+static void measure(struct xp_fold *s, const void *x)
+{
+    struct xp_folder *f = s->f;
+
+    s->energy = s->residual_energy = 0;
+    for (size_t v = 0; v < s->clusters; v++) {
+        if (s->is_wild[v])
+            continue;
+        f->kernels.residual(s->seen + v * f->row_bytes, f->dtype, NULL, f->dim, f->f32[1]);
+        for (size_t i = s->start[v]; i < s->start[v + 1]; i++) {
+            float sums[2];
+
+            f->kernels.residual_sums(xp_fold_token_row(s, x, s->member[i]), f->dtype, f->f32[1], f->dim, f->f32[2], sums);
+            s->energy += sums[0];
+            s->residual_energy += sums[1];
+        }
+    }
+}
+
+xp_status xp_fold_make(struct xp_fold *s, const struct xp_fold_tokens *t, const void *x)
+{
+    struct xp_folder *f = s->f;
+    xp_status st;
+
+    s->t = *t;
+    s->clusters = s->probes = 0;
+    sort_slots(s);
+    if (f->knobs.centroid == XP_CENTROID_SEQUENCES && !t->sequence && t->tokens)
+        return XP_ERR_INVALID_ARG;
+    if (f->knobs.centroid == XP_CENTROID_SEQUENCES)
+        number_sequences(s);
+    s->start[0] = 0;
+    st = f->knobs.centroid == XP_CENTROID_LEADER ? fold_leaders(s, x) : fold_means(s, x);
+    if (st == XP_OK)
+        st = xp_fold_pick_probes(s, x);
+    if (st)
+        return st;
+    measure(s, x);
+    f->step++;
+    return XP_OK;
+}

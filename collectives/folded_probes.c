@@ -1,0 +1,196 @@
+/*
+ * folded_probes.c - probe rows: which rows travel as they are beside their centroids, and what their results teach
+ *
+ * For a probe x of a cluster with centroid c both E(x) and E(c) come home. Least squares over the probes of an expert,
+ * |E(x) - E(c) - alpha (x - c)|^2, with sums that fade from step to step, gives its alpha; what is left of it is the error of the rows
+ * that were no probes.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include <math.h>
+#include <string.h>
+
+#include "collectives/folded_impl.h"
+
+#define KEEP 0.9          /* of the sums of earlier steps */
+#define ALPHA_LIMIT 2.0   /* beyond it is noise, not an expert */
+#define SHARE 4           /* probes take at most one in so many virtual tokens of an expert, */
+#define SELDOM 8          /* and where that is none, one in so many steps */
+#define GOLDEN 0.6180339887498949 /* steps by it spread evenly over 0 .. 1 */
+
+/* ---- choice --------------------------------------------------------------------------------------------------------- */
+
+size_t xp_fold_probe_quota(const struct xp_folder *f, size_t expert, size_t rows, size_t budget)
+{
+    size_t quota = f->knobs.probes;
+
+    if (quota == 0 || budget < 2 || rows < 3)
+        return 0;
+    if (quota > budget / SHARE)
+        quota = budget / SHARE;
+    return quota ? quota : (f->step + expert) % SELDOM == 0;
+}
+
+/* The rows of a cluster that may be probes: all of a cluster of several, but not a leader, which is its own centroid. */
+static size_t candidates(const struct xp_fold *s, size_t v)
+{
+    const size_t n = s->start[v + 1] - s->start[v];
+
+    if (n < 2)
+        return 0;
+    return s->f->knobs.centroid == XP_CENTROID_LEADER ? n - 1 : n;
+}
+
+static xp_status add_probe(struct xp_fold *s, const void *x, size_t expert, uint32_t slot)
+{
+    const size_t v = s->clusters + s->probes;
+
+    s->probe[s->probes++] = slot;
+    s->expert[v] = (int32_t)expert;
+    memcpy(s->rows + v * s->f->row_bytes, xp_fold_token_row(s, x, slot), s->f->row_bytes);
+    return xp_fold_code(s, v);
+}
+
+/* Candidates at equal distances, cluster by cluster; where they begin moves on with every step. */
+static xp_status pick(struct xp_fold *s, const void *x, size_t first, size_t end, size_t all, size_t quota)
+{
+    const double whole = (double)s->f->step * GOLDEN + (double)s->expert[first] * GOLDEN * GOLDEN, phase = whole - floor(whole);
+    size_t v = first, passed = 0;
+    xp_status st = XP_OK;
+
+    for (size_t p = 0; p < quota && st == XP_OK; p++) {
+        const size_t wanted = (size_t)(((double)p + phase) * (double)all / (double)quota);
+
+        while (v + 1 < end && passed + candidates(s, v) <= wanted)
+            passed += candidates(s, v++);
+        st = add_probe(s, x, (size_t)s->expert[first], s->member[s->start[v + 1] - candidates(s, v) + (wanted - passed)]);
+    }
+    return st;
+}
+
+xp_status xp_fold_pick_probes(struct xp_fold *s, const void *x)
+{
+    xp_status st = XP_OK;
+
+    for (size_t first = 0, end; first < s->clusters && st == XP_OK; first = end) {
+        const size_t slots = s->start[first];
+        size_t all = 0, quota, spare;
+
+        for (end = first; end < s->clusters && s->expert[end] == s->expert[first]; end++)
+            all += candidates(s, end);
+        /* Never more virtual tokens than rows. */
+        spare = s->start[end] - slots - (end - first);
+        quota = s->f->expert[s->expert[first]].quota;
+        quota = quota < all ? quota : all;
+        st = pick(s, x, first, end, all, quota < spare ? quota : spare);
+    }
+    return st;
+}
+
+/* ---- what they teach --------------------------------------------------------------------------------------------------- */
+
+static void load(const struct xp_folder *f, const char *rows, size_t v, float *out)
+{
+    f->kernels.residual(rows + v * f->row_bytes, f->dtype, NULL, f->dim, out);
+}
+
+/* Sums over one probe. */
+struct products {
+    double yy, yx, xx, ee; /* of E(x) - E(c) with itself and with x - c; of x - c; of E(x) */
+};
+
+static struct products multiply(const struct xp_fold *s, size_t probe)
+{
+    struct xp_folder *f = s->f;
+    const size_t v = s->clusters + probe, c = (size_t)s->cluster_of[s->probe[probe]];
+    struct products p = { 0, 0, 0, 0 };
+
+    load(f, s->seen, v, f->f32[0]);
+    load(f, s->seen, c, f->f32[1]);
+    load(f, s->results, v, f->f32[2]);
+    load(f, s->results, c, f->f32[3]);
+    for (size_t i = 0; i < f->dim; i++) {
+        const double dx = (double)f->f32[0][i] - f->f32[1][i], y = f->f32[2][i], dy = y - f->f32[3][i];
+
+        p.yy += dy * dy;
+        p.yx += dy * dx;
+        p.xx += dx * dx;
+        p.ee += y * y;
+    }
+    return p;
+}
+
+static void add_products(struct products *a, const struct products *b)
+{
+    if (!isfinite(b->yy + b->xx + b->ee))
+        return;
+    a->yy += b->yy;
+    a->yx += b->yx;
+    a->xx += b->xx;
+    a->ee += b->ee;
+}
+
+static void fit_alpha(struct xp_fold_expert *e, const struct products *p)
+{
+    e->slope_sum = KEEP * e->slope_sum + p->yx;
+    e->square_sum = KEEP * e->square_sum + p->xx;
+    if (e->square_sum > 0)
+        e->alpha = (float)fmin(fmax(e->slope_sum / e->square_sum, -ALPHA_LIMIT), ALPHA_LIMIT);
+}
+
+/* Squares of the results of rows that are their own centroids, and the number of the others. */
+static size_t known_results(const struct xp_fold *s, size_t first, size_t end, double *squares)
+{
+    size_t others = 0;
+
+    for (size_t v = first; v < end; v++) {
+        const size_t n = candidates(s, v), known = s->start[v + 1] - s->start[v] - n;
+        const double e = known ? s->f->kernels.distance(s->results + v * s->f->row_bytes, NULL, s->f->dtype, s->f->dim) : 0;
+
+        others += n;
+        if (!s->is_wild[v] && isfinite(e))
+            *squares += e;
+    }
+    return others;
+}
+
+/* Learns from the probes from `probe` on that belong to the expert of clusters [first, end). Adds up the step's errors. Returns the
+ * next expert's first probe. */
+static size_t learn_expert(struct xp_fold *s, size_t first, size_t end, size_t probe, double *err, double *ref)
+{
+    struct xp_fold_expert *e = &s->f->expert[s->expert[first]];
+    const size_t begin = probe;
+    struct products sum = { 0, 0, 0, 0 };
+    double alpha, weight, squares = 0;
+
+    for (; probe < s->probes && s->expert[s->clusters + probe] == s->expert[first]; probe++) {
+        const struct products p = multiply(s, probe);
+        add_products(&sum, &p);
+    }
+    if (probe == begin)
+        return probe;
+    if (s->f->knobs.fit)
+        fit_alpha(e, &sum);
+    alpha = e->alpha;
+    weight = (double)known_results(s, first, end, &squares) / (double)(probe - begin);
+    *err += weight * fmax(0, sum.yy - 2 * alpha * sum.yx + alpha * alpha * sum.xx);
+    *ref += weight * sum.ee + squares;
+    return probe;
+}
+
+void xp_fold_learn(struct xp_fold *s)
+{
+    struct xp_folder *f = s->f;
+    double err = 0, ref = 0;
+    size_t probe = 0;
+
+    for (size_t first = 0, end; first < s->clusters && probe < s->probes; first = end) {
+        for (end = first; end < s->clusters && s->expert[end] == s->expert[first]; end++)
+            ;
+        probe = learn_expert(s, first, end, probe, &err, &ref);
+    }
+    if (ref > 0) {
+        f->err_sum = KEEP * f->err_sum + err;
+        f->ref_sum = KEEP * f->ref_sum + ref;
+    }
+}
