@@ -12,6 +12,7 @@
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <time.h>
 
 static struct xp_gpu table;
 static _Atomic int ready;
@@ -68,10 +69,21 @@ static int fill(struct xp_gpu *g)
     return 1;
 }
 
+/* Looking in vain is slow: at most once a second. */
+static int worth_a_look(void)
+{
+    static _Atomic long last = -1;
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+    return atomic_exchange_explicit(&last, (long)t.tv_sec, memory_order_relaxed) != (long)t.tv_sec;
+}
+
 const struct xp_gpu *xp_gpu(void)
 {
     if (atomic_load_explicit(&ready, memory_order_acquire))
         return &table;
+    if (!worth_a_look())
+        return NULL;
     pthread_mutex_lock(&lock);
     if (!atomic_load(&ready) && fill(&table))
         atomic_store_explicit(&ready, 1, memory_order_release);

@@ -24,7 +24,7 @@ struct xp_gpu {
     __typeof__(&cuStreamWaitValue32) cuStreamWaitValue32; /* NULL: the calling thread waits instead of the stream */
 };
 
-/* The functions, or NULL when this process has no CUDA runtime (looked for again the next time). */
+/* The functions, or NULL when this process has no CUDA runtime (looked for again, at most once a second). */
 const struct xp_gpu *xp_gpu(void);
 
 #endif
