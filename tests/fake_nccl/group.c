@@ -308,8 +308,9 @@ NCCL_API(ncclResult_t, ncclGroupSimulateEnd, ncclSimInfo_t *info)
     if (!depth)
         return fake_error(ncclInvalidUsage, "ncclGroupSimulateEnd without ncclGroupStart");
     if (!info || info->magic != NCCL_SIM_INFO_MAGIC)
-        return fake_group_fail(fake_error(ncclInvalidArgument, "ncclSimInfo_t is not initialised"));
-    info->estimatedTime = 1.0f;
+        fake_group_fail(fake_error(ncclInvalidArgument, "ncclSimInfo_t is not initialised"));
+    else
+        info->estimatedTime = 1.0f;
     if (depth == 1 && open_group) {
         open_group->ncalls = 0;
         if (open_group->nbirths == 0 && open_group->ndeferred == 0) {

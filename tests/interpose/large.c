@@ -1,0 +1,75 @@
+/*
+ * large.c - a message of 3 GiB: counts and offsets beyond 2^31 bytes. Skipped where memory is short.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "tests/interpose/client.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BYTES ((size_t)3 << 30)
+#define PIECE ((size_t)1 << 20)
+#define STRIDE ((size_t)192 << 20) /* pieces with data of their own: every STRIDE, and the end; the rest is never written */
+
+static size_t available(void)
+{
+    char line[256];
+    unsigned long long kib = 0;
+    FILE *f = fopen("/proc/meminfo", "r");
+
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %llu", &kib) == 1)
+            break;
+    if (f)
+        fclose(f);
+    return (size_t)kib << 10;
+}
+
+static size_t piece(size_t i)
+{
+    size_t at = i * STRIDE;
+
+    return at + PIECE < BYTES ? at : BYTES - PIECE;
+}
+
+#define PIECES (BYTES / STRIDE + 1)
+
+static int rank_main(struct client *c, int argc, char **argv)
+{
+    ncclComm_t comm = client_comm(c, 0);
+    cudaStream_t stream = new_stream();
+    int to = (c->rank + 1) % c->n, from = (c->rank + c->n - 1) % c->n;
+    char *buffer = device_alloc(BYTES), *zeros = device_alloc(PIECE), label[64];
+
+    CUDA(cudaMemsetAsync(zeros, 0, PIECE, stream));
+    for (size_t i = 0; i < PIECES && c->rank == 0; i++)
+        device_fill(buffer + piece(i), PIECE, tag_of(0, to, (int)i), stream);
+    NCCL(ncclGroupStart());
+    for (int p = 0; p < c->n; p++) { /* uneven: one message is large, the others are of one element or none */
+        NCCL(ncclSend(p == to && c->rank == 0 ? buffer : zeros, p == to && c->rank == 0 ? BYTES / 4 : (size_t)(p == to), ncclFloat32,
+                      p, comm, stream));
+        NCCL(ncclRecv(p == from && p == 0 ? buffer : zeros + 4096, p == from && p == 0 ? BYTES / 4 : (size_t)(p == from),
+                      ncclFloat32, p, comm, stream));
+    }
+    NCCL(ncclGroupEnd());
+    for (size_t i = 0; i < PIECES && from == 0; i++) {
+        snprintf(label, sizeof label, "piece %zu", i);
+        device_expect(label, buffer + piece(i), PIECE, tag_of(0, c->rank, (int)i), stream);
+    }
+    CUDA(cudaStreamSynchronize(stream));
+    NCCL(ncclCommDestroy(comm));
+    CUDA(cudaFree(buffer));
+    CUDA(cudaFree(zeros));
+    CUDA(cudaStreamDestroy(stream));
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    if (!getenv("CLIENT_RANK") && available() < 6 * BYTES) {
+        fprintf(stderr, "skipped: %zu GiB of memory are available, %zu needed\n", available() >> 30, 6 * BYTES >> 30);
+        return CLIENT_SKIP;
+    }
+    return client_main(argc, argv, 2, 150, rank_main);
+}
