@@ -13,15 +13,18 @@
 #ifndef XP_CUDA_KERNELS_H
 #define XP_CUDA_KERNELS_H
 
-#include "hash/kernels.h"
-
 #ifdef __cplusplus
 extern "C" {
 #endif
 
+#include "hash/qblock.h"
+#include "hash/quant_rows.h"
+#include "hash/signs.h"
+
 struct xp_gpu {
     void *stream;   /* cudaStream_t */
     unsigned sms;   /* multiprocessors: kernels that loop over rows are launched once over the whole device */
+    size_t shared_bytes; /* shared memory that a block may ask for (cudaDevAttrMaxSharedMemoryPerBlockOptin) */
 };
 
 /* ---- rows ----
@@ -47,6 +50,30 @@ int xp_cuda_group(const struct xp_gpu *g, const uint32_t *ids, size_t rows, void
 /* centroid (centroid.cu). count: the number of clusters on the device, at most `most`; NULL: `most` of them. out: [most][dim]. */
 int xp_cuda_centroid(const struct xp_gpu *g, const struct xp_rows *in, const uint32_t *order, const uint32_t *start, const uint32_t *count,
                      uint32_t most, float *out);
+
+/* ---- quantised rows (quantise.cu) ----
+ * q: a host struct whose signs are a device pointer, xp_sign_words(dim) words. */
+
+/* What rows are coded against: rows NULL: nothing; of NULL: the one row of dim values; else row of[r] for row r. */
+struct xp_gpu_bases {
+    const float *rows;
+    const uint32_t *of;
+};
+
+/* quantise: res [rows][dim] to out, rows `stride` bytes apart, a multiple of 16 that holds xp_qrow_bytes(f, dim); what is left of
+ * the last 16 bytes of a row becomes zeros. */
+int xp_cuda_quantise(const struct xp_gpu *g, const struct xp_quantiser *q, enum xp_qformat f, const float *res, size_t rows, uint8_t *out, size_t stride);
+
+/* xp_row_encode of quant_rows.h, for all rows: formats and lengths [rows], the bytes at slots + r * stride as above, a multiple of 16
+ * that holds a row in its own type; errors [rows]: the squared error as measured, 0 where the row travels raw or is zero.
+ * p: a host struct whose reference is a device pointer. */
+int xp_cuda_row_encode(const struct xp_gpu *g, const struct xp_row_plan *p, const struct xp_quantiser *q, const struct xp_rows *in,
+                       const struct xp_gpu_bases *bases, uint8_t *slots, size_t stride, uint8_t *formats, uint32_t *lengths, float *errors);
+
+/* xp_row_decode, for all rows: row r has the bytes at in + at[r] and format formats[r], or all rows have format f (formats NULL); at NULL:
+ * they lie `stride` bytes apart. Any alignment of in. Formats that xp_row_format_known does not know give zeros. */
+int xp_cuda_row_decode(const struct xp_gpu *g, const struct xp_quantiser *q, const uint8_t *formats, enum xp_qformat f, const uint8_t *in,
+                       const uint64_t *at, size_t stride, const struct xp_gpu_bases *bases, xp_dtype t, size_t rows, void *out);
 
 /* fht_i16, fht_i32 (fht.cu); vectors 16-byte aligned where log2n >= 3. */
 int xp_cuda_fht_i16(const struct xp_gpu *g, int16_t *x, unsigned log2n, size_t nrows);

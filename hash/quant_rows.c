@@ -295,6 +295,13 @@ size_t xp_row_encode(struct xp_coder *c, struct xp_row_plan *p, const void *row,
     return p->bytes[f];
 }
 
+void xp_row_predict(xp_dtype t, struct xp_row_prediction *p)
+{
+    memcpy(p->expected, expected_error, sizeof(expected_error));
+    p->rounding = rounding_error(t);
+    p->optimism = OPTIMISM;
+}
+
 int xp_row_format_known(unsigned format, int has_base)
 {
     if (format == XP_Q_RAW || format == XP_Q_ZERO)

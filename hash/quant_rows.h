@@ -43,6 +43,14 @@ void xp_row_plan_init(struct xp_row_plan *p, const struct xp_coder *c, uint16_t 
 size_t xp_row_encode(struct xp_coder *c, struct xp_row_plan *p, const void *row, const void *next, const float *base, uint8_t *out,
                      size_t room, uint8_t *format, xp_codec_stats *st);
 
+/* What the choice of the first format to try rests on, for kernels that make it on a device. */
+struct xp_row_prediction {
+    float expected[XP_ROW_FORMATS]; /* squared error in units of the residual's energy */
+    double rounding;                /* of the row type, in units of the row's energy */
+    double optimism;                /* a format whose prediction misses by up to this factor is tried */
+};
+void xp_row_predict(xp_dtype t, struct xp_row_prediction *p);
+
 /* Is this a format that xp_row_decode knows? Its length is plan.bytes[format]. */
 int xp_row_format_known(unsigned format, int has_base);
 

@@ -12,6 +12,7 @@ int device_open(struct xp_gpu *g)
 {
     g->stream = nullptr;
     g->sms = 2;
+    g->shared_bytes = 160 << 10;
     return 0;
 }
 

@@ -36,6 +36,7 @@ int device_open(struct xp_gpu *g)
     snprintf(name, sizeof(name), "%s", p.name);
     g->stream = stream;
     g->sms = (unsigned)p.multiProcessorCount;
+    g->shared_bytes = p.sharedMemPerBlockOptin;
     return 0;
 }
 

@@ -21,6 +21,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __restrict__ __restrict
 #define CUEMU_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
