@@ -250,7 +250,8 @@ static void join_all(struct xp_side **sides, size_t n, struct gather *g, struct 
     say_place(&mine);
     for (size_t i = 0; i < n && ok; i++) {
         all[i] = calloc((size_t)sides[i]->size, sizeof mine);
-        ok = all[i] && gather_open(&g[i], sides[i]) && gather_room(&g[i], sizeof mine);
+        ok = all[i] && settle(sides[i]->handle, ncclInProgress) == ncclSuccess && gather_open(&g[i], sides[i]) &&
+             gather_room(&g[i], sizeof mine);
     }
     ok = ok && gather_places(g, all, n, &mine);
     for (size_t i = 0; i < n; i++) {

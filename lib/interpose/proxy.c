@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "lib/interpose/exchange.h"
 #include "lib/interpose/options.h"
@@ -149,6 +150,7 @@ struct xp_proxy *xp_proxy_create(struct xp_side *side, xp_comm *comm)
         p->side = side;
         p->gpu = xp_gpu();
         p->comm = comm;
+        p->pid = (int)getpid();
         pthread_mutex_init(&p->lock, NULL);
         pthread_cond_init(&p->change, NULL);
         p->gathered = calloc((size_t)side->size, 64);
@@ -211,6 +213,8 @@ void xp_proxy_submit(struct xp_proxy *p, struct xp_slot *s)
 
 void xp_proxy_drain(struct xp_proxy *p)
 {
+    if (p->pid != (int)getpid())
+        return;
     pthread_mutex_lock(&p->lock);
     while (p->completed != p->issued)
         pthread_cond_wait(&p->change, &p->lock);
@@ -264,6 +268,8 @@ int xp_proxy_destroy(struct xp_proxy *p, int abort)
 {
     int ended;
 
+    if (p->pid != (int)getpid())
+        return 0;
     if (abort)
         xp_proxy_abort(p);
     ended = wait_for_end(p, abort);

@@ -60,6 +60,7 @@ struct xp_proxy {
     struct xp_slot slot[XP_SLOTS];
     void *flags; /* pinned, 64 bytes for each slot */
     pthread_t thread;
+    int pid; /* a forked child has no such thread */
     pthread_mutex_t lock;
     pthread_cond_t change;
     uint64_t issued, completed; /* under lock */
