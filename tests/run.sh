@@ -59,14 +59,15 @@ sanitizers() {
             tested build-tsan " --suite stress --suite checkkernels" --timeout-multiplier 4 && no_reports build-tsan
 
     CC=clang configured build-clang --werror -Dcuda=disabled &&
-        tested build-clang " --suite checkkernels"
+        tested build-clang " --suite checkkernels" --timeout-multiplier 3
 
     configured build-small -Ducx=disabled -Dtests=disabled -Dcuda=disabled &&
-        tested build-small "$suites" --timeout-multiplier 2
+        tested build-small "$suites" --timeout-multiplier 3
 }
 
 configured build || { rm -rf build/.configured; exit 1; }
-tested build "$suites" "$@"
+# Twice the time of a quiet machine is not enough where others work, too.
+tested build "$suites" --timeout-multiplier 3 "$@"
 [ -z "$sanitize" ] || sanitizers
 
 python3 tests/closing_line.py $results >build/closing_line.txt
