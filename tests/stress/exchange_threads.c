@@ -1,5 +1,5 @@
 /*
- * exchange_threads.c - exchanges on ranks that are threads, two comms at a time: a plain program, for sanitizers
+ * exchange_threads.c - exchanges and MoE layers on ranks that are threads, two comms at a time: a plain program, for sanitizers
  *
  *     exchange_threads [SECONDS] [SEED]
  *
@@ -14,6 +14,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "tests/harness/layer.h"
 #include "tests/harness/random.h"
 #include "tests/harness/ranks.h"
 #include "tests/harness/world.h"
@@ -51,18 +52,51 @@ static struct exchange random_exchange(struct random *r)
                              .calls = 1 + (int)random_below(r, 4)};
 }
 
+static struct layer random_layer(struct random *r)
+{
+    static const char *const algos[] = {"flat", "hier", "leader", NULL};
+    xp_mode mode = XP_MODE_RAW + (xp_mode)random_below(r, 3);
+    int experts = 4 + (int)random_below(r, 20);
+    return (struct layer){.choice = random_below(r, CHOICES),
+                          .tokens = random_below(r, 50),
+                          .dim = 1 + random_below(r, 200),
+                          .experts = experts,
+                          .topk = 1 + (int)random_below(r, 4),
+                          .dtype = XP_BF16 + (unsigned)random_below(r, 3),
+                          .mode = mode,
+                          .eps = mode == XP_MODE_BOUNDED ? 0.01 + 0.2 * random_unit(r) : 0,
+                          .algo = algos[random_below(r, 4)],
+                          .combine = random_below(r, 3),
+                          .moving = (int)random_below(r, 2),
+                          .steps = 1 + (int)random_below(r, 2),
+                          .seed = random_bits(r) >> 20};
+}
+
+/* Every fourth case is a MoE layer. */
+static void run_case(struct half *h, struct world *w)
+{
+    if (random_below(&h->random, 4) == 0) {
+        struct layer l = random_layer(&h->random);
+        const char *why = world_run(w, layer_body, &l);
+        if (why[0])
+            snprintf(h->why, sizeof h->why, "%s: %s", layer_text(&l, w), why);
+    } else {
+        struct exchange e = random_exchange(&h->random);
+        const char *why = world_run(w, exchange_body, &e);
+        if (why[0])
+            snprintf(h->why, sizeof h->why, "%s: %s", exchange_text(&e, w), why);
+    }
+    h->cases++;
+}
+
 static void *run_half(void *arg)
 {
     struct half *h = arg;
     while (now() < h->until && !h->why[0]) {
         struct world w = worlds[random_below(&h->random, sizeof worlds / sizeof *worlds)];
-        struct exchange e = random_exchange(&h->random);
         w.timeout = 60;
         w.no_watchdog = 1;
-        const char *why = world_run(&w, exchange_body, &e);
-        if (why[0])
-            snprintf(h->why, sizeof h->why, "%s: %s", exchange_text(&e, &w), why);
-        h->cases++;
+        run_case(h, &w);
     }
     return NULL;
 }
