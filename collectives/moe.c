@@ -46,7 +46,8 @@ static int allocate(struct xp_moe *m)
     return bad ? -1 : 0;
 }
 
-xp_status xp_moe_create(struct xp_moe **out, const struct xp_moe_shape *shape, const struct xp_channel *channels)
+xp_status xp_moe_create(struct xp_moe **out, const struct xp_moe_shape *shape, const struct xp_channel *channels,
+                        const struct xp_folder_desc *folder)
 {
     size_t n = (size_t)shape->comm->size;
     struct xp_moe *m = calloc(1, sizeof *m);
@@ -59,9 +60,15 @@ xp_status xp_moe_create(struct xp_moe **out, const struct xp_moe_shape *shape, c
     for (int l = 0; l <= m->hops; l++)
         m->cap[l] = xp_path_most(shape, l);
     m->cap_most = xp_moe_most_rows(shape);
-    if (allocate(m) != 0) {
+    xp_status st = allocate(m) == 0 ? XP_OK : XP_ERR_NO_MEMORY;
+    if (st == XP_OK && folder) {
+        st = xp_folder_create(&m->folder, folder);
+        if (!(m->virtual_rows = malloc((m->cap[0] + 1) * shape->row_bytes)))
+            st = XP_ERR_NO_MEMORY;
+    }
+    if (st != XP_OK) {
         xp_moe_destroy(m);
-        return XP_ERR_NO_MEMORY;
+        return st;
     }
     memcpy(m->maxima, shape->peer_max_tokens, n * sizeof *m->maxima);
     memcpy(m->maxima + n, shape->peer_max_rows, n * sizeof *m->maxima);
@@ -80,6 +87,8 @@ static void drop_routings(struct xp_moe *m)
     for (struct xp_routing *r = m->routings, *next; r; r = next) {
         next = r->next;
         r->moe = NULL;
+        xp_fold_destroy(r->fold);
+        r->fold = NULL;
         if (!r->used)
             xp_routing_free(r);
     }
@@ -90,6 +99,8 @@ void xp_moe_destroy(struct xp_moe *m)
     if (!m)
         return;
     drop_routings(m);
+    xp_folder_destroy(m->folder);
+    free(m->virtual_rows);
     free(m->maxima);
     free(m->out);
     free(m->in[0]);
@@ -127,18 +138,21 @@ static void add_back(struct xp_moe *m, enum xp_moe_step_kind back, enum xp_moe_s
     add(m, home, 0, channel);
 }
 
-void xp_moe_prepare(struct xp_moe *m, const struct xp_moe_op *op)
+static void add_records(struct xp_moe *m)
 {
-    m->op = *op;
-    m->map = op->routing ? &op->routing->map : NULL;
-    m->steps = m->at = m->calling = 0;
+    for (int h = 0; h < m->hops; h++)
+        add(m, XP_STEP_RECORDS, h, XP_CHANNEL_RECORDS);
+}
+
+/* Operations on tokens. */
+static void list_steps(struct xp_moe *m, const struct xp_moe_op *op)
+{
     switch (op->kind) {
     case XP_MOE_AGREE:
         add(m, XP_STEP_HELLO, 0, XP_CHANNEL_HELLO);
         break;
     case XP_MOE_RECORDS:
-        for (int h = 0; h < m->hops; h++)
-            add(m, XP_STEP_RECORDS, h, XP_CHANNEL_RECORDS);
+        add_records(m);
         break;
     case XP_MOE_DISPATCH:
         add_outward(m, XP_CHANNEL_DISPATCH);
@@ -155,6 +169,38 @@ void xp_moe_prepare(struct xp_moe *m, const struct xp_moe_op *op)
         add_back(m, XP_STEP_BACK, XP_STEP_HOME, XP_CHANNEL_GRAD_BACK);
         break;
     }
+}
+
+/* The same on virtual tokens: dispatch makes them and agrees on a map for them. */
+static void list_folded_steps(struct xp_moe *m, const struct xp_moe_op *op)
+{
+    switch (op->kind) {
+    case XP_MOE_DISPATCH:
+        add(m, XP_STEP_FOLD, 0, XP_CHANNEL_FOLDED);
+        add(m, XP_STEP_HELLO, 0, XP_CHANNEL_HELLO);
+        add_records(m);
+        add_outward(m, XP_CHANNEL_FOLDED);
+        break;
+    case XP_MOE_COMBINE_BACKWARD:
+        add(m, XP_STEP_FOLD_GRAD, 0, XP_CHANNEL_FOLDED);
+        add_outward(m, XP_CHANNEL_FOLDED);
+        break;
+    default:
+        add_back(m, XP_STEP_BACK, XP_STEP_HOME, XP_CHANNEL_FOLDED);
+        break;
+    }
+}
+
+void xp_moe_prepare(struct xp_moe *m, const struct xp_moe_op *op)
+{
+    m->op = *op;
+    m->steps = m->at = m->calling = 0;
+    m->folded = op->routing && op->routing->folded && op->kind != XP_MOE_AGREE && op->kind != XP_MOE_RECORDS;
+    m->map = !op->routing ? NULL : m->folded ? &op->routing->virtual_map : &op->routing->map;
+    if (m->folded)
+        list_folded_steps(m, op);
+    else
+        list_steps(m, op);
 }
 
 /* ---- one step -------------------------------------------------------------------------------------------------------- */
@@ -180,13 +226,16 @@ static void prepare_call(struct xp_moe *m, const struct xp_moe_step *s)
         *c = (struct xp_call){m->hello_out, m->ones, m->hello_in, m->ones, 0};
         break;
     case XP_STEP_RECORDS:
-        if (s->hop == 0)
+        if (s->hop == 0 && !m->folded)
             xp_map_home(m, m->op.routing);
         xp_map_leave(m, m->map, s->hop);
         *c = (struct xp_call){m->records_out, p->entries_to, m->records_in, p->entries_from, 0};
         break;
     case XP_STEP_FORWARD:
-        xp_rows_leave(m, m->map, s->hop, s->hop == 0 ? m->op.in : received(m, s->hop - 1));
+        if (s->hop == 0 && m->folded && m->op.kind == XP_MOE_DISPATCH)
+            xp_folded_leave(m, m->op.routing);
+        else
+            xp_rows_leave(m, m->map, s->hop, s->hop > 0 ? received(m, s->hop - 1) : m->folded ? m->virtual_rows : m->op.in);
         *c = (struct xp_call){m->out, p->rows_to, received(m, s->hop), p->rows_from, 0};
         break;
     case XP_STEP_BACK:
@@ -206,7 +255,13 @@ static void prepare_call(struct xp_moe *m, const struct xp_moe_step *s)
 static void local_work(struct xp_moe *m, const struct xp_moe_step *s)
 {
     const struct xp_moe_op *op = &m->op;
-    if (s->kind == XP_STEP_ARRIVE && op->kind == XP_MOE_COMBINE_BACKWARD)
+    if (s->kind == XP_STEP_FOLD)
+        xp_folded_make(m, op->routing, op->in);
+    else if (s->kind == XP_STEP_FOLD_GRAD)
+        xp_folded_grad(m, op->routing, op->in, op->grad_weight);
+    else if (s->kind == XP_STEP_HOME && m->folded)
+        xp_folded_home(m, op->routing, received(m, 0), op);
+    else if (s->kind == XP_STEP_ARRIVE && op->kind == XP_MOE_COMBINE_BACKWARD && !m->folded)
         xp_rows_arrive_grad(m, m->map, received(m, m->hops - 1), op->second, op->out);
     else if (s->kind == XP_STEP_ARRIVE)
         xp_rows_arrive(m, m->map, received(m, m->hops - 1), op->out);
@@ -218,7 +273,8 @@ static void local_work(struct xp_moe *m, const struct xp_moe_step *s)
 
 static int is_local(const struct xp_moe_step *s)
 {
-    return s->kind == XP_STEP_ARRIVE || s->kind == XP_STEP_HOME || s->kind == XP_STEP_SCALARS_HOME;
+    return s->kind == XP_STEP_ARRIVE || s->kind == XP_STEP_HOME || s->kind == XP_STEP_SCALARS_HOME || s->kind == XP_STEP_FOLD ||
+           s->kind == XP_STEP_FOLD_GRAD;
 }
 
 static int moves_rows(const struct xp_moe_step *s)
@@ -258,6 +314,8 @@ static xp_status end_call(struct xp_moe *m, const struct xp_moe_step *s)
     m->channel[s->channel].ops->finish(m->channel[s->channel].state);
     m->calling = 0;
     account(m, s);
+    if (s->kind == XP_STEP_HELLO && m->folded)
+        return xp_hello_verdict(m, m->map);
     if (s->kind != XP_STEP_RECORDS)
         return XP_OK;
     xp_status st = xp_map_enter(m, m->map, s->hop);
@@ -275,6 +333,22 @@ static xp_status moe_start(void *state, const struct xp_call *call, xp_stats *st
     m->bypassed_before = stats->bypassed;
     m->row_calls = 0;
     return XP_OK;
+}
+
+static void end_operation(struct xp_moe *m)
+{
+    m->stats->bypassed = m->bypassed_before + (m->row_calls && m->stats->bypassed - m->bypassed_before == m->row_calls);
+    if (!m->folded)
+        return;
+    if (m->op.kind == XP_MOE_DISPATCH)
+        m->op.routing->stage = XP_DISPATCHED;
+    else if (m->op.kind == XP_MOE_COMBINE)
+        m->op.routing->stage = XP_COMBINED;
+    else if (m->op.kind == XP_MOE_COMBINE_BACKWARD)
+        m->op.routing->stage = XP_COMBINED_BACKWARD;
+    if (m->op.kind == XP_MOE_DISPATCH)
+        m->stats->clusters += xp_fold_clusters(m->op.routing->fold);
+    xp_folded_stats(m, m->op.routing, m->stats);
 }
 
 static xp_status moe_progress(void *state, int *moved)
@@ -298,13 +372,13 @@ static xp_status moe_progress(void *state, int *moved)
     }
     if (st != XP_OK || ++m->at < m->steps)
         return st == XP_OK ? XP_IN_PROGRESS : st;
-    m->stats->bypassed = m->bypassed_before + (m->row_calls && m->stats->bypassed - m->bypassed_before == m->row_calls);
+    end_operation(m);
     return XP_OK;
 }
 
 static void moe_waiting_for(void *state, char *text, size_t size)
 {
-    static const char *const names[] = {"hello: ", "records of hop %d: ", "hop %d: ", "", "hop %d back: ", "", "weights, hop %d back: ", ""};
+    static const char *const names[] = {"hello: ", "records of hop %d: ", "hop %d: ", "", "hop %d back: ", "", "weights, hop %d back: ", "", "", ""};
     struct xp_moe *m = state;
     text[0] = 0;
     if (!m->calling)

@@ -8,6 +8,8 @@
  *   hop     an exchange that brings every item from one level to the next: one copy for each distinct next rank
  *   unit    what a hop brings back on combine: the row of one entry, or the sum over the entries that one node has of a token
  *
+ * In folded mode the tokens of a map are virtual: centroids and probes, each with one expert (folded.h).
+ *
  * A map says all of this for one step and one rank. Rows travel over inner plans ("channels"), which lib/moe_plan.c opens: plain
  * flat exchanges that code rows between nodes and nowhere else, each with a coder of its own.
  *
@@ -17,6 +19,7 @@
 #define XP_MOE_H
 
 #include "collectives/algo.h"
+#include "collectives/folded.h"
 
 #define XP_MOE_HOPS 3
 #define XP_MOE_RECORD 16 /* bytes of an entry in a message */
@@ -53,6 +56,7 @@ struct xp_map {
     struct xp_map_level level[XP_MOE_HOPS + 1];
     struct xp_map_hop hop[XP_MOE_HOPS];
     int sum;             /* units of far nodes are sums */
+    int virtual_tokens;  /* as many as a rank has slots */
     size_t tokens;
     size_t *sends, *gets; /* [size] entries from here for every rank, from every rank for here */
     uint16_t *rank_of;    /* [experts] */
@@ -73,6 +77,12 @@ struct xp_routing {
     int32_t *expert;          /* [tokens][topk] copies of the caller's arrays */
     float *weight;
     int32_t *sequence;
+    /* folded mode */
+    int folded;               /* this step is; else it fell back */
+    enum { XP_ROUTED, XP_DISPATCHED, XP_COMBINED, XP_COMBINED_BACKWARD } stage;
+    struct xp_fold *fold;
+    struct xp_map virtual_map;
+    char *x;                  /* [tokens][dim] for combine_backward, which needs the residuals again */
 };
 
 /* ---- one layer ------------------------------------------------------------------------------------------------------ */
@@ -86,8 +96,8 @@ struct xp_channel {
 };
 
 /* What rows travel on, by direction. Without a lossy coder the first serves all. */
-enum xp_moe_channel { XP_CHANNEL_DISPATCH, XP_CHANNEL_COMBINE, XP_CHANNEL_GRAD_OUT, XP_CHANNEL_GRAD_BACK, XP_CHANNEL_HELLO,
-                      XP_CHANNEL_RECORDS, XP_CHANNEL_SCALARS, XP_CHANNELS };
+enum xp_moe_channel { XP_CHANNEL_DISPATCH, XP_CHANNEL_COMBINE, XP_CHANNEL_GRAD_OUT, XP_CHANNEL_GRAD_BACK, XP_CHANNEL_FOLDED,
+                      XP_CHANNEL_HELLO, XP_CHANNEL_RECORDS, XP_CHANNEL_SCALARS, XP_CHANNELS };
 
 struct xp_moe_shape {
     struct xp_comm *comm;
@@ -97,6 +107,7 @@ struct xp_moe_shape {
     int experts, max_topk;
     int sum;                                      /* XP_COMBINE_SUM is in force */
     int sequences;                                /* routings must give sequences */
+    double error_limit;                           /* folded: above it steps fall back to bounded; 0: never */
     enum xp_moe_path path;
     const size_t *peer_max_tokens, *peer_max_rows; /* [size] of every rank */
 };
@@ -115,7 +126,7 @@ struct xp_moe_op {
 };
 
 enum xp_moe_step_kind { XP_STEP_HELLO, XP_STEP_RECORDS, XP_STEP_FORWARD, XP_STEP_ARRIVE, XP_STEP_BACK, XP_STEP_HOME, XP_STEP_SCALARS,
-                        XP_STEP_SCALARS_HOME };
+                        XP_STEP_SCALARS_HOME, XP_STEP_FOLD, XP_STEP_FOLD_GRAD };
 struct xp_moe_step {
     enum xp_moe_step_kind kind;
     int hop;
@@ -130,6 +141,10 @@ struct xp_moe {
     size_t *maxima;                     /* [2 size] behind shape's peer_max */
     struct xp_channel channel[XP_CHANNELS];
     struct xp_routing *routings;
+    struct xp_folder *folder;           /* NULL: not folded */
+    int hold, trial;                    /* folded: steps left to fall back; the next step is folded whatever the error was */
+    double fold_err;                    /* folded: the error estimate after the last operation */
+    char *virtual_rows;                 /* [cap[0]] rows of virtual tokens */
     xp_stats *stats;
     /* staging */
     char *out, *in[2];                  /* [cap_most] rows: to send; received, in turn */
@@ -143,6 +158,7 @@ struct xp_moe {
     struct xp_moe_op op;
     struct xp_moe_step step[24];
     int steps, at, calling;
+    int folded;                         /* it is about virtual tokens */
     struct xp_map *map;                 /* what its hops follow */
     struct xp_call call;
     uint64_t bypassed_before, row_calls;
@@ -151,7 +167,8 @@ struct xp_moe {
 
 /* moe.c: the state machine. ops is the table that an outer plan drives. */
 extern const struct xp_algo_ops xp_moe_ops;
-xp_status xp_moe_create(struct xp_moe **out, const struct xp_moe_shape *shape, const struct xp_channel *channels);
+xp_status xp_moe_create(struct xp_moe **out, const struct xp_moe_shape *shape, const struct xp_channel *channels,
+                        const struct xp_folder_desc *folder);
 void xp_moe_destroy(struct xp_moe *m);
 /* What start() of xp_moe_ops will run. */
 void xp_moe_prepare(struct xp_moe *m, const struct xp_moe_op *op);
@@ -173,12 +190,15 @@ void xp_routing_put(struct xp_routing *r);
 void xp_routing_free(struct xp_routing *r);
 /* The caller's arrays, checked and copied. The error is told to all ranks by the hello. */
 xp_status xp_routing_take(struct xp_routing *r, const xp_route_desc *d, char *why, size_t why_size);
-/* Writes the hellos of this rank; status and why: of its arguments. */
-void xp_hello_write(struct xp_moe *m, struct xp_routing *r, xp_status status, const char *why);
+/* Writes the hellos of this rank; status and why: of its arguments; flag: this rank wants the step to fall back. */
+void xp_hello_write(struct xp_moe *m, const struct xp_map *map, xp_status status, const char *why, int flag);
 /* What all ranks said: XP_OK, or the error that all ranks see. */
-xp_status xp_hello_verdict(struct xp_moe *m, struct xp_routing *r);
+xp_status xp_hello_verdict(struct xp_moe *m, struct xp_map *map);
+int xp_hello_flags(const struct xp_moe *m); /* whether any rank set its flag */
 /* The entries at home, from the routing's arrays. */
 void xp_map_home(struct xp_moe *m, struct xp_routing *r);
+/* The experts of this rank and no rows: what is known before a folded step is dispatched. */
+void xp_map_no_rows(struct xp_moe *m, struct xp_map *map);
 /* One hop of the map: sorts entries by next rank, writes their records; reads those that came. Counts from the hellos. */
 void xp_map_leave(struct xp_moe *m, struct xp_map *map, int hop);
 xp_status xp_map_enter(struct xp_moe *m, struct xp_map *map, int hop);
@@ -195,5 +215,20 @@ void xp_scalars_home(struct xp_moe *m, const struct xp_routing *r, const float *
 /* combine.c: rows back. weighted 0: all weights are 1. */
 void xp_units_leave(struct xp_moe *m, const struct xp_map *map, int hop, const void *from, int weighted);
 void xp_units_home(struct xp_moe *m, const struct xp_map *map, const void *from, int weighted, void *y);
+
+/* moe_folded.c: virtual tokens in the place of tokens */
+/* After the hellos of xp_route: whether the step is folded. Equal on all ranks. */
+int xp_folded_step(struct xp_moe *m, struct xp_routing *r);
+/* Whether this rank asks for a fall-back. */
+int xp_folded_alarm(const struct xp_moe *m);
+/* Makes the virtual tokens of a step, their entries, and the hello about them. */
+void xp_folded_make(struct xp_moe *m, struct xp_routing *r, const void *x);
+/* Rows for the first hop: far experts' as the coder takes them, near ones' as the far ones will be decoded. */
+void xp_folded_leave(struct xp_moe *m, const struct xp_routing *r);
+/* G of the virtual tokens into virtual_rows. */
+void xp_folded_grad(struct xp_moe *m, struct xp_routing *r, const void *grad_y, float *grad_weight);
+/* Rows of virtual tokens have come home: results of combine, or gradients. */
+void xp_folded_home(struct xp_moe *m, struct xp_routing *r, const void *from, const struct xp_moe_op *op);
+void xp_folded_stats(struct xp_moe *m, const struct xp_routing *r, xp_stats *stats);
 
 #endif

@@ -8,7 +8,8 @@
  *   0       4    magic "XPRT"
  *   4       4    status of the sender's arguments
  *   8       8    hash of its expert_rank
- *   16      160  text of its error
+ *   16      156  text of its error
+ *   172     4    1: the sender wants this step not to be folded
  *   176     4 P  entries for rank 0, 1, ...
  *
  * Then each hop's records, in the order in which rows will travel: token (32 bits), source (16), expert (16), weight (f32), slot (32).
@@ -26,7 +27,8 @@
 #include "collectives/wire.h"
 
 #define HELLO_MAGIC 0x54525058u /* "XPRT" */
-#define HELLO_TEXT 160
+#define HELLO_TEXT 156
+#define HELLO_FLAG 172
 #define HELLO_HEAD 176
 
 /* ---- memory --------------------------------------------------------------------------------------------------------- */
@@ -92,10 +94,21 @@ void xp_routing_free(struct xp_routing *r)
     if (!r)
         return;
     map_free(&r->map);
+    map_free(&r->virtual_map);
+    xp_fold_destroy(r->fold);
+    free(r->x);
     free(r->expert);
     free(r->weight);
     free(r->sequence);
     free(r);
+}
+
+static int create_folded(struct xp_moe *m, struct xp_routing *r, size_t tokens)
+{
+    if (map_create(m, &r->virtual_map, 0) != 0 || xp_fold_create(&r->fold, m->folder) != XP_OK)
+        return -1;
+    r->virtual_map.virtual_tokens = 1;
+    return (r->x = malloc(tokens * m->shape.row_bytes + 1)) ? 0 : -1;
 }
 
 static struct xp_routing *routing_create(struct xp_moe *m)
@@ -107,7 +120,8 @@ static struct xp_routing *routing_create(struct xp_moe *m)
     r->expert = malloc((slots + 1) * sizeof *r->expert);
     r->weight = malloc((slots + 1) * sizeof *r->weight);
     r->sequence = m->shape.sequences ? malloc((tokens + 1) * sizeof *r->sequence) : NULL;
-    if (!r->expert || !r->weight || (m->shape.sequences && !r->sequence) || map_create(m, &r->map, m->shape.sum) != 0) {
+    if (!r->expert || !r->weight || (m->shape.sequences && !r->sequence) || map_create(m, &r->map, m->shape.sum) != 0 ||
+        (m->folder && create_folded(m, r, tokens) != 0)) {
         xp_routing_free(r);
         return NULL;
     }
@@ -211,6 +225,7 @@ xp_status xp_routing_take(struct xp_routing *r, const xp_route_desc *d, char *wh
         memcpy(r->sequence, d->sequence, d->tokens * sizeof *r->sequence);
     r->map.tokens = d->tokens;
     r->topk = d->topk;
+    r->stage = XP_ROUTED;
     return XP_OK;
 }
 
@@ -229,7 +244,7 @@ static uint64_t hash_map(const struct xp_moe *m, const struct xp_map *map)
     return h;
 }
 
-void xp_hello_write(struct xp_moe *m, struct xp_routing *r, xp_status status, const char *why)
+void xp_hello_write(struct xp_moe *m, const struct xp_map *map, xp_status status, const char *why, int flag)
 {
     int n = m->shape.comm->size;
     uint8_t *p = m->hello_out;
@@ -237,10 +252,11 @@ void xp_hello_write(struct xp_moe *m, struct xp_routing *r, xp_status status, co
     xp_put32(p, HELLO_MAGIC);
     xp_put32(p + 4, (uint32_t)status);
     snprintf((char *)p + 16, HELLO_TEXT, "%s", why);
+    xp_put32(p + HELLO_FLAG, (uint32_t)flag);
     if (status == XP_OK) {
-        xp_put64(p + 8, hash_map(m, &r->map));
+        xp_put64(p + 8, hash_map(m, map));
         for (int i = 0; i < n; i++)
-            xp_put32(p + HELLO_HEAD + 4 * i, (uint32_t)r->map.sends[i]);
+            xp_put32(p + HELLO_HEAD + 4 * i, (uint32_t)map->sends[i]);
     }
     for (int i = 1; i < n; i++)
         memcpy(p + (size_t)i * m->hello_bytes, p, m->hello_bytes);
@@ -275,7 +291,7 @@ static xp_status first_error(struct xp_moe *m)
     return XP_OK;
 }
 
-xp_status xp_hello_verdict(struct xp_moe *m, struct xp_routing *r)
+xp_status xp_hello_verdict(struct xp_moe *m, struct xp_map *map)
 {
     struct xp_comm *c = m->shape.comm;
     xp_status st = first_error(m);
@@ -290,11 +306,19 @@ xp_status xp_hello_verdict(struct xp_moe *m, struct xp_routing *r)
             st = xp_error(c, XP_ERR_INVALID_ARG, "route: the experts of rank %d get %zu rows, but its plan's max_recv_rows is %zu",
                           dest, rows, m->shape.peer_max_rows[dest]);
         if (dest == c->rank)
-            r->map.rows = rows;
+            map->rows = rows;
     }
     for (int i = 0; st == XP_OK && i < c->size; i++)
-        r->map.gets[i] = entries_of(m, i, c->rank);
+        map->gets[i] = entries_of(m, i, c->rank);
     return st;
+}
+
+int xp_hello_flags(const struct xp_moe *m)
+{
+    uint32_t any = 0;
+    for (int i = 0; i < m->shape.comm->size; i++)
+        any |= xp_get32(hello_of(m, i) + HELLO_FLAG);
+    return any != 0;
 }
 
 /* ---- hops ------------------------------------------------------------------------------------------------------------- */
@@ -447,7 +471,9 @@ void xp_map_leave(struct xp_moe *m, struct xp_map *map, int hop)
 static int belongs(const struct xp_moe *m, const struct xp_map *map, int hop, int peer, const struct xp_entry *e)
 {
     const struct xp_comm *c = m->shape.comm;
-    if (e->source >= c->size || e->expert >= m->shape.experts || e->token >= m->shape.peer_max_tokens[e->source])
+    if (e->source >= c->size || e->expert >= m->shape.experts)
+        return 0;
+    if (e->token >= m->shape.peer_max_tokens[e->source] * (size_t)(map->virtual_tokens ? m->shape.max_topk : 1))
         return 0;
     int dest = map->rank_of[e->expert];
     return xp_path_at(c, m->shape.path, e->source, dest, hop) == peer && xp_path_at(c, m->shape.path, e->source, dest, hop + 1) == c->rank;
@@ -501,6 +527,14 @@ static void number_experts(struct xp_moe *m, struct xp_map *map)
     map->local_experts = n;
     map->offsets[n] = at;
     map->rows = at;
+}
+
+void xp_map_no_rows(struct xp_moe *m, struct xp_map *map)
+{
+    size_t rows = map->rows;
+    map->level[m->hops].entries = 0;
+    number_experts(m, map);
+    map->rows = rows;
 }
 
 /* Sorted by source, then stably by expert. Tokens of one source come in order, because its entries for one rank share one way. */

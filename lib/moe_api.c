@@ -66,11 +66,13 @@ static xp_status route(struct xp_plan *p, const xp_route_desc *d, xp_routing **o
     } else {
         bad = xp_routing_take(r, d, why, sizeof why);
     }
-    xp_hello_write(m, r, bad, why);
+    xp_hello_write(m, r ? &r->map : NULL, bad, why, xp_folded_alarm(m));
     xp_status st = run(p, &(struct xp_moe_op){.kind = XP_MOE_AGREE, .routing = r});
     if (st == XP_OK)
-        st = xp_hello_verdict(m, r);
-    if (st == XP_OK)
+        st = xp_hello_verdict(m, &r->map);
+    if (st == XP_OK && xp_folded_step(m, r))
+        xp_map_no_rows(m, &r->map);
+    else if (st == XP_OK)
         st = run(p, &(struct xp_moe_op){.kind = XP_MOE_RECORDS, .routing = r});
     if (st == XP_OK)
         *out = r;
@@ -100,31 +102,47 @@ void xp_routing_destroy(xp_routing *r)
         xp_routing_put(r);
 }
 
+/* What there is at the experts: in folded mode, once it has been dispatched, virtual tokens. */
+static const struct xp_map *map_of(const xp_routing *r)
+{
+    return r->folded && r->stage >= XP_DISPATCHED ? &r->virtual_map : &r->map;
+}
+
 size_t xp_routing_rows(const xp_routing *r)
 {
-    return r ? r->map.rows : 0;
+    return r ? map_of(r)->rows : 0;
 }
 
 int xp_routing_local_experts(const xp_routing *r)
 {
-    return r ? r->map.local_experts : 0;
+    return r ? map_of(r)->local_experts : 0;
 }
 
 const int32_t *xp_routing_expert_ids(const xp_routing *r)
 {
-    return r ? r->map.expert_ids : NULL;
+    return r ? map_of(r)->expert_ids : NULL;
 }
 
 const size_t *xp_routing_offsets(const xp_routing *r)
 {
-    return r ? r->map.offsets : NULL;
+    return r ? map_of(r)->offsets : NULL;
 }
 
 xp_status xp_routing_clusters(const xp_routing *r, int32_t *cluster, float *alpha, void *centroid, size_t *clusters)
 {
-    if (!r || !cluster || !clusters)
+    if (!r || !clusters || (!cluster && r->map.tokens && r->topk))
         return xp_error(NULL, XP_ERR_INVALID_ARG, "clusters: routing, cluster and clusters must be given");
-    return xp_error(NULL, XP_ERR_STATE, "clusters: the routing's plan is not in folded mode");
+    if (!r->moe || !r->folded || r->stage < XP_DISPATCHED)
+        return xp_error(NULL, XP_ERR_STATE, "clusters: the step is not folded, or not dispatched yet");
+    size_t slots = r->map.tokens * (size_t)r->topk, n = xp_fold_clusters(r->fold);
+    if (slots)
+        memcpy(cluster, xp_fold_cluster_of(r->fold), slots * sizeof *cluster);
+    if (alpha && slots)
+        memcpy(alpha, xp_fold_alpha_of(r->fold), slots * sizeof *alpha);
+    if (centroid && n)
+        memcpy(centroid, xp_fold_seen(r->fold), n * r->moe->shape.row_bytes);
+    *clusters = n;
+    return XP_OK;
 }
 
 /* ---- operations ------------------------------------------------------------------------------------------------------ */
@@ -142,6 +160,21 @@ static int overlap(const void *a, size_t a_bytes, const void *b, size_t b_bytes)
     return a_bytes && b_bytes && x < y + b_bytes && y < x + a_bytes;
 }
 
+/* The order of a folded step's operations, and what they need at home. */
+static xp_status check_folded(struct xp_comm *c, const char *what, const struct xp_moe_op *op)
+{
+    static const char *const done[] = {"", "dispatched", "combined", "combined backward"};
+    const struct xp_routing *r = op->routing;
+    int needs = op->kind == XP_MOE_DISPATCH ? XP_ROUTED : op->kind == XP_MOE_COMBINE ? XP_DISPATCHED
+              : op->kind == XP_MOE_COMBINE_BACKWARD ? XP_COMBINED : XP_COMBINED_BACKWARD;
+    if ((int)r->stage < needs)
+        return xp_error(c, XP_ERR_STATE, "%s: rank %d: the folded step has not been %s", what, c->rank, done[needs]);
+    if ((op->kind == XP_MOE_COMBINE || op->kind == XP_MOE_DISPATCH_BACKWARD) && r->map.tokens && !op->second)
+        return xp_error(c, XP_ERR_INVALID_ARG, "%s: rank %d: folded mode needs %s", what, c->rank,
+                        op->kind == XP_MOE_COMBINE ? "x" : "grad_y");
+    return XP_OK;
+}
+
 /* outward: tokens in, expert rows out; else the other way round. */
 static xp_status check_operation(struct xp_plan *p, const char *what, const struct xp_moe_op *op, int outward)
 {
@@ -151,10 +184,14 @@ static xp_status check_operation(struct xp_plan *p, const char *what, const stru
         return xp_error(c, XP_ERR_INVALID_ARG, "%s: rank %d: routing is NULL", what, c->rank);
     if (r->moe != p->state)
         return xp_error(c, XP_ERR_STATE, "%s: rank %d: the routing is of another plan", what, c->rank);
-    if (op->scalars && ((r->map.rows && !op->second) || (r->map.tokens && r->topk && !op->grad_weight)))
+    xp_status st = r->folded ? check_folded(c, what, op) : XP_OK;
+    if (st != XP_OK)
+        return st;
+    size_t rows = op->kind == XP_MOE_DISPATCH ? r->map.rows : xp_routing_rows(r); /* a folded step may be dispatched anew */
+    if (op->scalars && ((rows && !op->second) || (r->map.tokens && r->topk && !op->grad_weight)))
         return xp_error(c, XP_ERR_INVALID_ARG, "%s: rank %d: rows and grad_weight are given together", what, c->rank);
-    size_t in = outward ? r->map.tokens : r->map.rows, out = outward ? r->map.rows : r->map.tokens, bytes = p->shape.row_bytes;
-    xp_status st = check_buffer(c, what, "the input", op->in, in);
+    size_t in = outward ? r->map.tokens : rows, out = outward ? rows : r->map.tokens, bytes = p->shape.row_bytes;
+    st = check_buffer(c, what, "the input", op->in, in);
     if (st == XP_OK)
         st = check_buffer(c, what, "the output", op->out, out);
     if (st == XP_OK && overlap(op->in, in * bytes, op->out, out * bytes))

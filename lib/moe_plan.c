@@ -23,10 +23,14 @@ struct xp_moe_plans {
 struct moe_record {
     int32_t status;
     uint32_t id;
-    int32_t dtype, experts, max_topk, sum, path, sequences;
+    int32_t dtype, experts, max_topk, sum, path;
     uint32_t mode;
     uint64_t dim, max_tokens, max_rows;
     double eps, eps_combine, eps_grad;
+    /* folded mode */
+    int32_t alpha_rule, centroid, hashes, width, rounds, refine, probes;
+    double rate, alpha, outlier, error_limit;
+    char preset[16], codec[32];
     char text[160];
 };
 
@@ -70,6 +74,43 @@ static void resolve_moe(struct moe_record *r, const struct xp_comm *c, const xp_
     r->eps_grad = or_else(m->eps_grad, r->eps);
 }
 
+/* What xp_folder_create is given; the folder resolves defaults and judges the knobs. */
+static struct xp_folder_desc folder_desc(const struct xp_comm *c, const xp_plan_desc *d, const xp_moe_desc *moe)
+{
+    int isa = xp_isa_parse(c->params.isa[0] ? c->params.isa : NULL);
+    return (struct xp_folder_desc){.dtype = d->dtype, .dim = d->dim, .max_tokens = d->max_send_rows, .experts = moe->experts,
+                                   .max_topk = moe->max_topk, .moe = moe, .codec = d->codec, .isa = isa < 0 ? XP_ISA_C : (enum xp_isa)isa,
+                                   .seed = d->seed};
+}
+
+static void resolve_folded(struct moe_record *r, const struct xp_comm *c, const xp_plan_desc *d)
+{
+    const xp_moe_desc *m = d->moe;
+    struct xp_folder_desc f = folder_desc(c, d, m);
+    struct xp_coder_desc coder;
+    r->alpha_rule = (int32_t)m->alpha_rule;
+    r->centroid = (int32_t)m->centroid;
+    r->hashes = m->hashes;
+    r->width = m->width;
+    r->rounds = m->rounds;
+    r->refine = m->refine;
+    r->probes = m->probes;
+    r->rate = or_else(m->rate, c->params.rate);
+    r->alpha = m->alpha;
+    r->outlier = m->outlier;
+    r->error_limit = m->error_limit;
+    snprintf(r->preset, sizeof r->preset, "%s", m->preset ? m->preset : "");
+    snprintf(r->codec, sizeof r->codec, "%s", d->codec ? d->codec : "");
+    if (m->centroid > XP_CENTROID_SEQUENCES || m->alpha_rule > XP_ALPHA_FIXED)
+        refuse(r, XP_ERR_INVALID_ARG, "moe.centroid %d or moe.alpha_rule %d does not exist", (int)m->centroid, (int)m->alpha_rule);
+    else if (!(r->rate >= 0 && r->rate <= 1) || !(r->error_limit >= 0))
+        refuse(r, XP_ERR_INVALID_ARG, "moe.rate is %g, not in 0 .. 1, or moe.error_limit is %g", r->rate, r->error_limit);
+    else if (xp_folder_coder(&f, &coder) != XP_OK)
+        refuse(r, XP_ERR_UNSUPPORTED, "folded mode codes centroids in a fixed format (fp8, int8 ... int2, raw), not in \"%.30s\"", d->codec);
+    else if (r->error_limit > 0 && !(r->eps > 0 && r->eps < 1))
+        refuse(r, XP_ERR_INVALID_ARG, "moe.error_limit needs 0 < eps < 1 for steps that fall back, not %g", r->eps);
+}
+
 static void resolve(struct moe_record *r, const struct xp_comm *c, const xp_plan_desc *d)
 {
     memset(r, 0, sizeof *r);
@@ -78,8 +119,12 @@ static void resolve(struct moe_record *r, const struct xp_comm *c, const xp_plan
         return;
     r->mode = d->mode ? d->mode : c->params.mode ? c->params.mode : XP_MODE_EXACT;
     if (r->mode == XP_MODE_FOLDED)
-        refuse(r, XP_ERR_UNSUPPORTED, "folded mode is not part of this build");
-    r->sum = d->moe->combine ? d->moe->combine == XP_COMBINE_SUM : r->mode == XP_MODE_BOUNDED;
+        resolve_folded(r, c, d);
+    else if (r->mode > XP_MODE_FOLDED)
+        refuse(r, XP_ERR_INVALID_ARG, "mode %u does not exist", r->mode);
+    if (r->status != XP_OK)
+        return;
+    r->sum = d->moe->combine ? d->moe->combine == XP_COMBINE_SUM : r->mode == XP_MODE_BOUNDED || r->mode == XP_MODE_FOLDED;
     const char *algo = d->algo ? d->algo : c->params.algo[0] ? c->params.algo : "auto";
     r->path = xp_path_choose(c, (xp_mode)r->mode, algo);
     if (r->path < 0)
@@ -113,8 +158,22 @@ static xp_status compare(struct xp_comm *c, const struct moe_record *a, const st
         {"moe.eps_combine", a->eps_combine, b->eps_combine},
         {"moe.eps_grad", a->eps_grad, b->eps_grad},
         {"plan number", a->id, b->id},
+        {"moe.rate", a->rate, b->rate},
+        {"moe.alpha_rule", a->alpha_rule, b->alpha_rule},
+        {"moe.alpha", a->alpha, b->alpha},
+        {"moe.centroid", a->centroid, b->centroid},
+        {"moe.hashes", a->hashes, b->hashes},
+        {"moe.width", a->width, b->width},
+        {"moe.rounds", a->rounds, b->rounds},
+        {"moe.refine", a->refine, b->refine},
+        {"moe.probes", a->probes, b->probes},
+        {"moe.outlier", a->outlier, b->outlier},
+        {"moe.error_limit", a->error_limit, b->error_limit},
     };
     xp_status st = XP_OK;
+    if (strcmp(a->preset, b->preset) != 0 || strcmp(a->codec, b->codec) != 0)
+        return xp_error(c, XP_ERR_MISMATCH, "plan: rank 0 asks for preset \"%s\" and codec \"%s\", rank %d for \"%s\" and \"%s\"", a->preset,
+                        a->codec, rank, b->preset, b->codec);
     for (size_t i = 0; st == XP_OK && i < sizeof fields / sizeof *fields; i++)
         st = same(c, rank, fields[i].name, fields[i].first, fields[i].other);
     return st;
@@ -135,13 +194,23 @@ static xp_status agree(struct xp_comm *c, const struct moe_record *mine, struct 
 
 /* ---- inner plans --------------------------------------------------------------------------------------------------------- */
 
-/* The description of a channel's plan; 0: it shares the channel of dispatch. */
-static int describe(xp_plan_desc *in, enum xp_moe_channel ch, const xp_plan_desc *d, const struct moe_record *r,
-                    const struct xp_moe_shape *s)
+/* Whether a channel has a plan of its own. In folded mode one coder of a fixed format serves all directions, and the bounded
+ * channels are there when steps may fall back. */
+static int is_opened(enum xp_moe_channel ch, const struct moe_record *r)
 {
-    int lossy = r->mode == XP_MODE_BOUNDED;
-    if (ch < XP_CHANNEL_HELLO && ch != XP_CHANNEL_DISPATCH && !lossy)
-        return 0;
+    int bounded = r->mode == XP_MODE_BOUNDED || (r->mode == XP_MODE_FOLDED && r->error_limit > 0);
+    if (ch >= XP_CHANNEL_HELLO)
+        return 1;
+    if (ch == XP_CHANNEL_FOLDED)
+        return r->mode == XP_MODE_FOLDED;
+    return bounded || (ch == XP_CHANNEL_DISPATCH && r->mode != XP_MODE_FOLDED);
+}
+
+/* The description of a channel's plan. */
+static void describe(xp_plan_desc *in, enum xp_moe_channel ch, const xp_plan_desc *d, const struct moe_record *r,
+                     const struct xp_moe_shape *s)
+{
+    int lossy = r->mode == XP_MODE_BOUNDED || r->mode == XP_MODE_FOLDED;
     xp_plan_desc_init(in);
     in->algo = "flat";
     in->max_send_rows = in->max_recv_rows = ch == XP_CHANNEL_HELLO ? (size_t)s->comm->size : xp_moe_most_rows(s);
@@ -149,16 +218,25 @@ static int describe(xp_plan_desc *in, enum xp_moe_channel ch, const xp_plan_desc
         in->dtype = XP_BYTE;
         in->mode = XP_MODE_RAW;
         in->dim = ch == XP_CHANNEL_HELLO ? xp_moe_hello_bytes(s->comm) : ch == XP_CHANNEL_RECORDS ? XP_MOE_RECORD : sizeof(float);
-        return 1;
+        return;
     }
     in->dtype = d->dtype;
     in->dim = d->dim;
-    in->mode = (xp_mode)r->mode;
+    in->seed = d->seed;
+    if (ch == XP_CHANNEL_FOLDED) {
+        struct xp_folder_desc f = folder_desc(s->comm, d, d->moe);
+        struct xp_coder_desc coder;
+        xp_folder_coder(&f, &coder);
+        in->mode = coder.mode;
+        in->eps = coder.eps;
+        in->eps_ref = coder.eps_ref;
+        in->codec = coder.mode == XP_MODE_RAW ? NULL : coder.choice.name;
+        return;
+    }
+    in->mode = lossy ? XP_MODE_BOUNDED : (xp_mode)r->mode;
     in->eps = !lossy ? 0 : ch == XP_CHANNEL_DISPATCH ? r->eps : ch == XP_CHANNEL_COMBINE ? r->eps_combine : r->eps_grad;
     in->eps_ref = d->eps_ref;
-    in->codec = d->codec;
-    in->seed = d->seed;
-    return 1;
+    in->codec = r->mode == XP_MODE_FOLDED ? NULL : d->codec;
 }
 
 static xp_status open_inner(struct xp_plan *p, const xp_plan_desc *d, const struct moe_record *r, const struct xp_moe_shape *s,
@@ -167,14 +245,16 @@ static xp_status open_inner(struct xp_plan *p, const xp_plan_desc *d, const stru
     for (int i = 0; i < XP_CHANNELS; i++) {
         xp_plan_desc in;
         struct xp_plan *inner = p->moe->inner[XP_CHANNEL_DISPATCH];
-        if (describe(&in, (enum xp_moe_channel)i, d, r, s)) {
-            xp_status st = xp_plan_open(&p->moe->inner[i], s->comm, &in);
+        if (is_opened((enum xp_moe_channel)i, r)) {
+            describe(&in, (enum xp_moe_channel)i, d, r, s);
+            xp_status st = xp_plan_open_inner(&p->moe->inner[i], s->comm, &in, i == XP_CHANNEL_FOLDED);
             if (st != XP_OK)
                 return st;
             inner = p->moe->inner[i];
             inner->shape.codec_stats = &p->codec_stats;
         }
-        channels[i] = (struct xp_channel){.shape = &inner->shape, .ops = inner->algo, .state = inner->state};
+        if (inner) /* NULL: a direction that a folded plan without fall-back never uses */
+            channels[i] = (struct xp_channel){.shape = &inner->shape, .ops = inner->algo, .state = inner->state};
     }
     return XP_OK;
 }
@@ -197,14 +277,19 @@ static void fill_shape(struct xp_moe_shape *s, struct xp_comm *c, const struct m
         maxima[c->size + i] = all[i].max_rows;
     }
     *s = (struct xp_moe_shape){.comm = c, .dtype = (xp_dtype)r->dtype, .dim = r->dim, .mode = (xp_mode)r->mode, .experts = r->experts,
-                               .max_topk = r->max_topk, .sum = r->sum, .sequences = r->sequences, .path = (enum xp_moe_path)r->path,
+                               .max_topk = r->max_topk, .sum = r->sum, .sequences = r->mode == XP_MODE_FOLDED && r->centroid == XP_CENTROID_SEQUENCES,
+                               .error_limit = r->error_limit, .path = (enum xp_moe_path)r->path,
                                .peer_max_tokens = maxima, .peer_max_rows = maxima + c->size};
     s->row_bytes = r->dim * xp_dtype_size(s->dtype);
 }
 
 /* Everything of this rank; the outcome is then agreed on. */
-static void build(struct xp_plan *p, const struct xp_moe_shape *s, const struct xp_channel *channels, struct moe_record *mine)
+static void build(struct xp_plan *p, const xp_plan_desc *d, const struct xp_moe_shape *s, const struct xp_channel *channels,
+                  struct moe_record *mine)
 {
+    xp_moe_desc moe = *d->moe;
+    moe.rate = mine->rate;
+    struct xp_folder_desc folder = folder_desc(s->comm, d, &moe);
     static const char *const names[] = {"flat", "hier", "leader"};
     p->shape.comm = s->comm;
     p->shape.id = mine->id;
@@ -216,7 +301,7 @@ static void build(struct xp_plan *p, const struct xp_moe_shape *s, const struct 
     p->algo = &xp_moe_ops;
     xp_status st = xp_plan_create_request(p);
     if (st == XP_OK)
-        st = xp_moe_create((struct xp_moe **)&p->state, s, channels);
+        st = xp_moe_create((struct xp_moe **)&p->state, s, channels, s->mode == XP_MODE_FOLDED ? &folder : NULL);
     if (st != XP_OK)
         refuse(mine, st, "setting up %zu tokens and %zu rows: %s", (size_t)mine->max_tokens, (size_t)mine->max_rows, xp_status_string(st));
     snprintf(p->stats.algo, sizeof p->stats.algo, "%s", names[s->path]);
@@ -235,7 +320,7 @@ xp_status xp_moe_plan_open(struct xp_plan **out, struct xp_comm *c, const xp_pla
     struct moe_record mine, *all = calloc((size_t)c->size, sizeof *all);
     size_t *maxima = calloc(2 * (size_t)c->size, sizeof *maxima);
     struct xp_plan *p = calloc(1, sizeof *p);
-    struct xp_channel channels[XP_CHANNELS];
+    struct xp_channel channels[XP_CHANNELS] = {0};
     struct xp_moe_shape shape;
     if (p)
         p->moe = calloc(1, sizeof *p->moe);
@@ -250,7 +335,7 @@ xp_status xp_moe_plan_open(struct xp_plan **out, struct xp_comm *c, const xp_pla
         st = open_inner(p, d, &mine, &shape, channels);
     }
     if (st == XP_OK) {
-        build(p, &shape, channels, &mine);
+        build(p, d, &shape, channels, &mine);
         st = agree(c, &mine, all);
     }
     free(all);

@@ -25,6 +25,7 @@ struct record {
     uint32_t id, dtype, mode, eps_ref;
     uint64_t dim, max_send_rows, max_recv_rows, chunk, seed;
     double eps;
+    uint32_t row_wise; /* of an inner plan's coder */
     char codec[32], algo[16], isa[16];
     char text[160]; /* of the error */
 };
@@ -207,7 +208,7 @@ static xp_status create_coder(struct xp_plan *p, const struct record *r)
     struct xp_shape *s = &p->shape;
     int isa = xp_isa_parse(s->comm->params.isa[0] ? s->comm->params.isa : NULL);
     struct xp_coder_desc d = {.dtype = s->dtype, .dim = s->dim, .mode = s->mode, .eps = r->eps, .eps_ref = r->eps_ref,
-                              .seed = r->seed, .isa = isa < 0 ? XP_ISA_C : (enum xp_isa)isa};
+                              .row_wise = (int)r->row_wise, .seed = r->seed, .isa = isa < 0 ? XP_ISA_C : (enum xp_isa)isa};
     xp_codec_parse(r->codec, &d.choice);
     s->automatic = d.choice.automatic;
     s->coder_rows = s->max_send_rows < CODER_ROWS_MAX ? s->max_send_rows : CODER_ROWS_MAX;
@@ -320,14 +321,18 @@ static xp_status measure(struct xp_comm *c, const struct record *r)
 
 xp_status xp_plan_open(struct xp_plan **out, struct xp_comm *c, const xp_plan_desc *d)
 {
-    if (d->moe)
-        return xp_moe_plan_open(out, c, d);
+    return d->moe ? xp_moe_plan_open(out, c, d) : xp_plan_open_inner(out, c, d, 0);
+}
+
+xp_status xp_plan_open_inner(struct xp_plan **out, struct xp_comm *c, const xp_plan_desc *d, int row_wise)
+{
     struct record mine, *all = calloc((size_t)c->size, sizeof *all);
     struct xp_plan *p = calloc(1, sizeof *p);
     xp_status st = all && p ? XP_OK : xp_error(c, XP_ERR_NO_MEMORY, "plan: out of memory");
     if (st != XP_OK)
         goto fail;
     resolve(&mine, c, d);
+    mine.row_wise = (uint32_t)row_wise;
     mine.id = c->next_plan++;
     st = agree(c, &mine, all);
     if (st == XP_OK)

@@ -44,6 +44,8 @@ struct xp_plan {
 xp_status xp_plan_open(struct xp_plan **out, struct xp_comm *c, const xp_plan_desc *d);
 void xp_plan_close(struct xp_plan *p);
 
+/* The same for a plan inside another one. row_wise: what a row is decoded to must not depend on the rows beside it. */
+xp_status xp_plan_open_inner(struct xp_plan **out, struct xp_comm *c, const xp_plan_desc *d, int row_wise);
 /* Parts of it, for moe_plan.c. */
 xp_status xp_plan_create_request(struct xp_plan *p);
 void xp_plan_release(struct xp_plan *p);

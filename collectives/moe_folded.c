@@ -1,0 +1,121 @@
+/*
+ * moe_folded.c - a folded step: virtual tokens go out and come home in the place of tokens
+ *
+ * Dispatch first makes centroids and probes (folded.h) and agrees on a map for them, as xp_route does for tokens; then all four
+ * operations follow that map. When a rank finds its error above the limit, the next steps of all ranks are bounded; then one step is
+ * folded again to see.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "collectives/moe.h"
+
+#define HOLD_STEPS 16 /* bounded steps before the next trial */
+
+int xp_folded_alarm(const struct xp_moe *m)
+{
+    return m->folder && m->shape.error_limit > 0 && m->fold_err > m->shape.error_limit;
+}
+
+static int fall_back(struct xp_moe *m)
+{
+    m->stats->fold_fallbacks++;
+    return 0;
+}
+
+/* Everything that decides is in the hellos or was decided from them before, so all ranks go the same way. */
+int xp_folded_step(struct xp_moe *m, struct xp_routing *r)
+{
+    int alarm = xp_hello_flags(m);
+    r->folded = 0;
+    if (!m->folder)
+        return 0;
+    if (m->hold > 0) {
+        m->hold--;
+        m->trial = m->hold == 0;
+        return fall_back(m);
+    }
+    if (alarm && !m->trial) {
+        m->hold = HOLD_STEPS - 1;
+        return fall_back(m);
+    }
+    m->trial = 0;
+    return r->folded = 1;
+}
+
+/* The entries of the virtual tokens at home. Returns whether there are no more for any rank than there were rows. */
+static int make_entries(struct xp_moe *m, struct xp_routing *r)
+{
+    struct xp_map *map = &r->virtual_map;
+    struct xp_map_level *v = &map->level[0];
+    const int32_t *expert = xp_fold_expert(r->fold);
+    size_t n = xp_fold_count(r->fold), ranks = (size_t)m->shape.comm->size;
+    memcpy(map->rank_of, r->map.rank_of, (size_t)m->shape.experts * sizeof *map->rank_of);
+    memset(map->sends, 0, ranks * sizeof *map->sends);
+    if (n > m->cap[0])
+        return 0;
+    for (size_t i = 0; i < n; i++) {
+        v->entry[i] = (struct xp_entry){.token = (uint32_t)i, .source = (uint16_t)m->shape.comm->rank, .expert = (uint16_t)expert[i], .weight = 1};
+        v->row[i] = (uint32_t)i;
+        map->sends[map->rank_of[expert[i]]]++;
+    }
+    v->entries = map->tokens = n;
+    for (size_t i = 0; i < ranks; i++)
+        if (map->sends[i] > r->map.sends[i])
+            return 0;
+    return 1;
+}
+
+void xp_folded_make(struct xp_moe *m, struct xp_routing *r, const void *x)
+{
+    struct xp_fold_tokens t = {.tokens = r->map.tokens, .topk = r->topk, .expert = r->expert, .weight = r->weight, .sequence = r->sequence};
+    char why[80] = "";
+    memcpy(r->x, x ? x : "", r->map.tokens * m->shape.row_bytes);
+    xp_status st = xp_fold_make(r->fold, &t, r->x);
+    if (st == XP_OK && !make_entries(m, r))
+        st = XP_ERR_INTERNAL;
+    if (st != XP_OK)
+        snprintf(why, sizeof why, "folding %zu tokens: %s", r->map.tokens, xp_status_string(st));
+    xp_hello_write(m, &r->virtual_map, st, why, 0);
+}
+
+void xp_folded_leave(struct xp_moe *m, const struct xp_routing *r)
+{
+    const struct xp_map *map = &r->virtual_map;
+    const struct xp_map_hop *p = &map->hop[0];
+    const int *node_of = m->shape.comm->node_of;
+    const char *rows = xp_fold_rows(r->fold), *seen = xp_fold_seen(r->fold);
+    size_t bytes = m->shape.row_bytes;
+    for (size_t i = 0; i < p->rows_out; i++) {
+        size_t v = p->gather[i];
+        int far = node_of[map->rank_of[map->level[0].entry[v].expert]] != m->shape.comm->node;
+        memcpy(m->out + i * bytes, (far ? rows : seen) + v * bytes, bytes);
+    }
+}
+
+void xp_folded_grad(struct xp_moe *m, struct xp_routing *r, const void *grad_y, float *grad_weight)
+{
+    xp_fold_combine_backward(r->fold, grad_y, r->x, m->virtual_rows, grad_weight);
+}
+
+void xp_folded_home(struct xp_moe *m, struct xp_routing *r, const void *from, const struct xp_moe_op *op)
+{
+    const struct xp_map_level *v = &r->virtual_map.level[0];
+    size_t bytes = m->shape.row_bytes;
+    for (size_t i = 0; i < v->entries; i++)
+        memcpy(m->virtual_rows + i * bytes, (const char *)from + v->unit[i] * bytes, bytes);
+    if (op->kind == XP_MOE_COMBINE)
+        xp_fold_combine(r->fold, r->x, m->virtual_rows, op->out);
+    else
+        xp_fold_dispatch_backward(r->fold, op->second, m->virtual_rows, op->out);
+}
+
+void xp_folded_stats(struct xp_moe *m, const struct xp_routing *r, xp_stats *stats)
+{
+    struct xp_fold_stats f = xp_fold_stats(r->fold);
+    stats->rate = f.rate;
+    stats->rho = f.rho;
+    stats->fold_err = m->fold_err = f.fold_err;
+}
