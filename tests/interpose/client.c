@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #define ROW 256
+#define AFTER_FAILURE 2.0 /* seconds */
 
 /* ---- failures */
 
@@ -98,13 +99,16 @@ static int start_rank(struct rank *r, char **argv, int rank, int n, int board, u
     _exit(127);
 }
 
-static void reap(struct rank *ranks, int n, double until)
+/* The others may hang when a rank has failed: they are not waited for long then. */
+static void reap(struct rank *ranks, int n, int victim, double until)
 {
     for (int left = n; left;) {
         for (int i = 0; i < n; i++)
             if (!ranks[i].ended && waitpid(ranks[i].pid, &ranks[i].status, WNOHANG) == ranks[i].pid) {
                 ranks[i].ended = true;
                 left--;
+                if (i != victim && ranks[i].status && until > client_seconds() + AFTER_FAILURE)
+                    until = client_seconds() + AFTER_FAILURE;
             }
         if (left && client_seconds() > until) {
             for (int i = 0; i < n; i++)
@@ -165,7 +169,7 @@ static int launch(char **argv, int n, int seconds, int victim)
     for (int i = 0; i < n; i++)
         if (start_rank(&ranks[i], argv, i, n, board, seed) != 0)
             return 1;
-    reap(ranks, n, client_seconds() + seconds);
+    reap(ranks, n, victim, client_seconds() + seconds);
     return verdict(ranks, n, victim);
 }
 
