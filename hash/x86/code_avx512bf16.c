@@ -19,9 +19,14 @@
 
 #include <string.h>
 
+#define MAGIC 0x1.8p23f /* its bits plus an integer are those of MAGIC + the integer */
+
+#define GROUPS 2 /* of blocks, that each walk visits before the next: what is chosen between walks for one does not hold up the other */
+
 struct code_group {
     struct xp_qgroup512 q; /* h is "turned": w0 = v5, w1 w2 = v0 v1, l0 l1 = v2 v4, registers (v3, v6) (x86/qblock_avx512.h) */
     _Alignas(64) float x[XP_QGROUP][XP_QBLOCK]; /* the flipped row: per 32 values those of even index, then those of odd index */
+    _Alignas(64) float step[XP_QGROUP], offset[XP_QGROUP]; /* offset: -MAGIC steps */
     /* Partial results: 16 words of 32 bits a block, to be folded. */
     _Alignas(64) float l1[XP_QGROUP][16];
     _Alignas(64) int32_t squares[XP_QGROUP][16], peaks[XP_QGROUP][16];
@@ -95,130 +100,193 @@ XP_INLINE void sums_of_block(const char *row, float *l1, struct row_sum *sum)
 
 /* ---- second walk: integers, rotated ------------------------------------------------------------------------------------------ */
 
+/*
+ * Two blocks go side by side where there are two: the chain of one leaves the core half idle, and the core looks less than a block
+ * ahead. The stages are written one after another for the same reason.
+ */
+#define EACH_BLOCK(body)                 \
+    do {                                 \
+        XP_UNROLL                        \
+        for (int i = 0; i < blocks; i++) \
+            body;                        \
+    } while (0)
+#define EACH_PAIR(f)                            \
+    do {                                        \
+        XP_UNROLL                               \
+        for (int i = 0; i < 4 * blocks; i += 2) \
+            f(&w[i], &w[i + 1]);                \
+    } while (0)
+
 /* Registers (v5, v6), w0 w1 w2 = v1 v2 v0, l0 l1 = v3 v4 to what struct code_group says. */
-XP_INLINE void rotate_turned(__m512i w[4])
+XP_INLINE void rotate_turned(__m512i *w, const int blocks)
 {
-    xp_butterfly512(&w[0], &w[1]);
-    xp_butterfly512(&w[2], &w[3]);
-    xp_butterfly512(&w[0], &w[2]);
-    xp_butterfly512(&w[1], &w[3]);
-    XP_PAIRS512(xp_turn_words, w); /* w0 w1 w2 = v5 v1 v2, register v0 */
-    XP_PAIRS512(xp_butterfly512, w);
-    XP_PAIRS512(xp_trade_dwords512, w); /* w1 w2 = v2 v0, register v1 */
-    XP_PAIRS512(xp_butterfly512, w);
-    XP_PAIRS512(xp_trade_dwords512, w); /* w1 w2 = v0 v1, register v2 */
-    XP_PAIRS512(xp_butterfly512, w);
-    XP_PAIRS512(xp_swap_halves, w); /* l0 l1 = v3 v2, register v4 */
-    XP_PAIRS512(xp_butterfly512, w);
-    XP_PAIRS512(xp_trade_quarters512, w); /* l0 l1 = v2 v4, register v3 */
-    XP_PAIRS512(xp_butterfly512, w);
+    EACH_BLOCK(xp_across_i16(w + 4 * i, 4));
+    EACH_PAIR(xp_turn_words); /* w0 w1 w2 = v5 v1 v2, register v0 */
+    EACH_PAIR(xp_butterfly512);
+    EACH_PAIR(xp_trade_dwords512); /* w1 w2 = v2 v0, register v1 */
+    EACH_PAIR(xp_butterfly512);
+    EACH_PAIR(xp_trade_dwords512); /* w1 w2 = v0 v1, register v2 */
+    EACH_PAIR(xp_butterfly512);
+    EACH_PAIR(xp_swap_halves); /* l0 l1 = v3 v2, register v4 */
+    EACH_PAIR(xp_butterfly512);
+    EACH_PAIR(xp_trade_quarters512); /* l0 l1 = v2 v4, register v3 */
+    EACH_PAIR(xp_butterfly512);
 }
 
-XP_INLINE void integers_of_block(struct code_group *g, size_t b, const char *row, const uint32_t *signs)
+/* Values 32 i .. 32 i + 31 of a block, flipped and scaled; leaves the flipped ones at x. */
+XP_INLINE __m512i integers_of(const char *row, const uint32_t *signs, float *x, __m512 scale, const int i)
 {
-    const __m512i flip = _mm512_set1_epi16((short)0x8000);
-    const __m512 scale = _mm512_set1_ps(g->q.scale[b]);
-    __m512i w[4], squares = _mm512_setzero_si512(), peak = squares;
+    const __m512i in = _mm512_loadu_si512(row + 64 * i), flipped = _mm512_mask_add_epi16(in, signs[i], in, _mm512_set1_epi16((short)0x8000));
+    const __m512 even = xp_even_bf16_512(flipped), odd = xp_odd_bf16_512(flipped);
+
+    _mm512_store_ps(x + 32 * i, even);
+    _mm512_store_ps(x + 32 * i + 16, odd);
+    return _mm512_packs_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(even, scale)), _mm512_cvtps_epi32(_mm512_mul_ps(odd, scale)));
+}
+
+/* One or two blocks, from block b on. */
+XP_INLINE void integers_of_blocks(struct code_group *g, size_t b, const int blocks, const char *row, const uint32_t *signs)
+{
+    __m512i w[8], squares[2];
 
     XP_UNROLL
-    for (int i = 0; i < 4; i++) {
-        const __m512i in = _mm512_loadu_si512(row + 64 * i), x = _mm512_mask_add_epi16(in, signs[i], in, flip);
-        const __m512 even = xp_even_bf16_512(x), odd = xp_odd_bf16_512(x);
-        _mm512_store_ps(g->x[b] + 32 * i, even);
-        _mm512_store_ps(g->x[b] + 32 * i + 16, odd);
-        w[i] = _mm512_packs_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(even, scale)), _mm512_cvtps_epi32(_mm512_mul_ps(odd, scale)));
-        squares = _mm512_dpwssd_epi32(squares, w[i], w[i]);
+    for (int i = 0; i < 4 * blocks; i++) {
+        const size_t n = b + (size_t)i / 4;
+        w[i] = integers_of(row + 256 * n, signs + 4 * n, g->x[n], _mm512_set1_ps(g->q.scale[n]), i % 4);
     }
-    rotate_turned(w);
     XP_UNROLL
-    for (int i = 0; i < 4; i++) {
-        _mm512_store_si512(g->q.h[b] + 32 * i, w[i]);
-        peak = _mm512_max_epu16(peak, _mm512_abs_epi16(w[i]));
+    for (int i = 0; i < blocks; i++) {
+        squares[i] = _mm512_setzero_si512();
+        XP_UNROLL
+        for (int k = 0; k < 4; k++)
+            squares[i] = _mm512_dpwssd_epi32(squares[i], w[4 * i + k], w[4 * i + k]);
+        _mm512_store_si512(g->squares[b + (size_t)i], squares[i]);
     }
-    _mm512_store_si512(g->squares[b], squares);
-    _mm512_store_si512(g->peaks[b], peak);
+    rotate_turned(w, blocks);
+    XP_UNROLL
+    for (int i = 0; i < blocks; i++) {
+        __m512i most, least;
+        XP_UNROLL
+        for (int k = 0; k < 4; k++) {
+            _mm512_store_si512(g->q.h[b + (size_t)i] + 32 * k, w[4 * i + k]);
+            most = k ? _mm512_max_epi16(most, w[4 * i + k]) : w[0 + 4 * i];
+            least = k ? _mm512_min_epi16(least, w[4 * i + k]) : w[0 + 4 * i];
+        }
+        _mm512_store_si512(g->peaks[b + (size_t)i], _mm512_max_epi16(most, _mm512_sub_epi16(_mm512_setzero_si512(), least)));
+    }
 }
 
 /* ---- third walk: codes, and how far they are from the row --------------------------------------------------------------- */
 
-/* Codes in turned order to registers (v4, v6), w0 = v5, w1 w2 = v0 v1, l0 l1 = v2 v3: all of the rotation but v5. */
-XP_INLINE void unrotate_turned(__m512i w[4])
-{
-    const __m512i low = _mm512_setr_epi32(0, 8, 2, 10, 16, 24, 18, 26, 1, 9, 3, 11, 17, 25, 19, 27);
-    const __m512i high = _mm512_setr_epi32(4, 12, 6, 14, 20, 28, 22, 30, 5, 13, 7, 15, 21, 29, 23, 31);
+struct constants {
+    __m512i plus, minus; /* the last butterfly: words (1, 1) and (1, -1) */
+    __m512i minus_even; /* pairs of bf16: (-1, 0) */
+    __m512i upper; /* 0xffff0000 */
+    __m512i magic;
+    __m512i low, high; /* the last trade of unrotate_turned */
+    __m512i middle; /* of the codes, in value 0 (x86/dequantise_avx512.c) */
+};
 
-    xp_butterfly512(&w[0], &w[1]);
-    xp_butterfly512(&w[2], &w[3]);
-    xp_butterfly512(&w[0], &w[2]);
-    xp_butterfly512(&w[1], &w[3]);
-    XP_PAIRS512(xp_trade_unpack64_512, w); /* w1 w2 = v0 v3, register v1 */
-    XP_PAIRS512(xp_butterfly512, w);
-    XP_PAIRS512(xp_trade_dwords512, w); /* w1 w2 = v3 v1, register v0 */
-    XP_PAIRS512(xp_butterfly512, w);
-    XP_PAIRS512(xp_trade_quarters512, w); /* l0 l1 = v4 v0, register v2 */
-    XP_PAIRS512(xp_butterfly512, w);
-    for (int i = 0; i < 4; i += 2) {
-        const __m512i x = _mm512_permutex2var_epi32(w[i], low, w[i + 1]);
-        w[i + 1] = _mm512_permutex2var_epi32(w[i], high, w[i + 1]);
-        w[i] = x;
-    }
-    XP_PAIRS512(xp_butterfly512, w);
+static inline struct constants constants(int levels)
+{
+    struct constants k = {_mm512_set1_epi32(0x00010001), _mm512_set1_epi32((int)0xffff0001),
+                          _mm512_set1_epi32(0xbf80), _mm512_set1_epi32((int)0xffff0000), _mm512_castps_si512(_mm512_set1_ps(MAGIC)),
+                          _mm512_setr_epi32(0, 8, 2, 10, 16, 24, 18, 26, 1, 9, 3, 11, 17, 25, 19, 27),
+                          _mm512_setr_epi32(4, 12, 6, 14, 20, 28, 22, 30, 5, 13, 7, 15, 21, 29, 23, 31),
+                          _mm512_maskz_set1_epi16(3, (short)(32 * (levels - 1)))};
+
+    XP_KEEP(k.plus);
+    XP_KEEP(k.minus);
+    XP_KEEP(k.magic);
+    XP_KEEP(k.minus_even);
+    XP_KEEP(k.upper);
+    XP_KEEP(k.low);
+    XP_KEEP(k.high);
+    XP_KEEP(k.middle);
+    return k;
 }
 
-#define MAGIC 0x1.8p23f /* its bits plus an integer are those of MAGIC + the integer */
+/* Codes in turned order to registers (v4, v6), w0 = v5, w1 w2 = v0 v1, l0 l1 = v2 v3: all of the rotation but v5. */
+XP_INLINE void unrotate_turned(__m512i *w, const int blocks, const struct constants *k)
+{
+    EACH_BLOCK(xp_across_i16(w + 4 * i, 4));
+    EACH_PAIR(xp_trade_unpack64_512); /* w1 w2 = v0 v3, register v1 */
+    EACH_PAIR(xp_butterfly512);
+    EACH_PAIR(xp_trade_dwords512); /* w1 w2 = v3 v1, register v0 */
+    EACH_PAIR(xp_butterfly512);
+    EACH_PAIR(xp_trade_quarters512); /* l0 l1 = v4 v0, register v2 */
+    EACH_PAIR(xp_butterfly512);
+    XP_UNROLL
+    for (int i = 0; i < 4 * blocks; i += 2) {
+        const __m512i x = _mm512_permutex2var_epi32(w[i], k->low, w[i + 1]);
+        w[i + 1] = _mm512_permutex2var_epi32(w[i], k->high, w[i + 1]);
+        w[i] = x;
+    }
+    EACH_PAIR(xp_butterfly512);
+    EACH_BLOCK(w[4 * i] = _mm512_sub_epi16(w[4 * i], k->middle));
+}
 
 /* Words (a, b) to (a +- b) * step: the last butterfly. Exact, so the fused form gives what a product would. */
-XP_INLINE __m512 last_values(__m512i w, __m512i butterfly, __m512 step, __m512 offset)
+XP_INLINE __m512 last_values(__m512i magic, __m512i w, __m512i butterfly, __m512 step, __m512 offset)
 {
-    const __m512i magic = _mm512_castps_si512(_mm512_set1_ps(MAGIC));
-
     return _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_dpwssd_epi32(magic, w, butterfly)), step, offset);
 }
 
-XP_INLINE void add_distance(const float *x, __m512 high, __m512 low, struct xp_pair512 *sum)
+/* 32 values of two registers, against those at x. */
+XP_INLINE void add_distance(const float *x, const __m512i w[2], __m512i butterfly, __m512 step, __m512 offset, const struct constants *k,
+                            struct xp_pair512 *sum)
 {
-    const __m512i y = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+    const __m512 low = last_values(k->magic, w[0], butterfly, step, offset), high = last_values(k->magic, w[1], butterfly, step, offset);
+    const __m512bh y = _mm512_cvtne2ps_pbh(high, low);
+    const __m512 even = _mm512_dpbf16_ps(_mm512_load_ps(x), y, (__m512bh)k->minus_even);
+    const __m512 odd = _mm512_sub_ps(_mm512_load_ps(x + 16), _mm512_castsi512_ps(_mm512_and_si512((__m512i)y, k->upper)));
 
-    sum->even = xp_add_square512(sum->even, _mm512_sub_ps(_mm512_load_ps(x), xp_even_bf16_512(y)));
-    sum->odd = xp_add_square512(sum->odd, _mm512_sub_ps(_mm512_load_ps(x + 16), xp_odd_bf16_512(y)));
+    sum->even = xp_add_square512(sum->even, even);
+    sum->odd = xp_add_square512(sum->odd, odd);
 }
 
-XP_INLINE void distance_of_block(const struct code_group *g, size_t b, const int levels, __m512i w[4], struct xp_pair512 *sum)
+XP_INLINE void distance_of_block(const struct code_group *g, size_t b, const __m512i w[4], const struct constants *k, struct xp_pair512 *sum)
 {
-    const __m512i plus = _mm512_set1_epi32(0x00010001), minus = _mm512_set1_epi32((int)0xffff0001);
-    const __m512i middle = _mm512_maskz_set1_epi16(3, (short)(32 * (levels - 1))); /* x86/dequantise_avx512.c */
-    const __m512 step = _mm512_castsi512_ps(_mm512_set1_epi32(g->q.wire[b] << 16)), offset = _mm512_mul_ps(step, _mm512_set1_ps(-MAGIC));
+    const __m512 step = _mm512_set1_ps(g->step[b]), offset = _mm512_set1_ps(g->offset[b]);
 
-    w[0] = _mm512_sub_epi16(w[0], middle);
-    add_distance(g->x[b], last_values(w[1], plus, step, offset), last_values(w[0], plus, step, offset), sum);
-    add_distance(g->x[b] + 32, last_values(w[1], minus, step, offset), last_values(w[0], minus, step, offset), sum);
-    add_distance(g->x[b] + 64, last_values(w[3], plus, step, offset), last_values(w[2], plus, step, offset), sum);
-    add_distance(g->x[b] + 96, last_values(w[3], minus, step, offset), last_values(w[2], minus, step, offset), sum);
+    add_distance(g->x[b], w, k->plus, step, offset, k, sum);
+    add_distance(g->x[b] + 32, w, k->minus, step, offset, k, sum);
+    add_distance(g->x[b] + 64, w + 2, k->plus, step, offset, k, sum);
+    add_distance(g->x[b] + 96, w + 2, k->minus, step, offset, k, sum);
 }
 
-/* One block's codes, written and rotated back. */
-XP_INLINE void codes_of_block(const struct code_group *g, size_t b, const int levels, const int bits, const int paired, uint8_t *step,
-                              uint8_t *codes, __m512i w[4])
+/* One or two blocks, from block b on. */
+XP_INLINE void codes_of_blocks(const struct code_group *g, size_t b, const int blocks, const int levels, const int bits, const int paired,
+                               uint8_t *step, uint8_t *codes, const struct constants *k, struct xp_pair512 *sum)
 {
-    xp_put16(step + 2 * b, (uint16_t)g->q.wire[b]);
-    xp_codes512(&g->q, b, levels, w);
-    xp_put_codes512(w, levels, bits, paired, 1, codes + b * (size_t)bits * (paired ? 8 : 16));
-    unrotate_turned(w);
+    const size_t bytes = (size_t)bits * (paired ? 8 : 16);
+    __m512i w[8];
+
+    XP_UNROLL
+    for (size_t i = 0; i < (size_t)blocks; i++) {
+        xp_put16(step + 2 * (b + i), (uint16_t)g->q.wire[b + i]);
+        xp_codes512(&g->q, b + i, levels, w + 4 * i);
+    }
+    XP_UNROLL
+    for (size_t i = 0; i < (size_t)blocks; i++)
+        xp_put_codes512(w + 4 * i, levels, bits, paired, 1, codes + (b + i) * bytes);
+    unrotate_turned(w, blocks, k);
+    XP_UNROLL
+    for (size_t i = 0; i < (size_t)blocks; i++)
+        distance_of_block(g, b + i, w + 4 * i, k, sum);
 }
 
-/* The rotation is one long chain: it runs beside the distance of the block before. */
 XP_INLINE void codes_of_group(const struct code_group *g, size_t count, const int levels, const int bits, const int paired, uint8_t *step,
                               uint8_t *codes, struct xp_pair512 *distance)
 {
+    const struct constants k = constants(levels);
     struct xp_pair512 sum = *distance;
-    __m512i w[4], next[4];
+    size_t b = 0;
 
-    codes_of_block(g, 0, levels, bits, paired, step, codes, next);
-    for (size_t b = 0; b < count; b++) {
-        memcpy(w, next, sizeof(w));
-        codes_of_block(g, b + 1 < count ? b + 1 : b, levels, bits, paired, step, codes, next);
-        distance_of_block(g, b, levels, w, &sum);
-    }
+    for (; b + 2 <= count; b += 2)
+        codes_of_blocks(g, b, 2, levels, bits, paired, step, codes, &k, &sum);
+    if (b < count)
+        codes_of_blocks(g, b, 1, levels, bits, paired, step, codes, &k, &sum);
     *distance = sum;
 }
 
@@ -245,31 +313,46 @@ static void codes_of_format(enum xp_qformat f, const struct code_group *g, size_
 }
 
 /* Lines of the row to come: four for each block. */
-XP_INLINE void fetch(const char *ahead, size_t b, int line)
+XP_INLINE void fetch(const char *ahead, size_t b, int lines)
 {
-    if (ahead) {
-        _mm_prefetch(ahead + 256 * b + 64 * line, _MM_HINT_T0);
-        _mm_prefetch(ahead + 256 * b + 64 * line + 64, _MM_HINT_T0);
-    }
+    if (ahead)
+        for (int i = 0; i < lines; i++)
+            _mm_prefetch(ahead + 256 * b + 64 * i, _MM_HINT_T0);
 }
 
-static void group_of_blocks(struct code_group *g, const char *row, const uint32_t *signs, size_t count, enum xp_qformat f, const char *ahead,
-                            uint8_t *step, uint8_t *codes, struct row_sum *energy, struct xp_pair512 *distance)
+static void first_walk(struct code_group *g, const char *row, size_t count, struct row_sum *energy)
 {
+    if (count < XP_QGROUP) { /* the blocks that are not there are folded, too */
+        memset(g->l1, 0, sizeof(g->l1));
+        memset(g->squares, 0, sizeof(g->squares));
+        memset(g->peaks, 0, sizeof(g->peaks));
+    }
     for (size_t b = 0; b < count; b++)
         sums_of_block(row + 256 * b, g->l1[b], energy);
     _mm512_store_si512(g->q.l1, fold_blocks(g->l1, FOLD_FLOATS));
     xp_choose_scales512(&g->q);
-    for (size_t b = 0; b < count; b++) {
-        fetch(ahead, b, 0);
-        integers_of_block(g, b, row + 256 * b, signs + 4 * b);
-        fetch(ahead, b, 2);
+}
+
+static void second_walk(struct code_group *g, const char *row, const uint32_t *signs, size_t count, enum xp_qformat f, const char *ahead)
+{
+    size_t b = 0;
+
+    for (; b + 2 <= count; b += 2) {
+        fetch(ahead, b, 4);
+        integers_of_blocks(g, b, 2, row, signs);
+        fetch(ahead, b + 1, 4);
+    }
+    if (b < count) {
+        fetch(ahead, b, 4);
+        integers_of_blocks(g, b, 1, row, signs);
     }
     const __m512i peaks = fold_blocks(g->peaks, FOLD_PEAKS), low = _mm512_set1_epi32(0xffff);
     _mm512_store_si512(g->q.largest, _mm512_max_epi32(_mm512_and_si512(peaks, low), _mm512_srli_epi32(peaks, 16)));
     _mm512_store_si512(g->q.energy, fold_blocks(g->squares, FOLD_INTS));
     xp_choose_steps512(&g->q, count, f);
-    codes_of_format(f, g, count, step, codes, distance);
+    const __m512 steps = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_load_si512(g->q.wire), 16));
+    _mm512_store_ps(g->step, steps);
+    _mm512_store_ps(g->offset, _mm512_mul_ps(steps, _mm512_set1_ps(-MAGIC)));
 }
 
 /* A block that is not whole. */
@@ -301,17 +384,21 @@ static void code_bf16(const struct xp_quantiser *q, enum xp_qformat f, const str
     const __m256 zero = _mm256_setzero_ps();
     struct row_sum sum = {{zero, zero}, {zero, zero}};
     struct xp_pair512 distance = {_mm512_setzero_ps(), _mm512_setzero_ps()};
-    struct code_group g;
+    struct code_group g[GROUPS];
 
-    for (size_t b = 0; b < blocks; b += XP_QGROUP) {
-        const size_t count = blocks - b < XP_QGROUP ? blocks - b : XP_QGROUP;
-        if (count < XP_QGROUP) { /* the blocks that are not there are folded, too */
-            memset(g.l1, 0, sizeof(g.l1));
-            memset(g.squares, 0, sizeof(g.squares));
-            memset(g.peaks, 0, sizeof(g.peaks));
+    for (size_t b = 0; b < blocks; b += GROUPS * XP_QGROUP) {
+        const size_t most = blocks - b < GROUPS * XP_QGROUP ? blocks - b : GROUPS * XP_QGROUP, groups = (most + XP_QGROUP - 1) / XP_QGROUP;
+        const char *row = (const char *)r->row + 256 * b, *ahead = r->ahead ? (const char *)r->ahead + 256 * b : NULL;
+        size_t count[GROUPS];
+        for (size_t i = 0; i < groups; i++) {
+            count[i] = most - i * XP_QGROUP < XP_QGROUP ? most - i * XP_QGROUP : XP_QGROUP;
+            first_walk(&g[i], row + 256 * XP_QGROUP * i, count[i], &sum);
         }
-        group_of_blocks(&g, (const char *)r->row + 256 * b, q->signs + 4 * b, count, f, r->ahead ? (const char *)r->ahead + 256 * b : NULL,
-                        out + 2 * b, codes + b * bytes, &sum, &distance);
+        for (size_t i = 0; i < groups; i++)
+            second_walk(&g[i], row + 256 * XP_QGROUP * i, q->signs + 4 * (b + XP_QGROUP * i), count[i], f,
+                        ahead ? ahead + 256 * XP_QGROUP * i : NULL);
+        for (size_t i = 0; i < groups; i++)
+            codes_of_format(f, &g[i], count[i], out + 2 * (b + XP_QGROUP * i), codes + (b + XP_QGROUP * i) * bytes, &distance);
     }
     struct xp_pair512 energy = {_mm512_insertf32x8(_mm512_castps256_ps512(sum.even[0]), sum.even[1], 1),
                                 _mm512_insertf32x8(_mm512_castps256_ps512(sum.odd[0]), sum.odd[1], 1)};
