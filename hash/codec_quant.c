@@ -25,12 +25,6 @@
 #define MEAN_LEAST_ROWS 4     /* fewer rows have no mean worth the name */
 #define PROBES 32             /* rows that say whether sending the mean pays */
 
-static void fetch(const void *row, size_t bytes)
-{
-    for (size_t i = 0; i < bytes; i += 64)
-        __builtin_prefetch((const char *)row + i, 0, 2);
-}
-
 /*
  * Fills order with the rows that count and c->mean with their mean, as kernel centroid would. A row's energy says whether it counts;
  * it is added while it is in the cache.
@@ -39,18 +33,13 @@ static uint32_t mean_rows(struct xp_coder *c, const struct xp_rows *in, uint32_t
 {
     const size_t most = c->desc.eps_ref == XP_EPS_REF_ROW ? MEAN_ROWS_UNREFERRED : MEAN_ROWS, take = in->rows < most ? in->rows : most;
     uint32_t n = 0;
-    float sums[2];
 
     memset(c->mean, 0, in->dim * sizeof(*c->mean));
     for (size_t i = 0; i < take; i++) {
         const size_t r = (2 * i + 1) * in->rows / (2 * take), next = (2 * i + 3) * in->rows / (2 * take);
-        if (i + 1 < take)
-            fetch(xp_row(in, next), c->row_bytes);
-        c->kernels.residual_sums(xp_row(in, r), in->dtype, NULL, in->dim, c->residual, sums);
-        if (!(sums[0] <= XP_MEAN_LARGEST))
-            continue;
-        c->kernels.vector_add(c->mean, c->residual, 1.0f, (in->dim + 15) / 16);
-        order[n++] = (uint32_t)r;
+        const void *ahead = i + 1 < take ? xp_row(in, next) : NULL;
+        if (c->kernels.mean_add(xp_row(in, r), in->dtype, in->dim, XP_MEAN_LARGEST, ahead, c->mean) <= XP_MEAN_LARGEST)
+            order[n++] = (uint32_t)r;
     }
     for (size_t i = 0; i < in->dim && n > 0; i++)
         c->mean[i] /= (float)n;

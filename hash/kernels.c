@@ -15,6 +15,7 @@ static void fill_c(struct xp_kernels *k)
     k->residual = xp_residual_c;
     k->residual_sums = xp_residual_sums_c;
     k->restore = xp_restore_c;
+    k->mean_add = xp_mean_add_c;
     k->centroid = xp_centroid_c;
     k->hash = xp_hash_c;
     k->assign = xp_assign_c;
@@ -53,6 +54,7 @@ static void fill_avx2(struct xp_kernels *k)
     k->residual = xp_residual_avx2;
     k->residual_sums = xp_residual_sums_avx2;
     k->restore = xp_restore_avx2;
+    k->mean_add = xp_mean_add_avx2;
     k->centroid = xp_centroid_avx2;
     k->quantise = xp_quantise_avx2;
     k->dequantise = xp_dequantise_avx2;
@@ -69,6 +71,7 @@ static void fill_avx512(struct xp_kernels *k)
     k->residual = xp_residual_avx512;
     k->residual_sums = xp_residual_sums_avx512;
     k->restore = xp_restore_avx512;
+    k->mean_add = xp_mean_add_avx512;
     k->centroid = xp_centroid_avx512;
     k->hash = xp_hash_avx512;
     k->assign = xp_assign_avx512;

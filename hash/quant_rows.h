@@ -16,7 +16,7 @@
 #define XP_NO_GUESS UINT32_MAX
 
 /* Rows with more energy stay out of means, as NaN and Inf do: one such row must not decide for the others. */
-#define XP_MEAN_LARGEST 1e30
+#define XP_MEAN_LARGEST 1e30f
 
 /* What rows of one frame have in common. */
 struct xp_row_plan {

@@ -3,7 +3,9 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "hash/half.h"
 #include "hash/variants.h"
+#include "hash/x86/prefetch.h"
 #include "hash/x86/rows_avx2.h"
 
 #include <string.h>
@@ -155,4 +157,31 @@ void xp_restore_avx2(const float *in, const float *base, size_t dim, xp_dtype t,
                                       : restore(in, base, dim, XP_F32, 4, row);
 
     xp_restore_c(in + done, base ? base + done : NULL, dim - done, t, (char *)row + done * (t == XP_F32 ? 4 : 2));
+}
+
+XP_INLINE void add_row(const char *row, const xp_dtype t, const size_t size, size_t n, float *sum)
+{
+    size_t i = 0;
+
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(sum + i, _mm256_add_ps(_mm256_loadu_ps(sum + i), xp_load256(row + i * size, t)));
+    for (; i < n; i++)
+        sum[i] += xp_load_f32(row, t, i);
+}
+
+float xp_mean_add_avx2(const void *row, xp_dtype t, size_t dim, float most, const void *ahead, float *sum)
+{
+    const size_t size = xp_dtype_size(t);
+
+    xp_prefetch_part(ahead, dim * size, 0, 2);
+    const float energy = xp_distance_avx2(row, NULL, t, dim);
+    xp_prefetch_part(ahead, dim * size, 1, 2);
+    if (!(energy <= most))
+        return energy;
+    switch (t) {
+    case XP_BF16: add_row(row, XP_BF16, 2, dim, sum); break;
+    case XP_F16: add_row(row, XP_F16, 2, dim, sum); break;
+    default: add_row(row, XP_F32, 4, dim, sum); break;
+    }
+    return energy;
 }

@@ -193,3 +193,50 @@ void xp_restore_avx512(const float *in, const float *base, size_t dim, xp_dtype 
     default: restore(in, base, dim, XP_F32, 4, row); break;
     }
 }
+
+/* Half a row to come, in steps of half as many bytes as are worked on. */
+XP_INLINE void fetch_half(const char *ahead, size_t at)
+{
+    if (ahead)
+        _mm_prefetch(ahead + at / 2, _MM_HINT_T1);
+}
+
+XP_INLINE void add16(const char *row, const xp_dtype t, size_t n, float *sum)
+{
+    xp_store_f32_512(sum, _mm512_add_ps(xp_load_f32_512(sum, n), xp_load512(row, t, n)), n);
+}
+
+XP_INLINE float mean_add(const char *row, const xp_dtype t, const size_t size, size_t n, float most, const char *ahead, float *sum)
+{
+    struct partials s = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+    size_t i = 0;
+
+    for (; i + 32 <= n; i += 32) {
+        fetch_half(ahead, i * size);
+        add_values(&s, row + i * size, t, size, 32);
+    }
+    if (i < n)
+        add_values(&s, row + i * size, t, size, n - i);
+    const float e = fold(s);
+    if (!(e <= most))
+        return e;
+    for (i = 0; i + 32 <= n; i += 32) {
+        fetch_half(ahead, (n + i) * size);
+        add16(row + i * size, t, 16, sum + i);
+        add16(row + (i + 16) * size, t, 16, sum + i + 16);
+    }
+    if (i < n)
+        add16(row + i * size, t, n - i, sum + i);
+    if (i + 16 < n)
+        add16(row + (i + 16) * size, t, n - i - 16, sum + i + 16);
+    return e;
+}
+
+float xp_mean_add_avx512(const void *row, xp_dtype t, size_t dim, float most, const void *ahead, float *sum)
+{
+    switch (t) {
+    case XP_BF16: return mean_add(row, XP_BF16, 2, dim, most, ahead, sum);
+    case XP_F16: return mean_add(row, XP_F16, 2, dim, most, ahead, sum);
+    default: return mean_add(row, XP_F32, 4, dim, most, ahead, sum);
+    }
+}

@@ -173,7 +173,34 @@ static void compare_restore(struct check *c, const struct xp_kernels *plain, con
         }
 }
 
-/* ---- centroid ---- */
+/* ---- mean_add, centroid ---- */
+
+static void compare_mean_add(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
+{
+    for (int round = 0; round < 40; round++)
+        for (int fill = 0; fill < FILL_COUNT; fill++) {
+            const size_t dim = choose_dim(c);
+            const xp_dtype t = types[check_below(c, 3)];
+            const float most = round & 1 ? 1e30f : 3.0f * (float)dim; /* some rows are above */
+            struct guarded row = typed_row(c, (enum check_fill)fill, t, dim), sum[2], energy[2];
+            for (int i = 0; i < 2; i++) {
+                sum[i] = guard_alloc(dim * 4, 4 * check_below(c, 20), 0);
+                energy[i] = guard_alloc(4, 0, 0);
+            }
+            check_fill_row(c, FILL_GAUSS, XP_F32, dim, sum[0].p);
+            memcpy(sum[1].p, sum[0].p, dim * 4);
+            put_sum(&energy[0], plain->mean_add(row.p, t, dim, most, NULL, sum[0].p));
+            put_sum(&energy[1], tested->mean_add(row.p, t, dim, most, round & 2 ? row.p : NULL, sum[1].p));
+            check_equal(c, &energy[0], &energy[1], "energy: %s dim %zu fill %s", check_dtype_name(t), dim, check_fill_name((enum check_fill)fill));
+            check_equal(c, &sum[0], &sum[1], "%s dim %zu fill %s", check_dtype_name(t), dim, check_fill_name((enum check_fill)fill));
+            for (int i = 0; i < 2; i++) {
+                guard_free(&sum[i]);
+                guard_free(&energy[i]);
+            }
+            guard_free(&row);
+        }
+}
+
 
 static void compare_centroid_case(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested, enum check_fill fill,
                                   size_t dim, size_t rows)
@@ -455,6 +482,13 @@ static void run_restore(void *arg)
     EACH_ROW(r, r->k->restore(r->f32, r->base, r->dim, r->type, other))
 }
 
+static void run_mean_add(void *arg)
+{
+    struct rows_run *r = arg;
+    const size_t row_bytes = r->dim * xp_dtype_size(r->type);
+    EACH_ROW(r, r->sum += r->k->mean_add(row, r->type, r->dim, 1e30f, row + row_bytes, r->f32))
+}
+
 static void run_centroid(void *arg)
 {
     struct rows_run *r = arg;
@@ -502,6 +536,11 @@ static void bench_residual_sums(struct check *c, const struct xp_kernels *k)
 static void bench_restore(struct check *c, const struct xp_kernels *k)
 {
     bench_rows(c, k, run_restore, "rows to memory");
+}
+
+static void bench_mean_add(struct check *c, const struct xp_kernels *k)
+{
+    bench_rows(c, k, run_mean_add, "rows from memory");
 }
 
 static void bench_centroid(struct check *c, const struct xp_kernels *k)
@@ -590,6 +629,7 @@ const struct check_row check_quant_rows[] = {
     {"residual", SLOT(residual), compare_residual, bench_residual},
     {"residual_sums", SLOT(residual_sums), compare_residual_sums, bench_residual_sums},
     {"restore", SLOT(restore), compare_restore, bench_restore},
+    {"mean_add", SLOT(mean_add), compare_mean_add, bench_mean_add},
     {"centroid", SLOT(centroid), compare_centroid, bench_centroid},
     {"quantise", SLOT(quantise), compare_quantise, bench_quantise},
     {"dequantise", SLOT(dequantise), compare_dequantise, bench_dequantise},
