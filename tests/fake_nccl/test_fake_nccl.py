@@ -15,9 +15,11 @@ faulty, nonblocking, grouped, old = sys.argv[1:5]
 seed = os.environ.get("CUEMU_SEED", str(random.randrange(1 << 20) * 64))
 print(f"CUEMU_SEED={seed}", flush=True)
 failures = []
+libraries = os.path.join(os.path.dirname(old), "..", "cuemu") + ":" + os.path.dirname(old)
 
 
 def run(command, **env):
+    env.setdefault("LD_LIBRARY_PATH", libraries)
     done = subprocess.run(command, env=dict(os.environ, CUEMU_SEED=seed, **env), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           timeout=60)
     return done.returncode, done.stdout.decode(), done.stderr.decode(errors="replace")
@@ -65,8 +67,8 @@ prints("late groups", [faulty, "simple"], "version 22809, unknown result code", 
 prints("the version", [faulty, "simple"], "version 23007,", FAKE_NCCL_VERSION="23007")
 prints("slow background work", [nonblocking], "half 1 of 2", FAKE_NCCL_FAULTS="inprogress=30")
 prints("handles are used again", [faulty, "handles"], "stale 4\nsame handle 1\n")
-prints("the library of 2.21", [grouped, "zeros"], "step 5 from 3", LD_LIBRARY_PATH=old)
-prints("its version", [faulty, "simple"], "version 22105,", LD_LIBRARY_PATH=old)
+prints("the library of 2.21", [grouped, "zeros"], "step 5 from 3", LD_LIBRARY_PATH=old + ":" + libraries)
+prints("its version", [faulty, "simple"], "version 22105,", LD_LIBRARY_PATH=old + ":" + libraries)
 
 with tempfile.TemporaryDirectory() as folder:
     result = run([faulty, "simple"], FAKE_NCCL_LOG=os.path.join(folder, "calls"))
