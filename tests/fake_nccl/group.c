@@ -9,6 +9,7 @@
  */
 #include "tests/cuemu/cudart.h"
 #include "tests/fake_nccl/fake_nccl.h"
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -118,7 +119,7 @@ static void *background_main(void *arg)
     ncclResult_t r = b->fn(b->arg);
     for (size_t i = 0; i < b->ncomms; i++) {
         int expected = ncclInProgress;
-        __atomic_compare_exchange_n(&b->comms[i]->state, &expected, (int)r, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+        atomic_compare_exchange_strong(&b->comms[i]->state, &expected, (int)r);
     }
     free(b->comms);
     free(b);
