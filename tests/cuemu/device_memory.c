@@ -9,6 +9,7 @@
  */
 #include "tests/cuemu/cudart.h"
 #include "tests/cuemu/sim.h"
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -28,6 +29,7 @@ struct block {
 
 static struct block *blocks;
 static size_t used[MAX_DEVICES];
+static bool opened; /* an operation runs, device memory may be touched */
 static void (*listener)(const struct xp_cuemu_range *range, int born);
 
 static int fail(int error)
@@ -80,6 +82,58 @@ static void tell(const struct xp_cuemu_range *range, int born)
         changed(range, born);
 }
 
+/* ---- protection: with CUEMU_PROTECT=1 only operations of streams can touch device memory */
+
+static bool protects(void)
+{
+    static int answer = -1;
+    const char *text = getenv("CUEMU_PROTECT");
+
+    if (answer < 0)
+        answer = text && *text && strcmp(text, "0") != 0;
+    return answer;
+}
+
+static void set_access(const struct block *b, bool on)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+
+    if (b->map && b->range.kind == XP_CUEMU_DEVICE)
+        mprotect(b->range.base, b->map_bytes - 2 * page, on ? PROT_READ | PROT_WRITE : PROT_NONE);
+}
+
+void xp_sim_open_memory(bool on)
+{
+    if (!protects())
+        return;
+    opened = on;
+    for (struct block *b = blocks; b; b = b->next)
+        set_access(b, on);
+}
+
+/* Called by a fault anywhere in the process. */
+static void fault(int number, siginfo_t *info, void *context)
+{
+    static const char text[] = "cuemu: the host touches memory of a device\n";
+    uintptr_t at = (uintptr_t)info->si_addr;
+
+    for (struct block *b = blocks; b; b = b->next)
+        if (b->range.kind == XP_CUEMU_DEVICE && at >= (uintptr_t)b->range.base && at < (uintptr_t)b->range.base + b->range.bytes &&
+            write(2, text, sizeof text - 1) > 0)
+            _exit(XP_CUEMU_EXIT_VIOLATION);
+    signal(number, SIG_DFL);
+}
+
+static void watch_faults(void)
+{
+    struct sigaction action = {.sa_sigaction = fault, .sa_flags = SA_SIGINFO};
+    static bool on;
+
+    if (!on)
+        sigaction(SIGSEGV, &action, NULL);
+    on = true;
+}
+
 /* ---- allocation */
 
 static bool map_block(struct block *b, size_t bytes)
@@ -103,6 +157,10 @@ static bool map_block(struct block *b, size_t bytes)
 
 static void add_block(struct block *b)
 {
+    if (protects() && b->range.kind == XP_CUEMU_DEVICE) {
+        watch_faults();
+        set_access(b, opened);
+    }
     b->next = blocks;
     blocks = b;
     used[b->range.device] += b->range.kind == XP_CUEMU_DEVICE ? b->range.bytes : 0;

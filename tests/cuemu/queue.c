@@ -242,11 +242,13 @@ static bool run(struct node *node)
     node->started = true;
     busy = true;
     current = node;
+    xp_sim_open_memory(true);
     pthread_mutex_unlock(&xp_sim_lock);
     bool done = node->op.run(node->op.arg, first) == XP_CUEMU_DONE;
     if (done && node->op.drop)
         node->op.drop(node->op.arg);
     pthread_mutex_lock(&xp_sim_lock);
+    xp_sim_open_memory(false);
     current = NULL;
     busy = false;
     if (done)

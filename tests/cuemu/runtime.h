@@ -11,8 +11,14 @@
  * writes; two that touch the same bytes, one of them writing, without an order between them are a violation, whatever order they
  * happened to run in.
  *
- * Environment: CUEMU_SEED (printed with every violation; the same seed and one thread give the same order), CUEMU_DEVICES (8),
- * CUEMU_DELAY_US (the longest wait of the device thread, 2000), CUEMU_ON_VIOLATION=exit|count (exit: exit code 97).
+ * Environment:
+ *   CUEMU_SEED          printed with every violation; the same seed and one thread give the same order
+ *   CUEMU_DEVICES       how many (8); CUEMU_MEMORY: bytes of each
+ *   CUEMU_DELAY_US      the longest wait of the device thread (2000)
+ *   CUEMU_ON_VIOLATION  exit (exit code 97) or count
+ *   CUEMU_PROTECT=1     the host cannot touch device memory while no operation runs
+ *   CUEMU_TIMEOUT_S     a wait in which nothing moves for so long ends the process (120)
+ *   CUEMU_DRIVER=0      no libcuda.so.1
  *
  * This header needs no CUDA header and goes along with NVIDIA's. Results typed int are cudaError_t.
  *

@@ -148,5 +148,6 @@ void xp_sim_access(struct node *by, const void *p, size_t bytes, bool write);
 
 /* device_memory.c */
 bool xp_sim_find(const void *p, struct xp_cuemu_range *range);
+void xp_sim_open_memory(bool on); /* with the lock held: an operation begins or has ended */
 
 #endif

@@ -94,6 +94,13 @@ static void calls_from_a_host_function(void *arg)
     exchange(arg);
 }
 
+static void touches_device_memory(struct setting *s)
+{
+    NCCL(exchange(s));
+    CUDA(cudaStreamSynchronize(s->stream));
+    printf("%d\n", s->recv[0]);
+}
+
 static void in_host_function(struct setting *s)
 {
     CUDA(cudaLaunchHostFunc(s->stream, calls_from_a_host_function, s));
@@ -169,7 +176,7 @@ static const struct {
     {"deadlock", sends_before_receives}, {"mismatch", counts_that_differ},    {"fill", fills_on_another_stream},
     {"read", reads_on_another_stream},   {"refill", refills_too_early},       {"host", in_host_function},
     {"async", async_error},              {"codes", result_codes},             {"mute", silence},
-    {"simple", simple},                  {"handles", handles},
+    {"simple", simple},                  {"handles", handles},                {"touch", touches_device_memory},
 };
 
 static int rank_main(struct client *c, int argc, char **argv)

@@ -51,6 +51,7 @@ for name, text in (("fill", "that memset|memset .* writes"), ("read", "copy .* r
     for i in range(4):
         says(f"{name} without an order between the streams", [faulty, name], f"cuemu: .*({text}).*nothing orders the two", 97,
              FAKE_NCCL_FAULTS="late=3000" if i % 2 else "")
+says("device memory touched by the host", [faulty, "touch"], "the host touches memory of a device", 97, CUEMU_PROTECT="1")
 says("CUDA calls in a host function", [faulty, "host"], "called inside an operation of a stream", 97)
 
 # failures on request

@@ -8,6 +8,7 @@
 #   --groups WHAT       CROSSPRESS_GROUPS (complete)
 #   --per-node N        ranks on one node, as the layer is told (2)
 #   --diverts           at least one rank must say that the layer took an exchange over
+#   --unprotected       the host could touch device memory (protecting much of it takes long)
 #   --before LIB        a sanitizer's library, which wants to come first
 # SPDX-License-Identifier: Apache-2.0
 import argparse
@@ -59,7 +60,7 @@ def main():
         parser.add_argument("--" + name, required=True)
     for name, default in (("preload", ""), ("replacement", ""), ("before", ""), ("groups", "complete"), ("per-node", "2")):
         parser.add_argument("--" + name, default=default)
-    for name in ("diverts", "host-blocking"):
+    for name in ("diverts", "host-blocking", "unprotected"):
         parser.add_argument("--" + name, action="store_true")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     args = parser.parse_args()
@@ -67,6 +68,8 @@ def main():
     base = dict(os.environ)
     base.setdefault("CUEMU_SEED", str(random.randrange(1 << 20) * 64))
     print(f"CUEMU_SEED={base['CUEMU_SEED']}", flush=True)
+    if not args.unprotected:
+        base["CUEMU_PROTECT"] = "1"
     base["LD_LIBRARY_PATH"] = os.path.dirname(args.nccl) + ":" + os.path.dirname(args.cuda)
 
     alone = run(args.command, base, "alone")
