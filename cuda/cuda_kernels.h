@@ -75,6 +75,20 @@ int xp_cuda_row_encode(const struct xp_gpu *g, const struct xp_row_plan *p, cons
 int xp_cuda_row_decode(const struct xp_gpu *g, const struct xp_quantiser *q, const uint8_t *formats, enum xp_qformat f, const uint8_t *in,
                        const uint64_t *at, size_t stride, const struct xp_gpu_bases *bases, xp_dtype t, size_t rows, void *out);
 
+/* ---- rows back to back (pack.cu), each in one cooperative launch ----
+ * scratch: xp_cuda_pack_scratch(g) bytes whose first word is 0, and is 0 again afterwards. */
+size_t xp_cuda_pack_scratch(const struct xp_gpu *g);
+
+/* Row i of the payload is the lengths[r] bytes at slots + r * stride, r = order ? order[i] : i; it begins at payload + at[i]. at [rows + 1],
+ * the last is the length of all. Slots and payload at multiples of 16; slots are read to the end of the last 16 bytes of a row. */
+int xp_cuda_pack(const struct xp_gpu *g, const uint8_t *slots, size_t stride, const uint32_t *lengths, const uint32_t *order, size_t rows,
+                 void *scratch, uint64_t *at, uint8_t *payload);
+
+/* Where the rows of these formats begin in a payload: at [rows + 1]. Rows of unknown formats have no bytes. */
+int xp_cuda_row_places(const struct xp_gpu *g, const uint8_t *formats, size_t dim, xp_dtype t, size_t rows, void *scratch, uint64_t *at);
+
+/* ---- transforms alone ---- */
+
 /* fht_i16, fht_i32 (fht.cu); vectors 16-byte aligned where log2n >= 3. */
 int xp_cuda_fht_i16(const struct xp_gpu *g, int16_t *x, unsigned log2n, size_t nrows);
 int xp_cuda_fht_i32(const struct xp_gpu *g, int32_t *x, unsigned log2n, size_t nrows);

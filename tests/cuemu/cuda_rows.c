@@ -211,9 +211,57 @@ static void bench_centroid(struct check *c, const struct xp_gpu *g)
     }
 }
 
+/* ---- pack ---- */
+
+static void compare_pack(struct check *c, const struct xp_gpu *g, const struct xp_kernels *plain)
+{
+    const size_t rows = check_below(c, 3) ? check_below(c, 40) : check_below(c, 700), most = 16 * (1 + check_below(c, rows < 40 ? 400 : 8));
+    uint8_t *slots = malloc(rows * most + 16), *payload = malloc(rows * most + 16);
+    uint32_t *lengths = malloc((rows + 1) * 4), *order = malloc((rows + 1) * 4);
+    uint64_t *at = malloc((rows + 1) * 8);
+    static const uint32_t zero[64];
+
+    (void)plain;
+    for (size_t r = 0; r < rows; r++) {
+        lengths[r] = (uint32_t)(check_below(c, 5) ? check_below(c, most + 1) : 0);
+        order[r] = (uint32_t)r;
+    }
+    for (size_t i = 0; i < rows * most; i++)
+        slots[i] = (uint8_t)check_random(c);
+    for (size_t r = rows; r > 1; r--) {
+        const size_t k = check_below(c, r);
+        const uint32_t t = order[k];
+        order[k] = order[r - 1];
+        order[r - 1] = t;
+    }
+    const int permuted = check_below(c, 2) > 0;
+    at[0] = 0;
+    for (size_t i = 0; i < rows; i++) {
+        const size_t r = permuted ? order[i] : i;
+        memcpy(payload + at[i], slots + r * most, lengths[r]);
+        at[i + 1] = at[i] + lengths[r];
+    }
+    char *scratch = device_upload(NULL, xp_cuda_pack_scratch(g)), *head = device_upload(zero, 4);
+    device_copy(g, scratch, head, 4);
+    void *dev_slots = device_upload(slots, rows * most), *dev_lengths = device_upload(lengths, rows * 4), *dev_order = device_upload(order, rows * 4);
+    void *dev_at = device_upload(NULL, (rows + 1) * 8), *dev_payload = device_upload(NULL, at[rows]);
+    check_launched(c, xp_cuda_pack(g, dev_slots, most, dev_lengths, permuted ? dev_order : NULL, rows, scratch, dev_at, dev_payload), "pack");
+    check_device(c, at, dev_at, (rows + 1) * 8, 0, "places of %zu rows", rows);
+    check_device(c, payload, dev_payload, at[rows], 0, "%zu rows of up to %zu bytes%s", rows, most, permuted ? ", permuted" : "");
+    void *all[] = {scratch, head, dev_slots, dev_lengths, dev_order, dev_at, dev_payload};
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+        device_free(all[i]);
+    free(slots);
+    free(payload);
+    free(lengths);
+    free(order);
+    free(at);
+}
+
 const struct cuda_case cuda_rows_cases[] = {
     {"group", compare_group, bench_group},
     {"group_large", compare_group_large, NULL},
     {"centroid", compare_centroid, bench_centroid},
+    {"pack", compare_pack, NULL},
     {NULL, NULL, NULL},
 };
