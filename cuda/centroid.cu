@@ -80,7 +80,8 @@ static __device__ __forceinline__ void store(float *out, size_t first, size_t di
         if (first + lane * PER < dim) {
 #pragma unroll
             for (unsigned k = 0; k < PER; k += 4)
-                *reinterpret_cast<float4 *>(out + first + lane * PER + k) = make_float4(v[k], v[k + 1], v[k + 2], v[k + 3]);
+                xp_store16(out + first + lane * PER + k,
+                           make_uint4(__float_as_uint(v[k]), __float_as_uint(v[k + 1]), __float_as_uint(v[k + 2]), __float_as_uint(v[k + 3])));
         }
     } else {
 #pragma unroll

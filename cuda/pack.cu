@@ -104,7 +104,7 @@ static __device__ __forceinline__ void copy_piece(unsigned char *room, const uns
     if (lane < head)
         to[lane] = room[lane];
     for (uint32_t i = lane * 16; i < middle; i += 32 * 16)
-        *reinterpret_cast<uint4 *>(to + head + i) = bytes_at(room + head + i);
+        xp_store16(to + head + i, bytes_at(room + head + i));
     if (head + middle + lane < bytes)
         to[head + middle + lane] = room[head + middle + lane];
 }

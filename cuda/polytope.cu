@@ -227,7 +227,7 @@ template <unsigned N> static __device__ __forceinline__ void store_sketch(int16_
             continue;
         uint32_t *to = reinterpret_cast<uint32_t *>(out + L::first(g, lane));
         if (L::GROUP == 8)
-            *reinterpret_cast<uint4 *>(to) = make_uint4(w[0], w[1 % (L::GROUP / 2)], w[2 % (L::GROUP / 2)], w[3 % (L::GROUP / 2)]);
+            xp_store16(to, make_uint4(w[0], w[1 % (L::GROUP / 2)], w[2 % (L::GROUP / 2)], w[3 % (L::GROUP / 2)]));
         else
 #pragma unroll
             for (unsigned k = 0; k < L::GROUP / 2; k++)

@@ -348,7 +348,7 @@ static __device__ __forceinline__ void store_slot(unsigned char *slot, unsigned 
         bytes[count + lane] = 0;
     __syncwarp();
     for (unsigned i = lane * 16; i < count; i += 32 * 16)
-        *reinterpret_cast<uint4 *>(slot + i) = *reinterpret_cast<const uint4 *>(bytes + i);
+        xp_store16(slot + i, *reinterpret_cast<const uint4 *>(bytes + i));
 }
 
 template <class T> static __device__ __forceinline__ void encode_row(Coder<T> &c, const float *reference, size_t r)
@@ -531,7 +531,7 @@ template <class T> __global__ void __launch_bounds__(MOST_WARPS * 32, 1) decode_
         unsigned char *to = d.out + r * d.row_bytes;
         if (d.wide)
             for (size_t i = lane * 16; i < d.row_bytes; i += 32 * 16)
-                *reinterpret_cast<uint4 *>(to + i) = *reinterpret_cast<const uint4 *>(own + i);
+                xp_store16(to + i, *reinterpret_cast<const uint4 *>(own + i));
         else
             for (size_t i = lane; i < d.dim; i += 32)
                 reinterpret_cast<typename T::word *>(to)[i] = x[i];

@@ -24,6 +24,7 @@ while [ $# -gt 0 ]; do
 done
 
 need_packages $build_packages $test_packages || exit 1
+sass_tools
 
 results=
 # tested DIR SUITES ARG... : builds and tests one configuration; the verdict joins $results.

@@ -47,3 +47,13 @@ configured() {
 built() {
     ninja -C "$1" >"$1/build.log" 2>&1 || { tail -40 "$1/build.log" >&2; return 1; }
 }
+
+# sass_tools : what check_sass.py reads device code with, from PyPI; where that fails the test is skipped and says so.
+sass_tools() {
+    [ ! -d build-sass-tools ] && ! command -v cuobjdump >/dev/null || return 0
+    command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ] || return 0
+    say "installing nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm"
+    python3 -m pip install -q --no-deps --target build-sass-tools nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm >build-sass-tools.log 2>&1 ||
+        { tail -3 build-sass-tools.log >&2; rm -rf build-sass-tools; }
+    rm -f build-sass-tools.log
+}

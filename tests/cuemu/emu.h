@@ -32,6 +32,9 @@ void upload(void *device, const void *host, size_t bytes);
 void download(void *host, const void *device, size_t bytes);
 void device_fill(void *device, int byte, size_t bytes);
 
+/* Memory of the runtime double (cudaMalloc) is memory of kernels too, from now on. */
+void follow_runtime();
+
 /* ---- what was found ---- */
 enum class Kind { race, bounds, uninitialised, mask, divergence, deadlock, launch };
 const char *kind_name(Kind k);

@@ -5,11 +5,13 @@
  * uses them). For every byte the last write and two reads are remembered with their logical time. Two accesses of one launch are
  * ordered when they are by one thread; or in one block with a __syncthreads between; or in one warp and joined by __syncwarp
  * (shuffles order nothing); or a fence follows the first and another fence comes before the second, later. Unordered accesses of
- * which one writes, and not both are atomic, are a race, whatever the schedule.
+ * which one writes, and not both are atomic, are a race, whatever the schedule. Accesses of two launches are ordered when the runtime
+ * double says that streams and events order these; without the double they run one after the other.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "emu_state.h"
+#include "runtime.h"
 
 #include <cstdio>
 #include <cstdlib>
@@ -19,6 +21,12 @@
 #include <unistd.h>
 
 extern char __executable_start, end;
+
+extern "C" {
+uint64_t xp_cuemu_running(void) __attribute__((weak));
+int xp_cuemu_ordered(uint64_t earlier) __attribute__((weak));
+void xp_cuemu_listen(void (*changed)(const struct xp_cuemu_range *range, int born)) __attribute__((weak));
+}
 
 namespace cuemu
 {
@@ -50,9 +58,13 @@ struct Arena {
     bool holds(const char *p) const { return (size_t)(p - base) < size; }
 };
 
+constexpr size_t PAST = 16;
 constexpr size_t GAP = 256; /* between pieces: a small overrun meets no other piece */
 
 Arena global{"global", (size_t)1 << 30}, shared{"shared", (size_t)1 << 26};
+
+/* Memory that the runtime double handed out, by its last byte. What is written to it by copies is not known here. */
+std::map<const char *, Arena> foreign;
 
 void *reserve(size_t bytes)
 {
@@ -113,6 +125,21 @@ unsigned fence_time;
 std::map<unsigned, FenceLog> fence_logs; /* of the blocks of this launch */
 const char *args_begin, *args_end;
 
+std::map<uint16_t, uint64_t> operations; /* launch -> its number in the runtime double */
+std::map<uint16_t, bool> before_this;    /* launch -> is it ordered before the running one? */
+
+bool launch_ordered(uint16_t earlier)
+{
+    const auto known = before_this.find(earlier);
+
+    if (earlier < FIRST_LAUNCH || !xp_cuemu_ordered)
+        return true;
+    if (known != before_this.end())
+        return known->second;
+    const auto operation = operations.find(earlier);
+    return before_this[earlier] = operation == operations.end() || xp_cuemu_ordered(operation->second);
+}
+
 /* The time of the first fence that covers access a; UINT_MAX: none. */
 unsigned released(const Access &a)
 {
@@ -135,7 +162,7 @@ unsigned released(const Access &a)
 bool ordered(const Access &a, const Fiber *f)
 {
     if (a.launch != launch_number)
-        return true;
+        return launch_ordered(a.launch);
     if (a.who >> 10 == f->block->number) {
         const unsigned thread = a.who & 1023;
         if (thread == f->number || a.barriers < (uint16_t)f->barriers)
@@ -221,10 +248,43 @@ void check_write(Cell *c, const Access &me, const Fiber *f, const Arena *a, cons
     c->write = me;
 }
 
+Arena *arena_of(const char *p)
+{
+    if (global.holds(p))
+        return &global;
+    if (shared.holds(p))
+        return &shared;
+    const auto other = foreign.lower_bound(p);
+    return other != foreign.end() && other->second.holds(p) ? &other->second : nullptr;
+}
+
+void foreign_changed(const struct xp_cuemu_range *range, int born)
+{
+    char *base = static_cast<char *>(range->base);
+    const char *last = base + range->bytes - 1;
+    Arena a = {"the double's", range->bytes};
+
+    if (range->bytes == 0)
+        return;
+    if (!born) {
+        const auto known = foreign.find(last);
+        if (known == foreign.end())
+            return;
+        munmap(known->second.cells, (known->second.size + PAST) * sizeof(Cell));
+        foreign.erase(known);
+        return;
+    }
+    a.base = base;
+    a.cells = static_cast<Cell *>(reserve((a.size + PAST) * sizeof(Cell))); /* an access may reach beyond the end */
+    set_cells(&a, 0, a.size, BY_HOST);
+    a.pieces[0] = a.size;
+    foreign[last] = a;
+}
+
 void check(const char *p, size_t n, bool write, bool atomic, uint32_t pc)
 {
     Fiber *f = current;
-    Arena *a = global.holds(p) ? &global : shared.holds(p) ? &shared : nullptr;
+    Arena *a = f ? arena_of(p) : nullptr;
 
     if (!f)
         return;
@@ -234,7 +294,7 @@ void check(const char *p, size_t n, bool write, bool atomic, uint32_t pc)
         abandon(Kind::bounds, format("%s of an address that is no memory of the device at %s by %s", write ? "write" : "read",
                                      source_line(pc).c_str(), place_of(f).c_str()));
     }
-    if (a == &global)
+    if (a != &shared)
         (write ? counting->written : counting->read) += n;
     const Access me = {pc, f->block->number << 10 | f->number, launch_number, (uint16_t)f->barriers, (uint16_t)f->warp_clock,
                        (uint16_t)(f->fences & 0x7fff), atomic};
@@ -305,6 +365,9 @@ void check_launch_begins(const char *name, const void *args, size_t size)
     launch_number = launch_number == UINT16_MAX ? (uint16_t)FIRST_LAUNCH : (uint16_t)(launch_number + 1);
     fence_time = 0;
     fence_logs.clear();
+    before_this.clear();
+    if (xp_cuemu_running)
+        operations[launch_number] = xp_cuemu_running();
     told.clear();
     args_begin = static_cast<const char *>(args);
     args_end = args_begin + size;
@@ -334,6 +397,12 @@ void touch(void *p, size_t n, bool write, bool atomic, void *pc)
 }
 
 /* ---- for tests ---- */
+
+void follow_runtime()
+{
+    if (xp_cuemu_listen)
+        xp_cuemu_listen(foreign_changed);
+}
 
 const char *kind_name(Kind k)
 {

@@ -7,6 +7,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "emu_state.h"
+#include "runtime.h"
 
 #include <algorithm>
 #include <cstdarg>
@@ -42,8 +43,8 @@ xp_cuemu_switch:
 .size xp_cuemu_switch, .-xp_cuemu_switch
 )");
 
-/* The CUDA runtime double runs a launch when its stream gets to it; without one it runs at once. */
-extern "C" int xp_cuemu_enqueue(void *stream, void (*fn)(void *), void *arg) __attribute__((weak));
+/* The CUDA runtime double, where it is linked, runs a launch when its stream gets to it; without it a launch runs at once. */
+extern "C" int xp_cuemu_enqueue_op(void *stream, const struct xp_cuemu_op *op) __attribute__((weak));
 
 namespace cuemu
 {
@@ -316,7 +317,7 @@ void run_blocks()
     S.head = S.finished = 0;
 }
 
-void run_job(void *arg)
+int run_job(void *arg, int)
 {
     Job *job = static_cast<Job *>(arg);
 
@@ -329,6 +330,13 @@ void run_job(void *arg)
     run_blocks();
     check_launch_ends();
     S.job = nullptr;
+    return XP_CUEMU_DONE;
+}
+
+void drop_job(void *arg)
+{
+    Job *job = static_cast<Job *>(arg);
+
     job->destroy(job->args);
     delete job;
 }
@@ -475,9 +483,15 @@ int launch(const char *name, const Shape &shape, void *stream, void (*call)(void
         return 9; /* cudaErrorInvalidConfiguration */
     }
     Job *job = new Job{name, shape, call, args, args_size, destroy};
-    if (xp_cuemu_enqueue)
-        return xp_cuemu_enqueue(stream, run_job, job);
-    run_job(job);
+    if (xp_cuemu_enqueue_op) {
+        const struct xp_cuemu_op op = {run_job, drop_job, job, "kernel", 0};
+        const int error = xp_cuemu_enqueue_op(stream, &op);
+        if (error)
+            drop_job(job);
+        return error;
+    }
+    run_job(job, 1);
+    drop_job(job);
     return 0;
 }
 

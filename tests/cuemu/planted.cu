@@ -169,7 +169,7 @@ template <class... P, class... A> int go(unsigned blocks, void *stream, void (*k
 
 } // namespace
 
-int planted_launch(enum planted_bug bug, bool wrong, void *stream, unsigned *a, unsigned *b, unsigned *c)
+extern "C" int planted_launch(enum planted_bug bug, bool wrong, void *stream, unsigned *a, unsigned *b, unsigned *c)
 {
     switch (bug) {
     case PLANTED_NO_BARRIER: return go(3, stream, exchange, !wrong, a);

@@ -6,6 +6,12 @@
 #ifndef XP_CUEMU_PLANTED_H
 #define XP_CUEMU_PLANTED_H
 
+#include <stdbool.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum planted_bug {
     PLANTED_NO_BARRIER,
     PLANTED_NO_BARRIER_BEFORE_WRITE,
@@ -28,5 +34,9 @@ enum planted_bug {
 
 /* a: 192 words that nothing wrote; b: 64 words of zeros, c: 128 words. Launches the kernel with its bug, or its right form. */
 int planted_launch(enum planted_bug bug, bool wrong, void *stream, unsigned *a, unsigned *b, unsigned *c);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -8,6 +8,10 @@
 #include "emu.h"
 #include "planted.h"
 
+extern "C" {
+#include "cudart.h"
+}
+
 #include <cstdio>
 #include <vector>
 
@@ -58,6 +62,7 @@ static void run(const Row &row, bool wrong, Order order, uint64_t seed)
     clear_findings();
     set_schedule(order, seed);
     planted_launch(row.bug, wrong, nullptr, a, b, c);
+    cudaDeviceSynchronize();
     device_free(a);
     device_free(b);
     device_free(c);
@@ -100,6 +105,7 @@ static void check_counts()
     clear_counts();
     planted_launch(PLANTED_FILL, false, nullptr, a, b, nullptr);
     planted_launch(PLANTED_ADD_ONE, false, nullptr, a, b, nullptr);
+    cudaDeviceSynchronize();
     const Count c = count_of("planted");
     verdict(findings().empty() && c.launches == 2 && c.read == 512 && c.written == 1024, "counters", "launches and bytes of device memory");
     std::vector<unsigned> back(128);
@@ -112,11 +118,78 @@ static void check_counts()
     device_free(b);
 }
 
+/* One stream fills, another reads; waits: the second waits for an event of the first. Memory of the emulator or of cudaMalloc. */
+static void run_streams(bool waits, unsigned *a, unsigned *b)
+{
+    cudaStream_t first, second;
+    cudaEvent_t filled;
+
+    clear_findings();
+    cudaStreamCreate(&first);
+    cudaStreamCreate(&second);
+    cudaEventCreate(&filled);
+    planted_launch(PLANTED_FILL, false, first, a, b, nullptr);
+    cudaEventRecord(filled, first);
+    if (waits)
+        cudaStreamWaitEvent(second, filled, 0);
+    planted_launch(PLANTED_ADD_ONE, false, second, a, b, nullptr);
+    cudaDeviceSynchronize();
+    cudaEventDestroy(filled);
+    cudaStreamDestroy(first);
+    cudaStreamDestroy(second);
+}
+
+static void check_streams()
+{
+    bool caught = true, quiet = true;
+
+    for (int i = 0; i < 8 && caught && quiet; i++) {
+        unsigned *a, *b;
+        if (i % 2) {
+            cudaMalloc(reinterpret_cast<void **>(&a), 512);
+            cudaMalloc(reinterpret_cast<void **>(&b), 512);
+        } else {
+            a = static_cast<unsigned *>(device_alloc(512));
+            b = static_cast<unsigned *>(device_alloc(512));
+        }
+        run_streams(true, a, b);
+        quiet = findings().empty();
+        if (!quiet)
+            break;
+        run_streams(false, a, b);
+        caught = caught_as(Kind::race);
+        if (i % 2) {
+            cudaFree(a);
+            cudaFree(b);
+        } else {
+            device_free(a);
+            device_free(b);
+        }
+    }
+    verdict(quiet, "a stream that waits for another's event", "nothing reported of the right form");
+    verdict(caught, "a stream that does not wait for another's event", "caught");
+}
+
+static void check_foreign_bounds()
+{
+    unsigned *a;
+
+    clear_findings();
+    cudaMalloc(reinterpret_cast<void **>(&a), 64 * 4 * 2 - 4); /* two blocks of 64 words are written */
+    planted_launch(PLANTED_FILL, false, nullptr, a, nullptr, nullptr);
+    cudaDeviceSynchronize();
+    verdict(caught_as(Kind::bounds), "memory of cudaMalloc, one word too far", "caught");
+    cudaFree(a);
+}
+
 int main()
 {
+    follow_runtime();
     for (const Row &row : rows)
         check_row(row);
     check_counts();
+    check_streams();
+    check_foreign_bounds();
     printf("1..%d\n", number);
     return failures > 0;
 }

@@ -1,0 +1,162 @@
+#!/bin/bash
+# gpu_check.sh - everything that needs a GPU, in one call, within a time limit
+#
+# usage: cuda/gpu_check.sh [STAGE...]     stages: env build unit planted sanitize bench nccl profile; default: all
+#   OUT=gpu-out          where log.txt, bench.txt and summary.txt go
+#   GPU_LIMIT_S=540      of the whole run; stages that no time is left for say so
+#   GPU_BUILD=build-gpu  build folder
+# A tool that is missing is reported and skipped. Exit code 0 when nothing failed. Clocks, power and partitions are left alone.
+# SPDX-License-Identifier: Apache-2.0
+set -u
+cd "$(dirname "$0")/.." || exit 1
+limit=${GPU_LIMIT_S:-540}
+OUT=${OUT:-gpu-out}
+build=${GPU_BUILD:-build-gpu}
+stages=" ${*:-env build unit planted sanitize bench nccl profile} "
+started=$SECONDS
+table=()
+mkdir -p "$OUT" || exit 1
+log=$OUT/log.txt
+: >"$log"
+PATH=$PATH:/usr/local/cuda/bin
+
+wanted() { [[ $stages == *" $1 "* ]]; }
+have() { command -v "$1" >/dev/null 2>&1; }
+note() { table+=("$1|$2|0"); }
+
+# step NAME SECONDS COMMAND... : runs it under a time limit, its output goes to the log; never ends the script.
+step() {
+    local name=$1 cap=$2 left=$((limit - (SECONDS - started))) began=$SECONDS code verdict
+    shift 2
+    if [ "$left" -lt 15 ]; then
+        note "$name" "not run: no time left"
+        return 1
+    fi
+    [ "$cap" -gt $((left - 10)) ] && cap=$((left - 10))
+    printf '\n===== %s (at most %d s): %s\n' "$name" "$cap" "$*" >>"$log"
+    timeout -k 5 "$cap" "$@" >>"$log" 2>&1
+    code=$?
+    case $code in
+    0) verdict=ok ;;
+    77) verdict=skipped ;;
+    124 | 137) verdict="FAILED: out of time" ;;
+    *) verdict="FAILED: exit code $code" ;;
+    esac
+    table+=("$name|$verdict|$((SECONDS - began))")
+    return $code
+}
+
+# need TOOL STAGE : false, and noted, when the tool is missing.
+need() {
+    have "$1" && return 0
+    note "$2" "skipped: no $1"
+    return 1
+}
+
+show_environment() {
+    uname -srm
+    nvidia-smi -L
+    nvidia-smi --query-gpu=driver_version,compute_cap,clocks.sm,clocks.mem,ecc.mode.current,mig.mode.current --format=csv
+    nvcc --version | tail -2
+    cc --version | head -1
+    df -h /dev/shm . | cat
+}
+
+# The architecture of the first GPU, as nvcc has it; the newest that it knows where it knows no such.
+gpu_arch() {
+    local arch
+    arch=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -1 | tr -d .)
+    nvcc --list-gpu-arch 2>/dev/null | grep -qx "compute_$arch" || arch=$(nvcc --list-gpu-arch | tail -1 | tr -dc 0-9)
+    echo "$arch"
+}
+
+build_all() {
+    rm -rf "$build"
+    meson setup "$build" -Dcuda=enabled -Dtests=disabled -Ducx=auto "-Dgpu_arch=$(gpu_arch)" &&
+        ninja -C "$build" tests/cuemu/checkcuda_gpu tests/cuemu/planted_gpu tests/cuemu/checkcuda
+}
+
+checks=$build/tests/cuemu/checkcuda_gpu
+planted=$build/tests/cuemu/planted_gpu
+sanitizer="compute-sanitizer --error-exitcode 9 --target-processes all --print-limit 20"
+
+# The tool must find a planted bug, else what it says of the kernels means nothing.
+finds_planted() { # TOOL BUG
+    ! $sanitizer --tool "$1" "$planted" "$2"
+}
+
+bench() {
+    "$checks" --bench | tee "$OUT/bench.txt"
+}
+
+# NCCL with several ranks on this one GPU, where the versions at hand allow it.
+nccl_ranks() {
+    python3 - <<'PY'
+import ctypes, sys
+try:
+    lib = ctypes.CDLL("libnccl.so.2")
+except OSError as e:
+    print(e)
+    sys.exit(77)
+version = ctypes.c_int()
+lib.ncclGetVersion(ctypes.byref(version))
+print("NCCL", version.value)
+ident = (ctypes.c_char * 128)()
+comm = ctypes.c_void_p()
+
+
+class Id(ctypes.Structure):
+    _fields_ = [("internal", ctypes.c_char * 128)]
+
+
+unique = Id()
+assert lib.ncclGetUniqueId(ctypes.byref(unique)) == 0
+assert lib.ncclCommInitRank(ctypes.byref(comm), 1, unique, 0) == 0, "one rank"
+assert lib.ncclCommDestroy(comm) == 0
+PY
+}
+export -f show_environment gpu_arch build_all finds_planted bench nccl_ranks
+export build checks planted sanitizer OUT PATH
+
+wanted env && step env 30 bash -c show_environment
+if wanted build; then
+    if ! have nvcc || ! have meson || ! have ninja; then
+        note build "skipped: needs nvcc, meson and ninja"
+    elif ! step build 200 bash -c build_all; then
+        tail -30 "$log"
+    fi
+fi
+if [ -x "$checks" ]; then
+    wanted unit && step unit 100 "$checks" --seed "$(date +%s)"
+    if wanted planted && [ -x "$planted" ]; then
+        step planted-right-forms 20 "$planted" none
+    fi
+    if wanted sanitize && need compute-sanitizer sanitize; then
+        if step sanitizer-finds-planted 60 bash -c 'finds_planted memcheck overrun && finds_planted racecheck barrier'; then
+            for tool in memcheck racecheck synccheck initcheck; do
+                step "$tool" 80 $sanitizer --tool "$tool" "$checks" --schedules 0
+            done
+        else
+            note sanitize "not run: it does not find planted bugs here"
+        fi
+    fi
+    if wanted bench; then
+        step bench 90 bash -c bench
+        step bench-again 90 bash -c 'OUT=$OUT/again; mkdir -p $OUT; bench'
+    fi
+    if wanted profile && need ncu profile; then
+        step profile 60 ncu --clock-control none --set basic --launch-skip 3 --launch-count 6 --csv --log-file "$OUT/ncu.csv" "$checks" --bench --kernel hash
+    fi
+elif wanted unit || wanted bench; then
+    note "unit, bench" "not run: nothing was built"
+fi
+wanted nccl && need python3 nccl && step nccl-one-rank 30 bash -c nccl_ranks
+
+printf '%s\n' "${table[@]}" >"$OUT/summary.txt"
+echo "== kernels against a copy of as many bytes on the same device"
+[ ! -s "$OUT/bench.txt" ] || grep -v '^#' "$OUT/bench.txt"
+echo "== stages"
+awk -F'|' '{ printf "%-26s %-40s %4s s\n", $1, $2, $3 }' "$OUT/summary.txt"
+failed=$(grep -c '|FAILED' "$OUT/summary.txt")
+echo "$(grep -c '|ok|' "$OUT/summary.txt") passed, $failed failed, $(grep -cE '\|(skipped|not run)' "$OUT/summary.txt") skipped"
+[ "$failed" = 0 ]
