@@ -18,6 +18,8 @@
 #include "hash/codec.h"
 #include "lib/comm.h"
 
+struct xp_books;
+
 /* What an algorithm may read of a plan. lib/plan.h embeds it. */
 struct xp_shape {
     struct xp_comm *comm;
@@ -27,6 +29,7 @@ struct xp_shape {
     size_t chunk_rows;     /* most rows in one message; equal on all ranks */
     xp_mode mode;
     int dedup;             /* rows of the slow hop may be deduplicated */
+    struct xp_books *books; /* NULL: no books are kept (books.h) */
     struct xp_coder *coder; /* NULL: rows travel as they are (raw mode, codec raw) */
     xp_codec_stats *codec_stats; /* sums over all frames encoded */
     size_t coder_rows;     /* most rows the coder takes at once */

@@ -89,7 +89,7 @@ int xp_cost_coding_pays(const struct xp_shape *s, const struct xp_rows *in)
         sample.rows = s->coder_rows;
     if (s->automatic && !xp_coder_select(s->coder, &sample, &env))
         return 0;
-    /* Copies are dealt with before coding, so codec exact would look for them in vain. */
+    /* Copies are dealt with before coding, so codec exact would look for them in vain; codec pack finds none, but packs. */
     unsigned codec = xp_coder_codec(s->coder)->id;
     return codec != XP_CODEC_EXACT && codec != XP_CODEC_RAW;
 }

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "collectives/books.h"
 #include "collectives/pipeline.h"
 #include "collectives/wire.h"
 
@@ -90,6 +91,7 @@ void xp_counts_send(struct xp_counts *k, int peer, const uint64_t *tail, size_t 
     xp_put64(p->out + 32, k->call.recv_rows[peer]);
     xp_put64(p->out + 40, k->own_sent);
     xp_put64(p->out + 48, k->own_expected);
+    xp_books_say(s->books, peer, p->out + 56);
     for (size_t i = 0; i < words; i++)
         xp_put64(p->out + XP_COUNTS_HEADER + 8 * i, tail[i]);
     size_t len = XP_COUNTS_HEADER + 8 * words;
@@ -118,6 +120,7 @@ static xp_status read_header(struct xp_counts *k, int peer)
     p->expects = xp_get64(p->in + 32);
     k->sum_sent += xp_get64(p->in + 40);
     k->sum_expected += xp_get64(p->in + 48);
+    xp_books_hear(s->books, peer, p->in + 56);
     p->tail = p->in + XP_COUNTS_HEADER;
     p->tail_words = xp_get32(p->in + 12);
     p->state = XP_COUNTS_HERE;

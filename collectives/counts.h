@@ -15,9 +15,10 @@
  *   32      8    rows this rank expects of it
  *   40      8    sum over all peers of a hash of (from, to, rows sent)
  *   48      8    the same over rows expected: the sums over all ranks are equal exactly when all pairs agree
- *   56      8 w  tail: what the algorithm adds
+ *   56      8    versions of the receiver's books that this rank holds, 4 bytes each, 0 = none (books.h)
+ *   64      8 w  tail: what the algorithm adds
  *
- * The last two fields let ranks that are in no pair that disagrees learn that there is one, without another round.
+ * The two sums let ranks that are in no pair that disagrees learn that there is one, without another round.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -26,7 +27,7 @@
 
 #include "collectives/algo.h"
 
-#define XP_COUNTS_HEADER 56
+#define XP_COUNTS_HEADER 64
 
 struct xp_counts_peer {
     uint8_t *out, *in;

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "collectives/books.h"
 #include "collectives/cost.h"
 #include "collectives/rowmap.h"
 
@@ -119,6 +120,7 @@ void xp_pipe_begin(struct xp_pipe *p, const struct xp_call *c, xp_stats *stats)
     p->all = (struct xp_rows){.data = c->send, .dim = s->dim, .dtype = s->dtype};
     for (int i = 0; i < s->comm->size; i++)
         p->all.rows += c->send_rows[i];
+    xp_books_begin(s->books, &p->all);
     p->coding = -1;
     p->stats = stats;
     p->ops_used = p->staging_used = p->heads_in_used = p->heads_out_used = p->index_in_used = p->index_out_used = 0;
@@ -150,6 +152,7 @@ void xp_pipe_end(struct xp_pipe *p)
     if (s->mode != XP_MODE_RAW && !p->coded_streams)
         p->stats->bypassed++;
     xp_cost_refine(p);
+    xp_books_end(s->books, p->stats);
 }
 
 int xp_pipe_idle(const struct xp_pipe *p)

@@ -5,8 +5,8 @@
  * which the sender chooses and the tags tell apart; the receiver is ready for both:
  *
  *   plain   every segment cut into chunks of chunk_rows rows, straight from the sender's memory into the receiver's
- *   coded   a head message (rowmap.h: how many distinct rows, which row is which), then the distinct rows in chunks of
- *           chunk_rows, each a frame of the coder, or bare rows when the plan has no coder
+ *   coded   a head message (rowmap.h: how many distinct rows, which row is which), a book where the head says so (books.h),
+ *           then the distinct rows in chunks of chunk_rows, each a frame of the coder, or bare rows when the plan has no coder
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -16,7 +16,7 @@
 #include "collectives/algo.h"
 
 /* What a BULK tag says besides plan, call and chunk (cost.c probes the link before the first call). Relay streams (hier) add the rank the rows come from. */
-enum xp_stream_form { XP_STREAM_HEAD = 0, XP_STREAM_PLAIN = 1, XP_STREAM_CODED = 2, XP_STREAM_PROBE = 3, XP_STREAM_RELAY = 16 };
+enum xp_stream_form { XP_STREAM_HEAD = 0, XP_STREAM_PLAIN = 1, XP_STREAM_CODED = 2, XP_STREAM_PROBE = 3, XP_STREAM_BOOK = 4, XP_STREAM_RELAY = 16 };
 
 #define XP_STREAM_MAX_RANKS (4096 - XP_STREAM_RELAY)
 #define XP_STREAM_MAX_CHUNKS ((size_t)1 << 20)
@@ -99,8 +99,8 @@ struct xp_send_stream {
     size_t encoded;           /* of these, encoded so far */
     uint8_t *head;
     size_t head_len;
-    struct xp_op head_op;
-    int head_sent;
+    struct xp_op head_op, book_op;
+    int head_sent, book_sent; /* book_sent: one had to be */
     struct xp_op window[XP_SEND_WINDOW];
     unsigned in_flight, oldest;
 };
@@ -130,6 +130,8 @@ struct xp_recv_stream {
     size_t head_cap;
     size_t distinct;        /* coded: rows that travel */
     int framed;
+    enum { XP_BOOK_NONE, XP_BOOK_COMES, XP_BOOK_HERE } book;
+    struct xp_op book_op;
     uint32_t *map, *first;  /* coded with a map: row r of the stream is distinct row map[r]; NULL: they are the rows */
 };
 

@@ -13,7 +13,7 @@
 #include "collectives/wire.h"
 
 #define ROWMAP_MAGIC 0x4d525058u /* "XPRM" */
-enum { ROWMAP_MAPPED = 1, ROWMAP_FRAMED = 2 };
+enum { ROWMAP_MAPPED = 1, ROWMAP_FRAMED = 2, ROWMAP_BOOK = 4 };
 
 /* Copies must be at least one row in SAVING_STEP before they are looked for. */
 #define SAVING_STEP 32
@@ -68,6 +68,16 @@ size_t xp_rowmap_write(uint8_t *out, size_t rows, size_t distinct, const uint32_
     return (size_t)(at - out);
 }
 
+void xp_rowmap_announce_book(uint8_t *head)
+{
+    head[4] |= ROWMAP_BOOK;
+}
+
+int xp_rowmap_has_book(const uint8_t *head)
+{
+    return (head[4] & ROWMAP_BOOK) != 0;
+}
+
 xp_status xp_rowmap_read(const uint8_t *in, size_t len, size_t rows, size_t *distinct, int *mapped, int *framed, uint32_t *map,
                          uint32_t *first)
 {
@@ -75,7 +85,8 @@ xp_status xp_rowmap_read(const uint8_t *in, size_t len, size_t rows, size_t *dis
         return XP_ERR_CORRUPT;
     uint32_t word = xp_get32(in + 4);
     uint64_t n = xp_get64(in + 16);
-    if (xp_get64(in + 8) != rows || n > rows || (rows && !n) || word >> 16 || (word & 0xff) > 3 ||
+    if (xp_get64(in + 8) != rows || n > rows || (rows && !n) || word >> 16 || (word & 0xff) > 7 ||
+        ((word & ROWMAP_BOOK) && !(word & ROWMAP_FRAMED)) ||
         (word >> 8 & 0xff) != number_bits(n))
         return XP_ERR_CORRUPT;
     *distinct = n;

@@ -6,7 +6,7 @@
  *
  *   offset  bytes
  *   0       4    magic "XPRM"
- *   4       1    flags: 1 = a map follows, 2 = chunks are frames (else bare rows)
+ *   4       1    flags: 1 = a map follows, 2 = chunks are frames (else bare rows), 4 = a book comes before them (books.h)
  *   5       1    bits of one number
  *   6       2    0
  *   8       8    rows of the stream
@@ -31,6 +31,10 @@ size_t xp_rowmap_bytes(size_t rows, size_t distinct);
 
 /* Writes a head; map NULL: every row is distinct. Returns its bytes. */
 size_t xp_rowmap_write(uint8_t *out, size_t rows, size_t distinct, const uint32_t *map, int framed);
+
+/* Says in a head that has been written that a book comes. */
+void xp_rowmap_announce_book(uint8_t *head);
+int xp_rowmap_has_book(const uint8_t *head);
 
 /*
  * Reads a head of a stream of `rows` rows. With a map, map[r] gets the number of row r and first[u] the row where number u

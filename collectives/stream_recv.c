@@ -5,6 +5,7 @@
  */
 #include <string.h>
 
+#include "collectives/books.h"
 #include "collectives/pipeline.h"
 #include "collectives/rowmap.h"
 
@@ -114,6 +115,33 @@ static void note_arrival(struct xp_recv_stream *s, size_t bytes)
         p->slow_bytes += bytes;
 }
 
+/* Books come so rarely that no receive waits for them: it is posted when the head has announced one. */
+static int post_book(struct xp_recv_stream *s)
+{
+    size_t cap;
+    uint8_t *room = xp_books_room(s->pipe->shape->books, s->peer, &cap);
+    if (!room)
+        return 0;
+    post(s, XP_STREAM_BOOK, 0, room, cap, &s->book_op);
+    s->book = XP_BOOK_COMES;
+    return 1;
+}
+
+/* Takes in a book that has come. Frames wait for it. */
+static xp_status take_book(struct xp_recv_stream *s, int *moved)
+{
+    if (s->book_op.status == XP_IN_PROGRESS)
+        return XP_OK;
+    if (s->book_op.status < 0)
+        return recv_failed(s, s->book_op.status, "receiving a book from");
+    note_arrival(s, s->book_op.len);
+    if (xp_books_take(s->pipe->shape->books, s->peer, s->book_op.len) != XP_OK)
+        return corrupt(s, "a book");
+    s->book = XP_BOOK_HERE;
+    ++*moved;
+    return XP_OK;
+}
+
 static xp_status read_head(struct xp_recv_stream *s)
 {
     int mapped;
@@ -122,6 +150,8 @@ static xp_status read_head(struct xp_recv_stream *s)
         return corrupt(s, "the head of a stream");
     if (!mapped)
         s->map = s->first = NULL;
+    if (xp_rowmap_has_book(s->head) && !post_book(s))
+        return corrupt(s, "the head of a stream");
     cancel_ops(s, s->plain, 0, s->nplain);
     size_t needed = chunks_of(s->distinct, s->pipe->shape->chunk_rows);
     cancel_ops(s, s->coded, needed, s->ncoded);
@@ -222,6 +252,7 @@ static xp_status place_chunk(struct xp_recv_stream *s, const uint8_t *chunk, siz
         scatter(s, (const char *)chunk, end);
         return XP_OK;
     }
+    xp_coder_read_with(shape->coder, xp_books_of(shape->books, s->peer));
     char *straight = end - s->complete == rows ? straight_place(s, s->complete, rows) : NULL;
     xp_status st = xp_coder_decode(shape->coder, chunk, len, straight ? straight : p->scratch, rows);
     if (st != XP_OK)
@@ -235,6 +266,11 @@ static xp_status coded_progress(struct xp_recv_stream *s, int *work, int *moved)
 {
     struct xp_pipe *p = s->pipe;
     size_t chunk_rows = p->shape->chunk_rows;
+    if (s->book == XP_BOOK_COMES) {
+        xp_status st = take_book(s, moved);
+        if (st != XP_OK || s->book == XP_BOOK_COMES)
+            return st;
+    }
     while (s->next < s->ncoded && *work > 0) {
         struct xp_op *op = &s->coded[s->next];
         if (op->status == XP_IN_PROGRESS)
@@ -285,4 +321,6 @@ void xp_recv_cancel(struct xp_recv_stream *s)
         cancel_ops(s, &s->head_op, 0, 1);
         cancel_ops(s, s->coded, 0, s->ncoded);
     }
+    if (s->book == XP_BOOK_COMES)
+        cancel_ops(s, &s->book_op, 0, 1);
 }

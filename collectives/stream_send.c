@@ -5,6 +5,7 @@
  */
 #include <string.h>
 
+#include "collectives/books.h"
 #include "collectives/cost.h"
 #include "collectives/pipeline.h"
 #include "collectives/rowmap.h"
@@ -189,8 +190,12 @@ static xp_status fill_slot(struct xp_send_stream *s, struct xp_slot *slot, size_
         part.index += s->encoded;
     else
         part.data = (const char *)part.data + s->encoded * p->shape->row_bytes;
-    if (s->framed)
-        return xp_coder_encode(p->shape->coder, &part, slot->buf, p->chunk_bytes, len, p->shape->codec_stats);
+    if (s->framed) {
+        xp_status st = xp_coder_encode(p->shape->coder, &part, slot->buf, p->chunk_bytes, len, p->shape->codec_stats);
+        if (st == XP_OK)
+            xp_books_note(p->shape->books, rows, *len);
+        return st;
+    }
     size_t row_bytes = p->shape->row_bytes;
     for (size_t r = 0; r < rows; r++)
         memcpy(slot->buf + r * row_bytes, xp_row(&part, r), row_bytes);
@@ -198,19 +203,35 @@ static xp_status fill_slot(struct xp_send_stream *s, struct xp_slot *slot, size_
     return XP_OK;
 }
 
+/* The head, and behind it the book where the peer lacks it: its header has come, and says what it holds. */
+static void send_head(struct xp_send_stream *s)
+{
+    struct xp_pipe *p = s->pipe;
+    const struct xp_shape *shape = p->shape;
+    size_t book_len = 0;
+    const uint8_t *book = s->framed ? xp_books_due(shape->books, s->peer, &book_len) : NULL;
+    if (book)
+        xp_rowmap_announce_book(s->head);
+    xp_comm_send(shape->comm, s->peer, XP_LANE_BULK, xp_tag(shape->id, p->seq, XP_STREAM_HEAD, 0), s->head, s->head_len, &s->head_op);
+    if (book)
+        xp_comm_send(shape->comm, s->peer, XP_LANE_BULK, xp_tag(shape->id, p->seq, XP_STREAM_BOOK, 0), book, book_len, &s->book_op);
+    s->head_sent = 1;
+    s->book_sent = book != NULL;
+    count_bytes(s, s->head_len + book_len);
+}
+
 static xp_status coded_progress(struct xp_send_stream *s, int *work, int *moved)
 {
     struct xp_pipe *p = s->pipe;
     const struct xp_shape *shape = p->shape;
     if (!s->head_sent) {
-        xp_comm_send(shape->comm, s->peer, XP_LANE_BULK, xp_tag(shape->id, p->seq, XP_STREAM_HEAD, 0), s->head, s->head_len,
-                     &s->head_op);
-        count_bytes(s, s->head_len);
-        s->head_sent = 1;
+        send_head(s);
         ++*moved;
     }
     if (s->head_op.status < 0)
         return send_failed(s, s->head_op.status);
+    if (s->book_sent && s->book_op.status < 0)
+        return send_failed(s, s->book_op.status);
     struct xp_slot *slot;
     if (s->encoded == s->distinct.rows || *work <= 0 || !(slot = free_slot(p)))
         return XP_OK;
@@ -252,7 +273,8 @@ int xp_send_done(const struct xp_send_stream *s)
         return 1;
     if (s->form != XP_STREAM_CODED)
         return s->posted == s->rows && s->in_flight == 0;
-    return s->encoded == s->distinct.rows && s->head_sent && s->head_op.status != XP_IN_PROGRESS;
+    return s->encoded == s->distinct.rows && s->head_sent && s->head_op.status != XP_IN_PROGRESS &&
+           !(s->book_sent && s->book_op.status == XP_IN_PROGRESS);
 }
 
 void xp_send_cancel(struct xp_send_stream *s)
@@ -268,4 +290,6 @@ void xp_send_cancel(struct xp_send_stream *s)
     }
     if (s->head_sent && s->head_op.status == XP_IN_PROGRESS)
         xp_comm_cancel(c, s->peer, &s->head_op);
+    if (s->book_sent && s->book_op.status == XP_IN_PROGRESS)
+        xp_comm_cancel(c, s->peer, &s->book_op);
 }

@@ -14,6 +14,7 @@
 #define RESERVOIR_BYTES ((size_t)32 << 20)
 #define LEAST_ROWS 64
 #define MOST_CENTROIDS 256
+#define ROWS_A_CENTROID 12
 #define SKETCH 64
 #define LLOYD_ROUNDS 3
 #define SPREAD_ROWS 1024               /* of the reservoir, for spread and directions */
@@ -289,10 +290,13 @@ static int hash_rows(struct xp_book_fitter *f)
     return f->at < f->picked;
 }
 
+/* Seeds: the largest buckets, so many that a centroid has some rows to be the mean of. */
 static int group(struct xp_book_fitter *f)
 {
+    const size_t enough = f->picked / ROWS_A_CENTROID + 1;
+
     xp_clusters_group(&f->clusters, f->ids, f->picked);
-    f->seeds = xp_clusters_seed(&f->clusters, f->sketch, f->hasher.sketch, f->d.centroids);
+    f->seeds = xp_clusters_seed(&f->clusters, f->sketch, f->hasher.sketch, enough < f->d.centroids ? enough : f->d.centroids);
     return 0;
 }
 

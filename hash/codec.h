@@ -100,6 +100,12 @@ struct xp_select_env {
  * next call. Returns 1 when coding pays, 0 when the rows should be sent plain. */
 int xp_coder_select(struct xp_coder *c, const struct xp_rows *in, const struct xp_select_env *env);
 
+/* For those who keep books. Bytes a row as last tried by xp_coder_select, 0: never; bytes a row of a sample of these rows with a
+ * book; whether a book is likely to pay on this link, as far as known. */
+double xp_coder_trial_bytes(const struct xp_coder *c, unsigned id);
+double xp_coder_try_book(struct xp_coder *c, const struct xp_rows *in, const struct xp_book_writer *w);
+int xp_coder_book_may_pay(const struct xp_coder *c);
+
 /* Duplicate rows (dedup.c): first[u] = index of the u-th distinct row in order of appearance, map[r] = u. Distinctness is
  * proven byte by byte. first and map have room for in->rows; work for 2 * next_power_of_two(2 * rows) words. Returns U. */
 size_t xp_dedup(const struct xp_rows *in, uint32_t *first, uint32_t *map, uint32_t *work);

@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "hash/coder_impl.h"
 #include "hash/frame.h"
@@ -43,7 +44,11 @@ static size_t next_power_of_two(size_t n)
 
 static int may_use(const struct xp_coder *c, unsigned id)
 {
-    return c->desc.choice.automatic ? c->desc.mode == XP_MODE_BOUNDED || id == XP_CODEC_EXACT : c->desc.choice.id == id;
+    if (!c->desc.choice.automatic)
+        return c->desc.choice.id == id;
+    if (id == XP_CODEC_PACK)
+        return c->desc.mode == XP_MODE_EXACT && c->desc.dtype != XP_BYTE;
+    return c->desc.mode == XP_MODE_BOUNDED || id == XP_CODEC_EXACT;
 }
 
 xp_status xp_coder_reserve(struct xp_coder *c, size_t rows)
@@ -66,6 +71,8 @@ xp_status xp_coder_reserve(struct xp_coder *c, size_t rows)
         return XP_ERR_NO_MEMORY;
     if (c->book && xp_book_reserve(c, rows))
         return XP_ERR_NO_MEMORY;
+    if (may_use(c, XP_CODEC_PACK) && c->desc.dtype != XP_BYTE && xp_pack_reserve(c, rows))
+        return XP_ERR_NO_MEMORY;
     c->cap_rows = rows;
     c->why = "";
     return XP_OK;
@@ -79,7 +86,7 @@ static xp_status allocate(struct xp_coder *c)
         renew(&c->decoded, c->row_bytes + 64, 1) || renew(&c->code, 2 * XP_CODE_ROOM(c->desc.dim), 1) ||
         renew(&c->quantiser.signs, xp_sign_words(pad), 4))
         return XP_ERR_NO_MEMORY;
-    if (c->desc.choice.automatic &&
+    if ((c->desc.choice.automatic || c->desc.choice.id == XP_CODEC_BOOK) &&
         (renew(&c->sample_index, XP_SAMPLE_MAX, 4) || renew(&c->sample, 2 * XP_SAMPLE_MAX, c->row_bytes)))
         return XP_ERR_NO_MEMORY;
     c->quantiser.dim = c->desc.dim;
@@ -152,6 +159,7 @@ xp_status xp_coder_create(struct xp_coder **out, const struct xp_coder_desc *d)
     c->row_bytes = d->dim * xp_dtype_size(d->dtype);
     c->why = "";
     c->ops = xp_codec_by_id(first_codec(d));
+    c->select.slowdown = 1;
     c->formats = d->choice.formats;
     xp_kernels_init(&c->kernels, d->isa);
     s = allocate(c);
@@ -233,6 +241,14 @@ static void add_stats(xp_codec_stats *sum, const xp_codec_stats *st)
     memcpy(sum->codec, st->codec, sizeof(sum->codec));
 }
 
+static double wall_seconds(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 /* Tries `ops`; a payload as long as the rows themselves does not pay. (Row-wise it is kept all the same: sending other rows of the
  * frame raw would change them. A quantised row is shorter than the row, so the payload is within the bound, and where it is not all
  * rows were raw anyway.) */
@@ -252,6 +268,7 @@ xp_status xp_coder_encode(struct xp_coder *c, const struct xp_rows *in, void *fr
     struct xp_frame_header h = { .version = XP_FRAME_VERSION, .dtype = (uint8_t)c->desc.dtype, .dim = (uint32_t)c->desc.dim,
                                  .rows = in->rows, .seed = c->desc.seed };
     size_t payload = 0;
+    double start;
     xp_status s;
 
     c->why = "the rows are not of the coder's type and length";
@@ -264,6 +281,7 @@ xp_status xp_coder_encode(struct xp_coder *c, const struct xp_rows *in, void *fr
     if (s)
         return s;
     c->why = "";
+    start = wall_seconds();
     xp_coder_seed(c, c->desc.seed);
     s = try_codec(c, ops, in, frame, cap - XP_FRAME_HEADER, &payload);
     if (s == XP_ERR_UNSUPPORTED && ops != &xp_codec_raw) {
@@ -278,6 +296,7 @@ xp_status xp_coder_encode(struct xp_coder *c, const struct xp_rows *in, void *fr
     xp_frame_write(frame, &h);
     *len = XP_FRAME_HEADER + payload;
     c->stats.frame_bytes = *len;
+    xp_select_meter(c, ops->id, 0, in->rows, wall_seconds() - start);
     if (stats)
         add_stats(stats, &c->stats);
     return XP_OK;
@@ -287,6 +306,7 @@ xp_status xp_coder_decode(struct xp_coder *c, const void *frame, size_t len, voi
 {
     const struct xp_codec_ops *ops;
     struct xp_frame_header h;
+    double start;
     xp_status s = xp_frame_read(frame, len, 1, &h, &c->why);
 
     if (s)
@@ -301,6 +321,9 @@ xp_status xp_coder_decode(struct xp_coder *c, const void *frame, size_t len, voi
     if (c->desc.dtype == XP_BYTE && !(ops->caps & XP_CAP_LOSSLESS))
         return xp_corrupt(c, "a lossy codec for opaque bytes");
     c->why = "";
+    start = wall_seconds();
     xp_coder_seed(c, h.seed);
-    return ops->decode(c, (const uint8_t *)frame + XP_FRAME_HEADER, h.payload_bytes, rows, out);
+    s = ops->decode(c, (const uint8_t *)frame + XP_FRAME_HEADER, h.payload_bytes, rows, out);
+    xp_select_meter(c, ops->id, 1, rows, wall_seconds() - start);
+    return s;
 }

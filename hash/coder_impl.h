@@ -23,6 +23,24 @@
 
 struct xp_lsh_scratch;
 
+/* What select.c remembers from call to call. */
+#define XP_CODECS 6 /* ids below */
+
+struct xp_trial {
+    double bytes, seconds; /* of one row: on the wire; encoding and decoding, time of the thread */
+    int done;
+};
+
+struct xp_select {
+    struct xp_trial trial[XP_CODECS];
+    double link;                /* bytes per second; 0: unknown */
+    double slowdown;            /* wall-clock time of coding in calls, over that of trials */
+    double rows[2], seconds[2]; /* encoded, decoded with the codec in use since the last choice */
+    unsigned calls;
+    const struct xp_codec_ops *challenger;
+    const struct xp_book_writer *writer; /* that was tried last */
+};
+
 struct xp_coder {
     struct xp_coder_desc desc; /* isa, seed and the lsh knobs have no zeros left */
     struct xp_kernels kernels;
@@ -55,6 +73,8 @@ struct xp_coder {
     const struct xp_book_writer *writer; /* the kept book to write with, */
     const struct xp_book_shelf *shelf;   /* and those to read with; NULL: none */
 
+    struct xp_select select;
+
     xp_codec_stats stats;         /* of the frame being encoded */
 };
 
@@ -73,6 +93,9 @@ void xp_pack_state_destroy(struct xp_pack_state *s);
 
 /* Makes the quantiser's signs those of `seed`. */
 void xp_coder_seed(struct xp_coder *c, uint64_t seed);
+
+/* Frames of codec `id` took so long in all (select.c). */
+void xp_select_meter(struct xp_coder *c, unsigned id, int decoded, size_t rows, double seconds);
 
 /* Remembers why and returns XP_ERR_CORRUPT. */
 static inline xp_status xp_corrupt(struct xp_coder *c, const char *why)

@@ -1,30 +1,45 @@
 /*
- * select.c - which codec, from a sample of the rows
+ * select.c - which codec, from a sample of the rows and from what earlier calls took
  *
- * At most 2 % of the rows (at least 16, at most XP_SAMPLE_MAX) are coded for trial: that gives the bytes and the time of
- * a row as they are here, on this machine. Predicted seconds of a row =
- *     bytes on the wire / link speed + encoding + decoding        (plain rows: bytes / link speed)
+ * At most 2 % of the rows (at least 16, at most XP_SAMPLE_MAX) are coded for trial: that gives the bytes and the time of a row
+ * as they are here, on this machine. Time is that of the thread, so that a moment in which others have the core does not count;
+ * what frames really took, in wall-clock time, says how much longer than that everything takes. Predicted seconds of a row:
+ *     wire = bytes / link speed, coding = encoding + decoding, the longer of both + a part of the shorter that does not overlap
  * Codec lsh is not tried (a sample has too few rows of a cluster) but predicted, from the pairs of sampled rows that share a
- * bucket. The least wins; coding must win by 3 %, so that a wrong guess does not cost more than that. While the speed of the
- * link is unknown it counts as slow: only bytes decide, and the choice depends on nothing but the rows.
+ * bucket. The least wins; coding must win by 3 % over plain rows. A codec in use stays unless another is better by a margin, twice in
+ * a row or by a lot. Trials of the others are renewed every few calls.
+ *
+ * While the speed of the link is unknown it counts as slow: only bytes decide, and the choice depends on nothing but the rows.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include <string.h>
 #include <time.h>
 
+#include "hash/book_keep.h"
 #include "hash/lsh_scratch.h"
 
 #define MUST_WIN 0.97
 #define LSH_MUST_GAIN 0.25 /* bits a value: a sample sees clusters only roughly */
+#define APART 0.3          /* part of the shorter of sending and coding that the longer does not hide */
+#define MARGIN 0.95        /* what another codec must be better by, in two calls */
+#define BIG_MARGIN 0.75    /* and in one */
+#define OFTEN 4            /* calls that try every codec, */
+#define RENEW 8            /* then one in so many */
+#define SLOWDOWN_MOST 4.0
+
+/* Before a book is there, what it is expected to be beside codec quant; measured on activations. */
+#define BOOK_BYTES 0.82
+#define BOOK_SECONDS 3.5
 
 /* Hashing rows for equality runs about as fast as they can be read: bytes per second, a careful guess. */
 #define DEDUP_BYTES_PER_S 4e9
 
-static double seconds(void)
+static double thread_seconds(void)
 {
     struct timespec t;
 
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
@@ -50,25 +65,94 @@ static struct xp_rows take_sample(struct xp_coder *c, const struct xp_rows *in)
     return s;
 }
 
-struct trial {
-    double bytes, seconds; /* of one row: on the wire; encoding and decoding */
-};
+/* ---- trials ------------------------------------------------------------------------------------------------------------ */
 
 /* Codes the sample. A codec that does not pay, or cannot, costs the bytes of the row itself. */
-static struct trial try_codec(struct xp_coder *c, const struct xp_codec_ops *ops, const struct xp_rows *sample, int timed)
+static struct xp_trial try_codec(struct xp_coder *c, const struct xp_codec_ops *ops, const struct xp_rows *sample, int timed)
 {
-    struct trial t = { (double)c->row_bytes, 0 };
+    struct xp_trial t = { (double)c->row_bytes, 0, 1 };
     size_t len, bytes = sample->rows * c->row_bytes;
     xp_codec_stats st = { .size = sizeof(st) };
-    double start = timed ? seconds() : 0;
+    double start = timed ? thread_seconds() : 0;
 
     if (ops->encode(c, sample, c->sample, bytes, &len, &st))
         return t;
-    if (ops->decode(c, c->sample, len, sample->rows, c->sample + bytes))
+    if (ops != &xp_codec_book && ops->decode(c, c->sample, len, sample->rows, c->sample + bytes))
         return t;
     t.bytes = (double)len / (double)sample->rows;
-    t.seconds = timed ? (seconds() - start) / (double)sample->rows : 0;
+    t.seconds = timed ? (thread_seconds() - start) / (double)sample->rows : 0;
+    if (ops == &xp_codec_book)
+        t.seconds *= 1.6; /* what its own decoder cannot read back here: the book is on its peers' shelves */
     return t;
+}
+
+/* Noise makes times longer, never shorter, so that shorter ones count for more. */
+static void renew(struct xp_trial *old, struct xp_trial t)
+{
+    if (!old->done) {
+        *old = t;
+        return;
+    }
+    old->bytes = t.bytes;
+    old->seconds += (t.seconds - old->seconds) * (t.seconds < old->seconds ? 0.5 : 0.125);
+}
+
+static void try_and_keep(struct xp_coder *c, const struct xp_codec_ops *ops, const struct xp_rows *sample)
+{
+    renew(&c->select.trial[ops->id], try_codec(c, ops, sample, 1));
+}
+
+/* Codec lsh is predicted from codec quant: fewer bits a value, about twice the time. */
+static struct xp_trial predict_lsh(struct xp_coder *c, const struct xp_rows *sample, size_t rows, struct xp_trial quant)
+{
+    double gain = xp_lsh_gain(c, sample, rows);
+
+    if (gain < LSH_MUST_GAIN)
+        return (struct xp_trial){ (double)c->row_bytes, 0, 1 };
+    quant.bytes -= gain * (double)c->desc.dim / 8;
+    if (quant.bytes < 2)
+        quant.bytes = 2; /* its place in the map, its format */
+    quant.seconds *= 2;
+    return quant;
+}
+
+/* ---- what frames really took ------------------------------------------------------------------------------------------- */
+
+void xp_select_meter(struct xp_coder *c, unsigned id, int decoded, size_t rows, double seconds)
+{
+    if (id != c->ops->id)
+        return;
+    c->select.rows[decoded] += (double)rows;
+    c->select.seconds[decoded] += seconds;
+}
+
+/* How much longer than the trial said: other ranks on the core, cold caches. */
+static void learn_slowdown(struct xp_coder *c)
+{
+    struct xp_select *s = &c->select;
+    const struct xp_trial *t = &s->trial[c->ops->id];
+
+    if (s->rows[0] >= 64 && s->rows[1] >= 64 && t->done && t->seconds > 0) {
+        double ratio = (s->seconds[0] / s->rows[0] + s->seconds[1] / s->rows[1]) / t->seconds;
+
+        ratio = ratio < 1 ? 1 : ratio > SLOWDOWN_MOST ? SLOWDOWN_MOST : ratio;
+        s->slowdown += (ratio - s->slowdown) / 4;
+    }
+    memset(s->rows, 0, sizeof(s->rows));
+    memset(s->seconds, 0, sizeof(s->seconds));
+}
+
+/* ---- the choice -------------------------------------------------------------------------------------------------------- */
+
+static double predict(const struct xp_coder *c, struct xp_trial t)
+{
+    double link = c->select.link, wire, coding;
+
+    if (!link)
+        return t.bytes;
+    wire = t.bytes / link;
+    coding = t.seconds * c->select.slowdown;
+    return wire > coding ? wire + APART * coding : coding + APART * wire;
 }
 
 static int choose(struct xp_coder *c, const struct xp_codec_ops *ops, int pays)
@@ -77,51 +161,126 @@ static int choose(struct xp_coder *c, const struct xp_codec_ops *ops, int pays)
     return pays;
 }
 
-/* A sample shows no duplicates, so exact mode asks only whether looking for them is cheap beside the link. */
-static int select_exact(struct xp_coder *c, double link)
+/* Keeps the codec in use unless the other one is better twice, or by a lot. */
+static const struct xp_codec_ops *steady(struct xp_coder *c, const struct xp_codec_ops *best, double time)
 {
-    int cheap = !link || link < (1 - MUST_WIN) * DEDUP_BYTES_PER_S;
+    struct xp_select *s = &c->select;
+    const int plain = c->ops == &xp_codec_raw || c->ops == &xp_codec_exact;
+    const double now = plain ? (double)c->row_bytes / s->link : predict(c, s->trial[c->ops->id]);
 
-    return choose(c, cheap ? &xp_codec_exact : &xp_codec_raw, cheap);
+    if (!s->link || s->calls <= 1 || time < BIG_MARGIN * now || (time < MARGIN * now && s->challenger == best) ||
+        (plain && (best == &xp_codec_raw || best == &xp_codec_exact)))
+        return best;
+    s->challenger = time < MARGIN * now ? best : NULL;
+    return c->ops;
 }
 
-/* Codec lsh is predicted from codec quant: fewer bits a value, about twice the time. */
-static struct trial predict_lsh(struct xp_coder *c, const struct xp_rows *sample, size_t rows, struct trial quant)
+/* A sample shows no duplicates, so apart from packing exact mode asks only whether looking for them is cheap beside the link. */
+static const struct xp_codec_ops *exact_or_raw(const struct xp_coder *c)
 {
-    double gain = xp_lsh_gain(c, sample, rows);
-
-    if (gain < LSH_MUST_GAIN)
-        return (struct trial){ (double)c->row_bytes, 0 };
-    quant.bytes -= gain * (double)c->desc.dim / 8;
-    if (quant.bytes < 2)
-        quant.bytes = 2; /* its place in the map, its format */
-    quant.seconds *= 2;
-    return quant;
+    return !c->select.link || c->select.link < (1 - MUST_WIN) * DEDUP_BYTES_PER_S ? &xp_codec_exact : &xp_codec_raw;
 }
 
-static int select_bounded(struct xp_coder *c, const struct xp_rows *in, double link)
+static int due(const struct xp_coder *c)
 {
+    return !c->select.link || c->select.calls <= OFTEN || c->select.calls % RENEW == 0;
+}
+
+/* The better of codec ops and plain rows, given what ops is predicted to take. */
+static int finish(struct xp_coder *c, const struct xp_codec_ops *ops, double time)
+{
+    const double plain = c->select.link ? (double)c->row_bytes / c->select.link : (double)c->row_bytes;
+
+    if (!(time < MUST_WIN * plain)) {
+        ops = exact_or_raw(c);
+        time = plain;
+    }
+    ops = steady(c, ops, time);
+    return choose(c, ops, ops != &xp_codec_raw);
+}
+
+static int select_exact(struct xp_coder *c, const struct xp_rows *in)
+{
+    if (c->desc.dtype == XP_BYTE)
+        return choose(c, exact_or_raw(c), exact_or_raw(c) != &xp_codec_raw);
+    if (due(c)) {
+        struct xp_rows sample = take_sample(c, in);
+        try_and_keep(c, &xp_codec_pack, &sample);
+    }
+    return finish(c, &xp_codec_pack, predict(c, c->select.trial[XP_CODEC_PACK]));
+}
+
+static int select_bounded(struct xp_coder *c, const struct xp_rows *in)
+{
+    struct xp_select *s = &c->select;
     const struct xp_codec_ops *best = &xp_codec_quant;
     struct xp_rows sample = take_sample(c, in);
-    struct trial quant = try_codec(c, best, &sample, link > 0);
-    struct trial lsh = predict_lsh(c, &sample, in->rows, quant);
-    double plain = (double)c->row_bytes, coded = quant.bytes + quant.seconds * link;
+    double time;
 
-    if (lsh.bytes + lsh.seconds * link < coded) {
-        coded = lsh.bytes + lsh.seconds * link;
-        best = &xp_codec_lsh;
+    if (due(c)) {
+        try_and_keep(c, &xp_codec_quant, &sample);
+        s->trial[XP_CODEC_LSH] = predict_lsh(c, &sample, in->rows, s->trial[XP_CODEC_QUANT]);
     }
-    return coded < MUST_WIN * plain ? choose(c, best, 1) : select_exact(c, link);
+    if (c->writer && (due(c) || s->writer != c->writer))
+        try_and_keep(c, &xp_codec_book, &sample);
+    s->writer = c->writer;
+    time = predict(c, s->trial[XP_CODEC_QUANT]);
+    if (predict(c, s->trial[XP_CODEC_LSH]) < time) {
+        best = &xp_codec_lsh;
+        time = predict(c, s->trial[XP_CODEC_LSH]);
+    }
+    if (c->writer && predict(c, s->trial[XP_CODEC_BOOK]) < time) {
+        best = &xp_codec_book;
+        time = predict(c, s->trial[XP_CODEC_BOOK]);
+    }
+    return finish(c, best, time);
 }
 
 int xp_coder_select(struct xp_coder *c, const struct xp_rows *in, const struct xp_select_env *env)
 {
-    double link = env ? env->link_bytes_per_s : 0;
-
     if (!c->desc.choice.automatic)
         return c->ops != &xp_codec_raw;
     if (c->desc.mode == XP_MODE_RAW || !in->rows || in->dtype != c->desc.dtype || in->dim != c->desc.dim ||
         xp_coder_reserve(c, in->rows))
         return choose(c, &xp_codec_raw, 0);
-    return c->desc.mode == XP_MODE_BOUNDED ? select_bounded(c, in, link) : select_exact(c, link);
+    learn_slowdown(c);
+    c->select.link = env ? env->link_bytes_per_s : 0;
+    c->select.calls++;
+    return c->desc.mode == XP_MODE_BOUNDED ? select_bounded(c, in) : select_exact(c, in);
+}
+
+/* ---- for those who keep books ------------------------------------------------------------------------------------------ */
+
+double xp_coder_trial_bytes(const struct xp_coder *c, unsigned id)
+{
+    return c->select.trial[id].done ? c->select.trial[id].bytes : 0;
+}
+
+double xp_coder_try_book(struct xp_coder *c, const struct xp_rows *in, const struct xp_book_writer *w)
+{
+    const struct xp_book_writer *before = c->writer;
+    struct xp_rows sample;
+    struct xp_trial t;
+
+    if (!c->sample || xp_coder_reserve(c, sample_size(in->rows)))
+        return (double)c->row_bytes;
+    sample = take_sample(c, in);
+    c->writer = w;
+    t = try_codec(c, &xp_codec_book, &sample, 0);
+    c->writer = before;
+    return t.bytes;
+}
+
+int xp_coder_book_may_pay(const struct xp_coder *c)
+{
+    const struct xp_select *s = &c->select;
+    struct xp_trial quant = s->trial[XP_CODEC_QUANT], book = s->trial[XP_CODEC_BOOK];
+
+    if (!c->desc.choice.automatic)
+        return c->desc.choice.id == XP_CODEC_BOOK;
+    if (!quant.done)
+        return 0;
+    if (!book.done)
+        book = (struct xp_trial){ BOOK_BYTES * quant.bytes, BOOK_SECONDS * quant.seconds, 1 };
+    return predict(c, book) < predict(c, quant);
 }

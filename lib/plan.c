@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "collectives/books.h"
 #include "collectives/cost.h"
 
 #define DIM_MAX ((size_t)1 << 20)
@@ -279,6 +280,8 @@ static void build(struct xp_plan *p, struct xp_comm *c, const struct record *all
         st = xp_plan_create_request(p);
     if (st == XP_OK && p->shape.dedup)
         st = create_coder(p, r);
+    if (st == XP_OK)
+        st = xp_books_create(&p->shape.books, &p->shape);
     if (st == XP_OK && !(p->algo = xp_algo_choose(&p->shape, r->algo))) {
         refuse(out, XP_ERR_UNSUPPORTED, "no algorithm called \"%s\" serves these ranks (xp_info lists them)", r->algo);
         return;
@@ -296,6 +299,7 @@ void xp_plan_release(struct xp_plan *p)
 {
     if (p->state)
         p->algo->destroy(p->state);
+    xp_books_destroy(p->shape.books);
     xp_coder_destroy(p->shape.coder);
     free(p->maxima);
     free(p->equal_rows);

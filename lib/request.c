@@ -6,7 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "collectives/books.h"
 #include "lib/plan.h"
+
+/* Seconds of background work between two looks at whether anything has come. */
+#define IDLE_WORK 100e-6
 
 static void account(struct xp_request *r, double now)
 {
@@ -102,7 +106,11 @@ xp_status xp_request_round(struct xp_request *r)
     double now = xp_now();
     if (r->idle++ == 0)
         r->last_moved = now;
-    return now > r->deadline ? deadline_passed(r) : XP_IN_PROGRESS;
+    if (now > r->deadline)
+        return deadline_passed(r);
+    if (xp_books_work(r->plan->shape.books, IDLE_WORK))
+        r->idle = 1;
+    return XP_IN_PROGRESS;
 }
 
 xp_status xp_request_finish(struct xp_request *r)

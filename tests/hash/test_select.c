@@ -75,13 +75,54 @@ Test(select, an_eps_that_nothing_meets_sends_rows_losslessly)
     xp_coder_destroy(c);
 }
 
-Test(select, exact_looks_for_duplicates_only_where_that_is_cheap)
+Test(select, exact_packs_numbers_where_the_link_is_slow)
 {
     struct xp_coder *c = make("auto", XP_MODE_EXACT, 0);
 
-    expect(c, &slow, 1, "exact");
-    expect(c, &unknown, 1, "exact");
+    fill(1, 1);
+    expect(c, &slow, 1, "pack");
+    expect(c, &unknown, 1, "pack");
     expect(c, &fast, 0, "raw");
+    xp_coder_destroy(c);
+}
+
+Test(select, exact_looks_for_duplicates_only_where_that_is_cheap)
+{
+    struct xp_coder_desc d = { .dtype = XP_BYTE, .dim = DIM, .mode = XP_MODE_EXACT, .isa = XP_ISA_AVX512 };
+    struct xp_rows bytes = { .data = rows, .rows = ROWS, .dim = DIM, .dtype = XP_BYTE };
+    struct xp_coder *c;
+
+    cr_assert_eq(xp_codec_parse("auto", &d.choice), XP_OK);
+    cr_assert_eq(xp_coder_create(&c, &d), XP_OK);
+    cr_assert_eq(xp_coder_select(c, &bytes, &slow), 1);
+    cr_assert_str_eq(xp_coder_codec(c)->name, "exact");
+    cr_assert_eq(xp_coder_select(c, &bytes, &unknown), 1);
+    cr_assert_eq(xp_coder_select(c, &bytes, &fast), 0);
+    cr_assert_str_eq(xp_coder_codec(c)->name, "raw");
+    xp_coder_destroy(c);
+}
+
+/* A codec is left for one that is a little better only when that lasts. */
+Test(select, small_advantages_must_last)
+{
+    struct xp_coder *c = make("auto", XP_MODE_BOUNDED, 0.03);
+    struct xp_select_env even;
+
+    fill(1, 1);
+    expect(c, &slow, 1, "quant");
+    /* At this speed plain rows are about a tenth faster than quant. */
+    const struct xp_trial *t = &c->select.trial[XP_CODEC_QUANT];
+    even.link_bytes_per_s = 0.9 * ((double)c->row_bytes - 0.3 * t->bytes) / t->seconds;
+    for (double plain, coded; ; even.link_bytes_per_s *= 1.02) {
+        plain = (double)c->row_bytes / even.link_bytes_per_s;
+        coded = t->seconds + 0.3 * t->bytes / even.link_bytes_per_s;
+        if (plain < 0.88 * coded)
+            break;
+    }
+    c->select.calls = 9; /* no new trial in the next calls */
+    expect(c, &even, 1, "quant");
+    const int dedup = even.link_bytes_per_s < 0.03 * 4e9;
+    expect(c, &even, dedup, dedup ? "exact" : "raw");
     xp_coder_destroy(c);
 }
 

@@ -309,6 +309,10 @@ typedef struct xp_stats {
     double err_ref_max;      /* worst |x' - x| / (the reference of eps) */
     double seconds_total, seconds_encode, seconds_decode, seconds_wait;
     char algo[16], codec[16];/* what the last exchange used */
+    uint64_t books_fitted;   /* codec book: books learned since the plan's creation, */
+    uint64_t books_sent_bytes; /* bytes of them sent (part of wire_bytes_slow), */
+    uint64_t books_memory;   /* and the memory that the plan's books take here */
+    uint32_t book_version;   /* of the book in use; 0: none yet */
     /* plans for xp_route only */
     uint64_t hop_rows_slow, hop_rows_fast; /* rows sent to other nodes, and inside the node, by all hops of all calls */
     uint64_t clusters;       /* folded: centroids made */

@@ -72,7 +72,8 @@ class Stats(Structure):
                 ('rows_unique', c_uint64), ('rows_raw', c_uint64), ('raw_bytes', c_uint64), ('wire_bytes_slow', c_uint64),
                 ('wire_bytes_fast', c_uint64), ('err_mean', c_double), ('err_max', c_double), ('err_ref_max', c_double),
                 ('seconds_total', c_double), ('seconds_encode', c_double), ('seconds_decode', c_double),
-                ('seconds_wait', c_double), ('algo', c_char * 16), ('codec', c_char * 16), ('hop_rows_slow', c_uint64),
+                ('seconds_wait', c_double), ('algo', c_char * 16), ('codec', c_char * 16), ('books_fitted', c_uint64),
+                ('books_sent_bytes', c_uint64), ('books_memory', c_uint64), ('book_version', c_uint32), ('hop_rows_slow', c_uint64),
                 ('hop_rows_fast', c_uint64), ('clusters', c_uint64), ('rate', c_double), ('rho', c_double),
                 ('fold_err', c_double), ('fold_fallbacks', c_uint64)]
 
