@@ -1,0 +1,41 @@
+/*
+ * book_rows_impl.h - what the two ends of coding rows with a book share (book_encode.c, book_decode.c)
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef XP_HASH_BOOK_ROWS_IMPL_H
+#define XP_HASH_BOOK_ROWS_IMPL_H
+
+#include "hash/book_rows.h"
+
+#define XP_BOOK_COLUMNS_HEAD 10
+#define XP_BOOK_STEPS_PER_OCTAVE 64
+#define XP_BOOK_LARGEST_STEP 7600 /* 2^118.75: steps and their reciprocals are normal numbers */
+#define XP_BOOK_LARGEST_OFFSET 63
+#define XP_BOOK_KIND_RAW 0 /* offsets of rows without a step */
+#define XP_BOOK_KIND_ZERO 1
+
+/* The columns of numbers in front of the rows. */
+enum { XP_BOOK_STEP, XP_BOOK_OFFSET, XP_BOOK_CENTROID, XP_BOOK_LENGTH };
+
+struct xp_book_columns {
+    int step_least, offset_least;
+    uint32_t length_least;
+    unsigned width[4];
+};
+
+/* Begins coding with another book: what was filled for the last one is forgotten. */
+void xp_book_begin(struct xp_book_room *m);
+
+float xp_book_step_size(const struct xp_book_room *m, int step);
+
+/* Integers of a row: coordinates, then values. */
+size_t xp_book_symbols(const struct xp_book *b);
+
+/* Fills classes and widths of the cell of zero for rows of this offset. Returns their place. */
+int xp_book_use_offset(struct xp_book_room *m, const struct xp_book *b, int offset);
+
+/* What a row is coded against: its centroid or the mean, and its coordinates along the directions. */
+const float *xp_book_base_of(const struct xp_book_room *m, const struct xp_book *b, uint32_t centroid, const int16_t *coordinate);
+
+#endif
