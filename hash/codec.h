@@ -97,7 +97,7 @@ struct xp_select_env {
 };
 
 /* Chooses a codec for these rows from a sample of at most 2 % of them (at least 16); fixes the coder's choice until the
- * next call. Returns 1 when coding pays, 0 when the rows should be sent plain. */
+ * next call. env NULL: the rows make one frame and only its bytes count. Returns 1 when coding pays, 0 when the rows should be sent plain. */
 int xp_coder_select(struct xp_coder *c, const struct xp_rows *in, const struct xp_select_env *env);
 
 /* For those who keep books. Bytes a row as last tried by xp_coder_select, 0: never; bytes a row of a sample of these rows with a

@@ -31,6 +31,8 @@
 /* Before a book is there, what it is expected to be beside codec quant; measured on activations. */
 #define BOOK_BYTES 0.82
 #define BOOK_SECONDS 3.5
+#define BOOK_OWN_BYTES 0.87 /* and with a book in the frame */
+#define OWN_ROWS 512
 
 /* Hashing rows for equality runs about as fast as they can be read: bytes per second, a careful guess. */
 #define DEDUP_BYTES_PER_S 4e9
@@ -168,7 +170,7 @@ static const struct xp_codec_ops *steady(struct xp_coder *c, const struct xp_cod
     const int plain = c->ops == &xp_codec_raw || c->ops == &xp_codec_exact;
     const double now = plain ? (double)c->row_bytes / s->link : predict(c, s->trial[c->ops->id]);
 
-    if (!s->link || s->calls <= 1 || time < BIG_MARGIN * now || (time < MARGIN * now && s->challenger == best) ||
+    if (!s->link || s->calls <= 1 || (!plain && !s->trial[c->ops->id].done) || time < BIG_MARGIN * now || (time < MARGIN * now && s->challenger == best) ||
         (plain && (best == &xp_codec_raw || best == &xp_codec_exact)))
         return best;
     s->challenger = time < MARGIN * now ? best : NULL;
@@ -210,7 +212,14 @@ static int select_exact(struct xp_coder *c, const struct xp_rows *in)
     return finish(c, &xp_codec_pack, predict(c, c->select.trial[XP_CODEC_PACK]));
 }
 
-static int select_bounded(struct xp_coder *c, const struct xp_rows *in)
+/* A book in the frame pays for itself with some rows; where quant saves nothing, eps is out of reach for both. */
+static int may_fit_own(const struct xp_coder *c, size_t rows)
+{
+    return c->desc.dim >= 64 && rows >= OWN_ROWS && c->select.trial[XP_CODEC_QUANT].bytes < 0.9 * (double)c->row_bytes;
+}
+
+/* alone: all rows make one frame, and only its bytes count. */
+static int select_bounded(struct xp_coder *c, const struct xp_rows *in, int alone)
 {
     struct xp_select *s = &c->select;
     const struct xp_codec_ops *best = &xp_codec_quant;
@@ -229,6 +238,10 @@ static int select_bounded(struct xp_coder *c, const struct xp_rows *in)
         best = &xp_codec_lsh;
         time = predict(c, s->trial[XP_CODEC_LSH]);
     }
+    if (alone && may_fit_own(c, in->rows) && BOOK_OWN_BYTES * s->trial[XP_CODEC_QUANT].bytes < time) {
+        best = &xp_codec_book;
+        time = BOOK_OWN_BYTES * s->trial[XP_CODEC_QUANT].bytes;
+    }
     if (c->writer && predict(c, s->trial[XP_CODEC_BOOK]) < time) {
         best = &xp_codec_book;
         time = predict(c, s->trial[XP_CODEC_BOOK]);
@@ -246,7 +259,7 @@ int xp_coder_select(struct xp_coder *c, const struct xp_rows *in, const struct x
     learn_slowdown(c);
     c->select.link = env ? env->link_bytes_per_s : 0;
     c->select.calls++;
-    return c->desc.mode == XP_MODE_BOUNDED ? select_bounded(c, in) : select_exact(c, in);
+    return c->desc.mode == XP_MODE_BOUNDED ? select_bounded(c, in, !env) : select_exact(c, in);
 }
 
 /* ---- for those who keep books ------------------------------------------------------------------------------------------ */
