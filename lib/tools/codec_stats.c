@@ -1,5 +1,5 @@
 /*
- * codec_stats.c - xp_codec stats: how well the rows of a file cluster, and what each codec would make of them
+ * codec_stats.c - xp_codec stats: how well the rows of a file cluster; the codecs are in codec_table.c
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -7,12 +7,13 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "hash/cluster.h"
 #include "hash/codec.h"
 #include "hash/hasher.h"
 #include "lib/tools/outfile.h"
-#include "lib/tools/xp_codec.h"
+#include "lib/tools/codec_table.h"
 
 #define SKETCH 64 /* values of the sketch that refinement measures distances in */
 #define REFINE 3  /* Lloyd rounds */
@@ -160,18 +161,7 @@ static int count_distinct(struct report *p)
     return first && map && work ? 0 : -1;
 }
 
-/* ---- codecs ------------------------------------------------------------------------------------------------- */
-
-/* What the table tries. Fixed formats show their own error: no row is sent raw for it. */
-#define NO_LIMIT 0.999
-static const struct {
-    const char *codec;
-    double eps; /* 0: the mode is exact */
-} trials[] = {
-    { "exact", 0 },         { "fp8", NO_LIMIT },    { "int8", NO_LIMIT },  { "int6", NO_LIMIT },     { "int5", NO_LIMIT },
-    { "int4", NO_LIMIT },   { "int3", NO_LIMIT },   { "int2", NO_LIMIT },  { "quant", 0.01 },        { "quant", 0.03 },
-    { "quant", 0.1 },       { "quant", 0.25 },      { "lsh", 0.03 },       { "lsh", 0.1 },           { "lsh", 0.25 },
-};
+/* ---- the suggestion ------------------------------------------------------------------------------------------------- */
 
 /* Encodes the rows; *len 0 when this build lacks the codec. */
 static int try_codec(struct report *p, const char *name, double eps, size_t *len, xp_codec_stats *st)
@@ -195,28 +185,6 @@ static int try_codec(struct report *p, const char *name, double eps, size_t *len
     free(frame);
     xp_codec_destroy(codec);
     return s ? tool_fail("%s: %s", name, s == XP_ERR_NO_MEMORY ? "out of memory" : xp_last_error()) : 0;
-}
-
-static int codec_table(struct report *p)
-{
-    printf("\n%-9s %6s %12s %8s %10s %10s %9s\n", "codec", "eps", "bytes", "ratio", "err mean", "err worst", "rows raw");
-    for (size_t i = 0; i < sizeof(trials) / sizeof(trials[0]); i++) {
-        xp_codec_stats st = { .size = sizeof(st) };
-        char limit[16] = "-";
-        size_t len;
-
-        tool_progress(trials[i].codec, i, sizeof(trials) / sizeof(trials[0]));
-        if (try_codec(p, trials[i].codec, trials[i].eps, &len, &st))
-            return 1;
-        if (trials[i].eps > 0 && trials[i].eps < NO_LIMIT)
-            snprintf(limit, sizeof(limit), "%g", trials[i].eps);
-        printf("%-9s %6s %12zu %8.4f %10.5f %10.5f %9" PRIu64 "\n", trials[i].codec, limit, len,
-               st.raw_bytes ? (double)len / (double)st.raw_bytes : 1, st.err_mean, st.err_max, st.rows_raw);
-        if (p->json)
-            fprintf(p->json, "%s{\"codec\": \"%s\", \"eps\": %g, \"bytes\": %zu, \"rel_err_mean\": %.8g, \"rel_err_max\": %.8g, \"rows_raw\": %" PRIu64 "}",
-                    i ? ", " : "", trials[i].codec, trials[i].eps, len, st.err_mean, st.err_max, st.rows_raw);
-    }
-    return 0;
 }
 
 /* ---- the report --------------------------------------------------------------------------------------------- */
@@ -273,7 +241,7 @@ static int write_report(struct report *p, const struct xp_kernels *k)
         print_clustering(p, "refined in a sketch of 64, 3 rounds:", &p->refined);
         if (p->json)
             fputs("\"codecs\": [", p->json);
-        rc = codec_table(p) || suggest(p);
+        rc = codec_table(p->o, p->a, p->json) || suggest(p);
     }
     free(mean);
     free(index);
@@ -301,15 +269,15 @@ static int with_hasher(struct report *p)
     return rc;
 }
 
-static int with_json(struct report *p)
+static int with_json(struct report *p, const char *name)
 {
     struct xp_outfile out;
     char err[512];
     int rc;
 
-    if (!p->o->json)
+    if (!name)
         return with_hasher(p);
-    if (xp_outfile_open(&out, p->o->json, err, sizeof(err)))
+    if (xp_outfile_open(&out, name, err, sizeof(err)))
         return tool_fail("%s", err);
     p->json = out.f;
     fputs("{\"command\": \"stats\", \"input\": ", out.f);
@@ -323,6 +291,23 @@ static int with_json(struct report *p)
     return xp_outfile_finish(&out, err, sizeof(err)) ? tool_fail("%s", err) : 0;
 }
 
+/* The plot is made of the JSON, which goes beside it for a while where it was not asked for. */
+static int with_plot(struct report *p)
+{
+    const char *png = p->o->plot;
+    char *beside = malloc(strlen(png) + sizeof(".json"));
+    int rc;
+
+    if (!beside)
+        return tool_fail("out of memory");
+    sprintf(beside, "%s.json", png);
+    rc = with_json(p, p->o->json ? p->o->json : beside) || codec_plot(p->o->json ? p->o->json : beside, png);
+    if (!p->o->json)
+        unlink(beside);
+    free(beside);
+    return rc;
+}
+
 int tool_stats(const struct tool_options *o)
 {
     struct xp_npy a;
@@ -332,7 +317,7 @@ int tool_stats(const struct tool_options *o)
 
     if (xp_npy_read(&a, o->files[0], err, sizeof(err)))
         return tool_fail("%s", err);
-    rc = with_json(&p);
+    rc = o->plot ? with_plot(&p) : with_json(&p, o->json);
     xp_npy_free(&a);
     return rc;
 }

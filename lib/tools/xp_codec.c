@@ -16,13 +16,14 @@
 static const char usage[] =
     "usage: xp_codec encode [--mode exact|bounded|raw] [--eps E] [--codec NAME] [--json F] IN.npy OUT.xpf\n"
     "       xp_codec decode [--json F] IN.xpf OUT.npy\n"
-    "       xp_codec stats  [--eps E] [--k K] [--width W] [--rounds R] [--center 0|1] [--json F] IN.npy\n"
+    "       xp_codec stats  [--eps E] [--k K] [--width W] [--rounds R] [--center 0|1] [--json F] [--plot F.png] IN.npy\n"
     "  IN.npy     rows: 2-D, C order, <f2, <f4, or <u2 holding bf16; the type is kept\n"
     "  --mode     exact (default): bit for bit. bounded: every row within --eps of its reference (CROSSPRESS_EPS_REF)\n"
     "  --eps      largest relative L2 error of a row, between 0 and 1\n"
     "  --codec    auto, raw, exact, quant, fp8, int8 ... int2, lsh, lsh+int4 ... (xp_info lists them)\n"
     "  --k --width --rounds --center   the hash: concatenated hashes, argmax width, rotations, mean row removed\n"
     "  --json     also writes the figures as one JSON object\n"
+    "  --plot     also draws them, error over bytes (needs Python with matplotlib)\n"
     "  CROSSPRESS_MODE, EPS, EPS_REF, CODEC and ISA are honoured; options win over them.\n";
 
 /* ---- for all commands --------------------------------------------------------------------------------------- */
@@ -135,7 +136,7 @@ static int parse_mode(const char *text, xp_mode *mode)
 }
 
 /* Which options a command takes, as bits. */
-enum { O_MODE = 1, O_EPS = 2, O_CODEC = 4, O_JSON = 8, O_K = 16, O_WIDTH = 32, O_ROUNDS = 64, O_CENTER = 128 };
+enum { O_MODE = 1, O_EPS = 2, O_CODEC = 4, O_JSON = 8, O_K = 16, O_WIDTH = 32, O_ROUNDS = 64, O_CENTER = 128, O_PLOT = 256 };
 
 static const struct {
     const char *name;
@@ -150,6 +151,7 @@ static const struct {
     { "--width", O_WIDTH, "an argmax width, a power of two from 4" },
     { "--rounds", O_ROUNDS, "a number of rotations, 1 to 3" },
     { "--center", O_CENTER, "0 or 1" },
+    { "--plot", O_PLOT, "a file name" },
 };
 
 static const struct command {
@@ -160,7 +162,7 @@ static const struct command {
 } commands[] = {
     { "encode", O_MODE | O_EPS | O_CODEC | O_JSON, 2, tool_encode },
     { "decode", O_JSON, 2, tool_decode },
-    { "stats", O_EPS | O_JSON | O_K | O_WIDTH | O_ROUNDS | O_CENTER, 1, tool_stats },
+    { "stats", O_EPS | O_JSON | O_K | O_WIDTH | O_ROUNDS | O_CENTER | O_PLOT, 1, tool_stats },
 };
 
 static int set_option(struct tool_options *o, unsigned bit, const char *value)
@@ -173,6 +175,7 @@ static int set_option(struct tool_options *o, unsigned bit, const char *value)
     case O_EPS: return parse_eps(value, &o->eps);
     case O_CODEC: o->codec = value; return 0;
     case O_JSON: o->json = value; return 0;
+    case O_PLOT: o->plot = value; return 0;
     case O_K: return parse_count(value, 8, &o->k) || !o->k;
     case O_WIDTH: return parse_count(value, 512, &o->width) || o->width < 4 || (o->width & (o->width - 1));
     case O_ROUNDS: return parse_count(value, 3, &o->rounds) || !o->rounds;

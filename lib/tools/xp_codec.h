@@ -14,7 +14,7 @@ struct tool_options {
     struct xp_params params; /* of the environment */
     xp_mode mode;
     double eps;
-    const char *codec, *json;
+    const char *codec, *json, *plot;
     unsigned k, width, rounds;
     int center;
     const char *files[2];

@@ -243,6 +243,20 @@ put('two.npy', npy('<f4', (100, 64), groups))
 rc, out, err = run([xp_codec, 'stats', '--k', '1', '--width', '16', '--rounds', '3', '--center', '1', '--json', path('out.json'), path('two.npy')])
 report = json.loads(get('out.json')) if rc == 0 else {}
 case('stats: two clear groups are two clusters', rc == 0 and report['clusters_refined']['clusters'] == 2 and report['clusters_refined']['rho_centred'] < 0.02, f'{out} {err}')
+# The table: what a sample predicts and what all rows give, books kept by both ends, and a plot where there is matplotlib.
+base = [[rnd.gauss(0, 4) for _ in range(64)] for _ in range(8)]
+put('books.npy', npy('<f4', (2000, 64), b''.join(struct.pack('<64f', *(v + rnd.gauss(0, 1) for v in base[rnd.randrange(8)])) for r in range(2000))))
+rc, out, err = run([xp_codec, 'stats', '--json', path('out.json'), '--plot', path('out.png'), path('books.npy')], env={'CROSSPRESS_EPS_REF': 'row'})
+report = json.loads(get('out.json')) if rc == 0 else {'codecs': []}
+rows = {(c['codec'], c['eps']): c for c in report['codecs']}
+kept, own = rows.get(('kept book', 0.1)), rows.get(('book', 0.1))
+case('stats: a kept book saves bytes on rows it was not learned from', kept and own and kept['rows'] == 992 and kept['ratio'] < 0.9 * own['ratio'], f'{out} {err}')
+case('stats: every codec within its eps, quant as predicted', rc == 0 and all(
+     c['rel_err_max'] <= max(c['eps'], 1e-9) * 1.000001 and c['encode_gbs'] > 0 and
+     (c['codec'] != 'quant' or abs(c['ratio'] / c['predicted_ratio'] - 1) < 0.15) for c in report['codecs'] if c['eps'] < 0.5), f'{out} {err}')
+case('stats: a plot, or the notice that there is no matplotlib', rc == 0 and (os.path.exists(path('out.png')) or 'no plot' in err), f'{rc} {err}')
+rc, out, err = run([xp_codec, 'stats', '--plot', path('nowhere/out.png'), path('books.npy')])
+case('stats: a plot that cannot be written', rc == 1 and len(err.strip().splitlines()) == 1, f'{rc} {err}')
 for shape in ((0, 8), (1, 1), (2, 300)):
     put('s.npy', npy('<f4', shape, f32_rows(*shape)))
     rc, out, err = run([xp_codec, 'stats', path('s.npy')])
