@@ -1,130 +1,16 @@
 /*
  * wire_cases.c - what every transport owes, as cases to run over one
  *
- * Buffers come from mmap with an inaccessible page behind them: a byte too far, or a byte after a buffer was given back, is a crash.
- *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "tests/harness/random.h"
 #include "tests/harness/wire_cases.h"
-
-#define WAIT 15.0
-#define MIB ((size_t)1 << 20)
-
-/* ------------------------------------------------------------------ buffers */
-
-struct area {
-    unsigned char *map, *at; /* at: n bytes that end where the guard page begins */
-    size_t mapped, n;
-};
-
-static struct area take(size_t n)
-{
-    size_t page = (size_t)sysconf(_SC_PAGESIZE), room = (n + page - 1) / page * page;
-    struct area a = {mmap(NULL, room + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), NULL, room + page, n};
-
-    if (a.map == MAP_FAILED || mprotect(a.map + room, page, PROT_NONE) != 0)
-        abort();
-    a.at = a.map + room - n;
-    return a;
-}
-
-static void give_back(struct area *a)
-{
-    munmap(a->map, a->mapped);
-}
-
-static unsigned char byte_at(uint64_t key, size_t i)
-{
-    return (unsigned char)(key * 0x9e37 + i * 131 + (i >> 8) * 7 + (i >> 16));
-}
-
-static void fill(struct area *a, uint64_t key)
-{
-    for (size_t i = 0; i < a->n; i++)
-        a->at[i] = byte_at(key, i);
-}
-
-/* The first byte of the first len that is not as filled, or -1. */
-static long wrong(const struct area *a, uint64_t key, size_t len)
-{
-    for (size_t i = 0; i < len; i++) {
-        if (a->at[i] != byte_at(key, i))
-            return (long)i;
-    }
-    return -1;
-}
-
-static uint64_t key_of(int from, int to, uint64_t tag)
-{
-    return (uint64_t)from << 40 ^ (uint64_t)to << 32 ^ tag;
-}
-
-/* ------------------------------------------------------------------ one message */
-
-static int send_filled(struct wire *w, int to, enum xp_lane lane, uint64_t tag, size_t len)
-{
-    struct area a = take(len);
-    struct xp_op op;
-    int bad = 0;
-
-    fill(&a, key_of(w->rank, to, tag));
-    w->ops->send(w->t, to, lane, tag, a.at, len, &op);
-    if (wire_wait(w, &op, WAIT) != XP_OK)
-        bad = wire_fail(w, "send of %zu bytes to %d: %s", len, to, xp_status_string(op.status));
-    give_back(&a);
-    return bad;
-}
-
-static int check(struct wire *w, struct xp_op *op, const struct area *a, int from, uint64_t tag, size_t len)
-{
-    if (wire_wait(w, op, WAIT) != XP_OK)
-        return wire_fail(w, "receive of %zu bytes from %d: %s", len, from, xp_status_string(op->status));
-    if (op->len != len)
-        return wire_fail(w, "%zu bytes from %d instead of %zu", op->len, from, len);
-    long at = wrong(a, key_of(from, w->rank, tag), len);
-    return at >= 0 ? wire_fail(w, "byte %ld of %zu from %d is wrong", at, len, from) : 0;
-}
-
-static int recv_filled(struct wire *w, int from, enum xp_lane lane, uint64_t tag, size_t len, size_t cap)
-{
-    struct area a = take(cap);
-    struct xp_op op;
-
-    w->ops->recv(w->t, from, lane, tag, a.at, cap, &op);
-    int bad = check(w, &op, &a, from, tag, len);
-    give_back(&a);
-    return bad;
-}
-
-/* Ends with every rank having heard of every other: all that was sent has arrived. */
-static int meet(struct wire *w, uint64_t tag)
-{
-    struct xp_op in[WIRES_MAX], out[WIRES_MAX];
-    char word[WIRES_MAX];
-    int bad = 0;
-
-    for (int p = 0; p < w->size; p++) {
-        if (p == w->rank)
-            continue;
-        w->ops->recv(w->t, p, XP_LANE_CTRL, tag, &word[p], 1, &in[p]);
-        w->ops->send(w->t, p, XP_LANE_CTRL, tag, "m", 1, &out[p]);
-    }
-    for (int p = 0; p < w->size; p++) {
-        if (p != w->rank && (wire_wait(w, &out[p], WAIT) != XP_OK || wire_wait(w, &in[p], WAIT) != XP_OK))
-            bad = wire_fail(w, "meeting rank %d: %s", p, xp_status_string(in[p].status));
-    }
-    return bad;
-}
-
-/* ------------------------------------------------------------------ cases */
+#include "tests/harness/wire_message.h"
 
 static const size_t sizes[] = {0,    1,     3,      63,     64,     65,      4095,     4096,      4097,     32767,   32768, 32769,
                                65000, 65536, 262144, 524223, 524224, 524225, 1048448, 1048576, 1048577, 3145728, 5242893};
@@ -142,27 +28,27 @@ static int all_sizes(struct wire *w, void *arg)
         for (int p = 0; p < w->size; p++) {
             if (p == w->rank)
                 continue;
-            in[p] = take(sizes[i]);
+            in[p] = area_take(sizes[i]);
             w->ops->recv(w->t, p, lane, 100 + i, in[p].at, sizes[i], &op[p]);
         }
-        bad |= meet(w, 1000 + i);
+        bad |= wire_meet(w, 1000 + i);
         /* ranks send in turn or at once */
         for (int p = 0; p < w->size && !bad; p++) {
             if (p != w->rank)
-                bad |= send_filled(w, p, lane, 100 + i, sizes[i]);
+                bad |= wire_send_filled(w, p, lane, 100 + i, sizes[i]);
         }
         for (int p = 0; p < w->size; p++) {
             if (p == w->rank)
                 continue;
             if (!bad)
-                bad |= check(w, &op[p], &in[p], p, 100 + i, sizes[i]);
+                bad |= wire_check(w, &op[p], &in[p], p, 100 + i, sizes[i]);
             w->ops->cancel(w->t, &op[p]);
-            give_back(&in[p]);
+            area_give_back(&in[p]);
         }
         if (bad)
             return 1;
     }
-    return meet(w, 1);
+    return wire_meet(w, 1);
 }
 
 static void shuffle(struct random *r, int *order, int n)
@@ -191,24 +77,24 @@ static int permuted_tags(struct wire *w, void *arg)
     for (int i = 0; i < N; i++) {
         int k = order[i];
 
-        in[k] = take((size_t)k * 3001);
+        in[k] = area_take((size_t)k * 3001);
         w->ops->recv(w->t, peer, k % 2 && k < 2 ? XP_LANE_CTRL : XP_LANE_BULK, (uint64_t)k << 40 | 7, in[k].at, in[k].n, &got[k]);
     }
-    bad = meet(w, 1);
+    bad = wire_meet(w, 1);
     shuffle(&r, order, N);
     for (int i = 0; i < N; i++) {
         int k = order[i];
 
-        out[k] = take((size_t)k * 3001);
-        fill(&out[k], key_of(w->rank, peer, (uint64_t)k << 40 | 7));
+        out[k] = area_take((size_t)k * 3001);
+        area_fill(&out[k], wire_key(w->rank, peer, (uint64_t)k << 40 | 7));
         w->ops->send(w->t, peer, k % 2 && k < 2 ? XP_LANE_CTRL : XP_LANE_BULK, (uint64_t)k << 40 | 7, out[k].at, out[k].n, &sent[k]);
     }
     for (int k = 0; k < N && !bad; k++) {
-        bad |= check(w, &got[k], &in[k], peer, (uint64_t)k << 40 | 7, (size_t)k * 3001);
-        if (wire_wait(w, &sent[k], WAIT) != XP_OK)
+        bad |= wire_check(w, &got[k], &in[k], peer, (uint64_t)k << 40 | 7, (size_t)k * 3001);
+        if (wire_wait(w, &sent[k], WIRE_WAIT) != XP_OK)
             bad = wire_fail(w, "send %d: %s", k, xp_status_string(sent[k].status));
     }
-    return bad || meet(w, 2);
+    return bad || wire_meet(w, 2);
 }
 
 /* Messages that come before their receives, which are then posted in the opposite order. */
@@ -219,31 +105,31 @@ static int early(struct wire *w, void *arg)
 
     if (w->rank == 0) {
         for (int i = 0; i < N && !bad; i++)
-            bad |= send_filled(w, peer, XP_LANE_CTRL, 10 + (uint64_t)i, (size_t)(i * 13 % 4097));
-        bad |= send_filled(w, peer, XP_LANE_CTRL, 9, 1);
+            bad |= wire_send_filled(w, peer, XP_LANE_CTRL, 10 + (uint64_t)i, (size_t)(i * 13 % 4097));
+        bad |= wire_send_filled(w, peer, XP_LANE_CTRL, 9, 1);
         struct area out[BULK];
         struct xp_op op[BULK];
         for (int i = 0; i < BULK; i++) {
-            out[i] = take((size_t)i * 50001);
-            fill(&out[i], key_of(0, 1, 5000 + (uint64_t)i));
+            out[i] = area_take((size_t)i * 50001);
+            area_fill(&out[i], wire_key(0, 1, 5000 + (uint64_t)i));
             w->ops->send(w->t, peer, XP_LANE_BULK, 5000 + (uint64_t)i, out[i].at, out[i].n, &op[i]);
         }
         atomic_store(wire_flag(w, 0), 1);
         for (int i = 0; i < BULK && !bad; i++) {
-            if (wire_wait(w, &op[i], WAIT) != XP_OK)
+            if (wire_wait(w, &op[i], WIRE_WAIT) != XP_OK)
                 bad = wire_fail(w, "bulk %d: %s", i, xp_status_string(op[i].status));
         }
-        return bad || meet(w, 1);
+        return bad || wire_meet(w, 1);
     }
-    for (double end = wire_now() + WAIT; atomic_load(wire_flag(w, 0)) == 0 && wire_now() < end;)
+    for (double end = wire_now() + WIRE_WAIT; atomic_load(wire_flag(w, 0)) == 0 && wire_now() < end;)
         w->ops->progress(w->t);
     wire_run_for(w, 0.05);
     for (int i = N - 1; i >= 0 && !bad; i--)
-        bad |= recv_filled(w, peer, XP_LANE_CTRL, 10 + (uint64_t)i, (size_t)(i * 13 % 4097), 4096);
-    bad |= bad || recv_filled(w, peer, XP_LANE_CTRL, 9, 1, 1);
+        bad |= wire_recv_filled(w, peer, XP_LANE_CTRL, 10 + (uint64_t)i, (size_t)(i * 13 % 4097), 4096);
+    bad |= bad || wire_recv_filled(w, peer, XP_LANE_CTRL, 9, 1, 1);
     for (int i = BULK - 1; i >= 0 && !bad; i--)
-        bad |= recv_filled(w, peer, XP_LANE_BULK, 5000 + (uint64_t)i, (size_t)i * 50001, (size_t)i * 50001 + 77);
-    return bad || meet(w, 1);
+        bad |= wire_recv_filled(w, peer, XP_LANE_BULK, 5000 + (uint64_t)i, (size_t)i * 50001, (size_t)i * 50001 + 77);
+    return bad || wire_meet(w, 1);
 }
 
 /* Less than there is room for: the length that came, and nothing behind it is touched. */
@@ -253,20 +139,20 @@ static int short_receives(struct wire *w, void *arg)
 
     for (size_t i = 0; i < N_SIZES && !bad; i++) {
         size_t cap = i % 3 == 0 ? sizes[i] + 1 : i % 3 == 1 ? sizes[i] + 300000 : 4 * MIB + sizes[i];
-        struct area a = take(cap);
+        struct area a = area_take(cap);
         struct xp_op op;
 
         memset(a.at, 0xa5, cap);
         w->ops->recv(w->t, peer, XP_LANE_BULK, i, a.at, cap, &op);
-        bad |= meet(w, 100 + i) || send_filled(w, peer, XP_LANE_BULK, i, sizes[i]) || check(w, &op, &a, peer, i, sizes[i]);
+        bad |= wire_meet(w, 100 + i) || wire_send_filled(w, peer, XP_LANE_BULK, i, sizes[i]) || wire_check(w, &op, &a, peer, i, sizes[i]);
         for (size_t k = sizes[i]; k < cap && !bad; k++) {
             if (a.at[k] != 0xa5)
                 bad = wire_fail(w, "byte %zu behind a message of %zu was written", k - sizes[i], sizes[i]);
         }
         w->ops->cancel(w->t, &op);
-        give_back(&a);
+        area_give_back(&a);
     }
-    return bad || meet(w, 1);
+    return bad || wire_meet(w, 1);
 }
 
 /* More than there is room for: an error, no byte too far (the guard page), and the lane goes on. */
@@ -278,41 +164,41 @@ static int long_messages(struct wire *w, void *arg)
 
     for (size_t i = 0; i < sizeof(len) / sizeof(len[0]) && !bad; i++) {
         enum xp_lane lane = len[i] <= 4096 && i > 1 ? XP_LANE_CTRL : XP_LANE_BULK;
-        struct area a = take(cap[i]);
+        struct area a = area_take(cap[i]);
         struct xp_op op;
 
         w->ops->recv(w->t, peer, lane, 10 * i, a.at, cap[i], &op);
-        bad |= meet(w, 100 + i) || send_filled(w, peer, lane, 10 * i, len[i]);
-        if (!bad && wire_wait(w, &op, WAIT) != XP_ERR_MISMATCH)
+        bad |= wire_meet(w, 100 + i) || wire_send_filled(w, peer, lane, 10 * i, len[i]);
+        if (!bad && wire_wait(w, &op, WIRE_WAIT) != XP_ERR_MISMATCH)
             bad = wire_fail(w, "%zu bytes for %zu: %s", len[i], cap[i], xp_status_string(op.status));
         w->ops->cancel(w->t, &op);
-        give_back(&a);
+        area_give_back(&a);
         if (bad)
             return 1;
-        struct area b = take(len[i]);
+        struct area b = area_take(len[i]);
         w->ops->recv(w->t, peer, lane, 10 * i + 1, b.at, len[i], &op);
-        bad |= meet(w, 200 + i) || send_filled(w, peer, lane, 10 * i + 1, len[i]) || check(w, &op, &b, peer, 10 * i + 1, len[i]);
-        give_back(&b);
+        bad |= wire_meet(w, 200 + i) || wire_send_filled(w, peer, lane, 10 * i + 1, len[i]) || wire_check(w, &op, &b, peer, 10 * i + 1, len[i]);
+        area_give_back(&b);
     }
-    return bad || meet(w, 1);
+    return bad || wire_meet(w, 1);
 }
 
 /* A cancelled receive lets the message go to the next one; buffers of cancelled operations vanish and are not missed. */
 static int cancelled(struct wire *w, void *arg)
 {
     int bad = 0, peer = 1 - w->rank;
-    struct area a = take(MIB), b = take(MIB);
+    struct area a = area_take(MIB), b = area_take(MIB);
     struct xp_op op, again;
 
     w->ops->recv(w->t, peer, XP_LANE_BULK, 5, a.at, MIB, &op);
     w->ops->cancel(w->t, &op);
     if (op.status != XP_ERR_STATE)
         return wire_fail(w, "after cancel: %s", xp_status_string(op.status));
-    give_back(&a);
+    area_give_back(&a);
     w->ops->recv(w->t, peer, XP_LANE_BULK, 5, b.at, MIB, &again);
-    bad = meet(w, 1) || send_filled(w, peer, XP_LANE_BULK, 5, MIB) || check(w, &again, &b, peer, 5, MIB) || meet(w, 2);
+    bad = wire_meet(w, 1) || wire_send_filled(w, peer, XP_LANE_BULK, 5, MIB) || wire_check(w, &again, &b, peer, 5, MIB) || wire_meet(w, 2);
     w->ops->cancel(w->t, &again);
-    give_back(&b);
+    area_give_back(&b);
     return bad;
 }
 
@@ -321,14 +207,14 @@ static int cancelled_halfway(struct wire *w, void *arg)
 {
     size_t n = 48 * MIB;
     int peer = 1 - w->rank;
-    struct area a = take(n);
+    struct area a = area_take(n);
     struct xp_op op;
 
     if (w->rank == 0)
-        fill(&a, 1);
+        area_fill(&a, 1);
     else
         w->ops->recv(w->t, peer, XP_LANE_BULK, 5, a.at, n, &op);
-    if (meet(w, 1))
+    if (wire_meet(w, 1))
         return 1;
     if (w->rank == 0)
         w->ops->send(w->t, peer, XP_LANE_BULK, 5, a.at, n, &op);
@@ -341,7 +227,7 @@ static int cancelled_halfway(struct wire *w, void *arg)
     w->ops->cancel(w->t, &op);
     if (op.status == XP_IN_PROGRESS || wire_now() - start > 2.5)
         return wire_fail(w, "cancel took %.1f s and left %s", wire_now() - start, xp_status_string(op.status));
-    give_back(&a);
+    area_give_back(&a);
     wire_run_for(w, 0.2);
     wire_barrier(w);
     return 0;
@@ -362,14 +248,14 @@ static int cancelled_while_peer_sleeps(struct wire *w, void *arg)
 {
     enum { N = 6 };
 
-    if (meet(w, 1))
+    if (wire_meet(w, 1))
         return 1;
     if (w->rank == 0) {
         struct area a[N];
         struct xp_op op[N];
 
         for (int i = 0; i < N; i++) {
-            a[i] = take(20 * MIB);
+            a[i] = area_take(20 * MIB);
             memset(a[i].at, i, a[i].n);
             w->ops->send(w->t, 1, XP_LANE_BULK, (uint64_t)i, a[i].at, a[i].n, &op[i]);
         }
@@ -379,7 +265,7 @@ static int cancelled_while_peer_sleeps(struct wire *w, void *arg)
             w->ops->cancel(w->t, &op[i]);
             if (op[i].status == XP_IN_PROGRESS)
                 return wire_fail(w, "operation %d not ended by cancel", i);
-            give_back(&a[i]);
+            area_give_back(&a[i]);
         }
         if (wire_now() - start > 2.5)
             return wire_fail(w, "cancelling took %.1f s", wire_now() - start);
@@ -395,159 +281,34 @@ static int blocked_bulk(struct wire *w, void *arg)
 {
     size_t n = 80 * MIB;
     int bad = 0, peer = 1 - w->rank;
-    struct area a = take(n);
+    struct area a = area_take(n);
     struct xp_op op;
 
-    bad = meet(w, 1);
+    bad = wire_meet(w, 1);
     if (w->rank == 0) {
-        fill(&a, key_of(0, 1, 9));
+        area_fill(&a, wire_key(0, 1, 9));
         w->ops->send(w->t, peer, XP_LANE_BULK, 9, a.at, n, &op);
     }
     for (uint64_t i = 0; i < 200 && !bad; i++) {
         if (w->rank == 0)
-            bad = send_filled(w, peer, XP_LANE_CTRL, 100 + i, 1000) || recv_filled(w, peer, XP_LANE_CTRL, 100 + i, 1000, 1000);
+            bad = wire_send_filled(w, peer, XP_LANE_CTRL, 100 + i, 1000) || wire_recv_filled(w, peer, XP_LANE_CTRL, 100 + i, 1000, 1000);
         else
-            bad = recv_filled(w, peer, XP_LANE_CTRL, 100 + i, 1000, 1000) || send_filled(w, peer, XP_LANE_CTRL, 100 + i, 1000);
+            bad = wire_recv_filled(w, peer, XP_LANE_CTRL, 100 + i, 1000, 1000) || wire_send_filled(w, peer, XP_LANE_CTRL, 100 + i, 1000);
     }
     if (!bad && w->rank == 1)
-        bad = send_filled(w, peer, XP_LANE_BULK, 10, MIB);
+        bad = wire_send_filled(w, peer, XP_LANE_BULK, 10, MIB);
     else if (!bad)
-        bad = recv_filled(w, peer, XP_LANE_BULK, 10, MIB, MIB);
+        bad = wire_recv_filled(w, peer, XP_LANE_BULK, 10, MIB, MIB);
     if (!bad && w->rank == 1)
         w->ops->recv(w->t, peer, XP_LANE_BULK, 9, a.at, n, &op);
     if (!bad && w->rank == 1)
-        bad = check(w, &op, &a, 0, 9, n);
-    else if (!bad && wire_wait(w, &op, WAIT) != XP_OK)
+        bad = wire_check(w, &op, &a, 0, 9, n);
+    else if (!bad && wire_wait(w, &op, WIRE_WAIT) != XP_OK)
         bad = wire_fail(w, "blocked message: %s", xp_status_string(op.status));
-    bad = bad || meet(w, 2);
+    bad = bad || wire_meet(w, 2);
     w->ops->cancel(w->t, &op);
-    give_back(&a);
+    area_give_back(&a);
     return bad;
-}
-
-/* Sent, and gone: what the sender was told is done arrives although it has closed. */
-static int sender_leaves(struct wire *w, void *arg)
-{
-    size_t n = 2 * MIB + 5;
-    int bad = 0;
-
-    if (w->rank == 1) {
-        struct area a = take(n);
-        struct xp_op op, small;
-        char word[8];
-
-        w->ops->recv(w->t, 0, XP_LANE_BULK, 3, a.at, n, &op);
-        w->ops->recv(w->t, 0, XP_LANE_CTRL, 4, word, 8, &small);
-        bad = meet(w, 1) || check(w, &op, &a, 0, 3, n);
-        if (!bad && (wire_wait(w, &small, WAIT) != XP_OK || memcmp(word, "farewell", 8) != 0))
-            bad = wire_fail(w, "small message: %s", xp_status_string(small.status));
-        give_back(&a);
-        return bad;
-    }
-    bad = meet(w, 1) || send_filled(w, 1, XP_LANE_BULK, 3, n);
-    struct xp_op op;
-    w->ops->send(w->t, 1, XP_LANE_CTRL, 4, "farewell", 8, &op);
-    if (!bad && wire_wait(w, &op, WAIT) != XP_OK)
-        bad = wire_fail(w, "farewell: %s", xp_status_string(op.status));
-    return bad; /* and close at once */
-}
-
-/* Killed (or stopped) with everything under way: after fail() all ends at once; closing too. */
-static int peer_lost(struct wire *w, int how)
-{
-    enum { N = 8 };
-    struct area out[N], in[N];
-    struct xp_op op[2 * N + 2];
-    char word[16];
-
-    if (meet(w, 1))
-        return 1;
-    for (int i = 0; i < N; i++) {
-        out[i] = take(16 * MIB);
-        in[i] = take(16 * MIB);
-        memset(out[i].at, i, out[i].n);
-        w->ops->recv(w->t, 1 - w->rank, XP_LANE_BULK, (uint64_t)i, in[i].at, in[i].n, &op[i]);
-        w->ops->send(w->t, 1 - w->rank, XP_LANE_BULK, (uint64_t)i, out[i].at, out[i].n, &op[N + i]);
-    }
-    w->ops->recv(w->t, 1 - w->rank, XP_LANE_CTRL, 77, word, sizeof(word), &op[2 * N]);
-    w->ops->recv(w->t, 1 - w->rank, XP_LANE_BULK, 78, word, sizeof(word), &op[2 * N + 1]);
-    if (w->rank == 1) {
-        for (;;)
-            w->ops->progress(w->t);
-    }
-    wire_run_for(w, 0.01);
-    wire_doom(w, 1);
-    kill(wire_pid(w, 1), how);
-    wire_run_for(w, 0.1);
-    double start = wire_now();
-    w->ops->fail(w->t, 1);
-    int bad = 0;
-    for (int i = 0; i < 2 * N + 2; i++) {
-        xp_status s = wire_wait(w, &op[i], 2);
-
-        if (s == XP_IN_PROGRESS)
-            bad = wire_fail(w, "operation %d still under way 2 s after fail()", i);
-        else if (s != XP_ERR_REMOTE && s != XP_OK)
-            bad = wire_fail(w, "operation %d: %s", i, xp_status_string(s));
-    }
-    if (op[2 * N].status != XP_ERR_REMOTE)
-        bad = wire_fail(w, "the receive that waits: %s", xp_status_string(op[2 * N].status));
-    if (wire_now() - start > 2)
-        bad = wire_fail(w, "ending took %.1f s", wire_now() - start);
-    struct xp_op late;
-    if (w->ops->send(w->t, 1, XP_LANE_CTRL, 1, "x", 1, &late) != XP_ERR_REMOTE || late.status != XP_ERR_REMOTE)
-        bad = wire_fail(w, "a send to the dead: %s", xp_status_string(late.status));
-    for (int i = 0; i < N; i++) {
-        give_back(&out[i]);
-        give_back(&in[i]);
-    }
-    wire_run_for(w, 0.1);
-    kill(wire_pid(w, 1), SIGKILL);
-    return bad;
-}
-
-static int peer_killed(struct wire *w, void *arg)
-{
-    return peer_lost(w, SIGKILL);
-}
-
-static int peer_stopped(struct wire *w, void *arg)
-{
-    return peer_lost(w, SIGSTOP);
-}
-
-/* Nobody calls fail() or cancel(): close ends what is under way with a peer that was killed. */
-static int close_after_kill(struct wire *w, void *arg)
-{
-    static struct xp_op in, out;
-    struct area a = take(64 * MIB), b = take(MIB);
-
-    if (meet(w, 1))
-        return 1;
-    w->ops->recv(w->t, 1 - w->rank, XP_LANE_BULK, 2, b.at, b.n, &in);
-    if (w->rank == 1) {
-        for (;;)
-            w->ops->progress(w->t);
-    }
-    w->ops->send(w->t, 1, XP_LANE_BULK, 1, a.at, a.n, &out);
-    wire_run_for(w, 0.01);
-    wire_doom(w, 1);
-    kill(wire_pid(w, 1), arg != NULL ? SIGSTOP : SIGKILL);
-    wire_run_for(w, 0.05);
-    double start = wire_now();
-    w->ops->close(w->t);
-    w->t = NULL;
-    kill(wire_pid(w, 1), SIGKILL);
-    if (wire_now() - start > 2.2)
-        return wire_fail(w, "close took %.1f s", wire_now() - start);
-    if (in.status == XP_IN_PROGRESS || out.status == XP_IN_PROGRESS)
-        return wire_fail(w, "close left operations under way");
-    return 0;
-}
-
-static int close_after_stop(struct wire *w, void *arg)
-{
-    return close_after_kill(w, w);
 }
 
 int wire_storm(struct wire *w, void *arg)
@@ -570,16 +331,16 @@ int wire_storm(struct wire *w, void *arg)
         for (int p = 0; p < w->size; p++) {
             if (p == w->rank)
                 continue;
-            in[p] = take(len[p][w->rank]);
+            in[p] = area_take(len[p][w->rank]);
             w->ops->recv(w->t, p, XP_LANE_BULK, round, in[p].at, in[p].n, &got[p]);
             w->ops->recv(w->t, p, XP_LANE_CTRL, 1u << 20 | round, &word[p], 1, &unused[p]);
         }
-        bad |= meet(w, round);
+        bad |= wire_meet(w, round);
         for (int i = 1; i < w->size; i++) {
             int p = (w->rank + i) % w->size;
 
-            out[p] = take(len[w->rank][p]);
-            fill(&out[p], key_of(w->rank, p, round));
+            out[p] = area_take(len[w->rank][p]);
+            area_fill(&out[p], wire_key(w->rank, p, round));
             w->ops->send(w->t, p, XP_LANE_BULK, round, out[p].at, out[p].n, &sent[p]);
             if (random_below(&r, 2))
                 w->ops->progress(w->t);
@@ -589,18 +350,18 @@ int wire_storm(struct wire *w, void *arg)
                 continue;
             w->ops->cancel(w->t, &unused[p]);
             if (!bad)
-                bad |= check(w, &got[p], &in[p], p, round, len[p][w->rank]);
-            if (!bad && wire_wait(w, &sent[p], WAIT) != XP_OK)
+                bad |= wire_check(w, &got[p], &in[p], p, round, len[p][w->rank]);
+            if (!bad && wire_wait(w, &sent[p], WIRE_WAIT) != XP_OK)
                 bad = wire_fail(w, "send to %d: %s", p, xp_status_string(sent[p].status));
             w->ops->cancel(w->t, &sent[p]);
             w->ops->cancel(w->t, &got[p]);
-            give_back(&in[p]);
-            give_back(&out[p]);
+            area_give_back(&in[p]);
+            area_give_back(&out[p]);
         }
         if (bad)
             return 1;
     }
-    return meet(w, 1u << 21);
+    return wire_meet(w, 1u << 21);
 }
 
 /* More than 2^31 bytes in one message. Takes long and 5 GB. */
@@ -610,12 +371,12 @@ static int huge(struct wire *w, void *arg)
     int bad;
 
     if (w->rank == 0)
-        return meet(w, 1) || send_filled(w, 1, XP_LANE_BULK, 1, n) || meet(w, 2);
-    struct area a = take(n);
+        return wire_meet(w, 1) || wire_send_filled(w, 1, XP_LANE_BULK, 1, n) || wire_meet(w, 2);
+    struct area a = area_take(n);
     struct xp_op op;
     w->ops->recv(w->t, 0, XP_LANE_BULK, 1, a.at, n, &op);
-    bad = meet(w, 1) || wire_wait(w, &op, 120) != XP_OK || check(w, &op, &a, 0, 1, n) || meet(w, 2);
-    give_back(&a);
+    bad = wire_meet(w, 1) || wire_wait(w, &op, 120) != XP_OK || wire_check(w, &op, &a, 0, 1, n) || wire_meet(w, 2);
+    area_give_back(&a);
     return bad;
 }
 
@@ -630,11 +391,11 @@ const struct wire_case wire_cases[] = {
     {"cancelled_by_sender", cancelled_by_sender, 2, 0, 30},
     {"cancelled_while_peer_sleeps", cancelled_while_peer_sleeps, 2, 0, 30},
     {"blocked_bulk", blocked_bulk, 2, 0, 30},
-    {"sender_leaves", sender_leaves, 2, 0, 30},
-    {"peer_killed", peer_killed, 2, 1, 30},
-    {"peer_stopped", peer_stopped, 2, 1, 30},
-    {"close_after_kill", close_after_kill, 2, 1, 30},
-    {"close_after_stop", close_after_stop, 2, 1, 30},
+    {"sender_leaves", wire_sender_leaves, 2, 0, 30},
+    {"peer_killed", wire_peer_killed, 2, 1, 30},
+    {"peer_stopped", wire_peer_stopped, 2, 1, 30},
+    {"close_after_kill", wire_close_after_kill, 2, 1, 30},
+    {"close_after_stop", wire_close_after_stop, 2, 1, 30},
     {"storm_of_eight", wire_storm, 8, 0, 60},
     {"huge", huge, 2, 0, 300},
     {NULL, NULL, 0, 0, 0},

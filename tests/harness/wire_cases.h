@@ -22,6 +22,13 @@ extern const struct wire_case wire_cases[];
 /* Runs one case by its place in the table, with ranks as threads or processes. NULL, or what failed. */
 const char *wire_case_run(const struct xp_transport_ops *ops, int number, int threads, void (*before)(int rank));
 
+/* Cases of the table that have a file of their own: a peer leaves, is killed or stopped (wire_lost.c). */
+int wire_sender_leaves(struct wire *w, void *arg);
+int wire_peer_killed(struct wire *w, void *arg);
+int wire_peer_stopped(struct wire *w, void *arg);
+int wire_close_after_kill(struct wire *w, void *arg);
+int wire_close_after_stop(struct wire *w, void *arg);
+
 /* Random all-to-alls with cancelled operations in between; for the race detector. */
 int wire_storm(struct wire *w, void *arg);
 
