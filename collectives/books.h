@@ -35,6 +35,8 @@ void xp_books_destroy(struct xp_books *b);
 void xp_books_begin(struct xp_books *b, const struct xp_rows *rows);
 /* The call went well: work that found no idle moment is made up for, in a small part of the call's time. */
 void xp_books_end(struct xp_books *b, xp_stats *stats);
+#define XP_BOOKS_IDLE 100e-6 /* between two looks at whether anything has come */
+
 /* Background work for about so many seconds. Returns whether there was any. */
 int xp_books_work(struct xp_books *b, double seconds);
 

@@ -6,6 +6,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "collectives/moe.h"
+#include "collectives/books.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -366,6 +367,8 @@ static xp_status moe_progress(void *state, int *moved)
             st = begin_call(m, s);
         if (st == XP_OK)
             st = m->channel[s->channel].ops->progress(m->channel[s->channel].state, moved);
+        if (st == XP_IN_PROGRESS && !*moved)
+            xp_books_work(m->channel[s->channel].shape->books, XP_BOOKS_IDLE);
         if (st != XP_OK)
             return st;
         st = end_call(m, s);

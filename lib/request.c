@@ -9,9 +9,6 @@
 #include "collectives/books.h"
 #include "lib/plan.h"
 
-/* Seconds of background work between two looks at whether anything has come. */
-#define IDLE_WORK 100e-6
-
 static void account(struct xp_request *r, double now)
 {
     struct xp_plan *p = r->plan;
@@ -108,7 +105,7 @@ xp_status xp_request_round(struct xp_request *r)
         r->last_moved = now;
     if (now > r->deadline)
         return deadline_passed(r);
-    if (xp_books_work(r->plan->shape.books, IDLE_WORK))
+    if (xp_books_work(r->plan->shape.books, XP_BOOKS_IDLE))
         r->idle = 1;
     return XP_IN_PROGRESS;
 }
