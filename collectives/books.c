@@ -78,7 +78,7 @@ static unsigned most_centroids(const struct xp_shape *s)
 
 static unsigned directions(const struct xp_shape *s)
 {
-    return s->dim >= 64 && s->dim <= DIRECTIONS_DIM && s->link_bytes_per_s > 0 && s->link_bytes_per_s < DIRECTIONS_BYTES_PER_S ? 16 : 0;
+    return s->dim >= 64 && s->dim <= DIRECTIONS_DIM && s->link_bytes_per_s > 0 && s->link_bytes_per_s < DIRECTIONS_BYTES_PER_S ? XP_BOOK_MAX_RANK : 0;
 }
 
 static xp_status create_shelves(struct xp_books *b, unsigned centroids)

@@ -14,7 +14,7 @@
 #define RESERVOIR_BYTES ((size_t)32 << 20)
 #define LEAST_ROWS 64
 #define MOST_CENTROIDS 256
-#define ROWS_A_CENTROID 12
+#define ROWS_A_CENTROID 8
 #define SKETCH 64
 #define LLOYD_ROUNDS 3
 #define SPREAD_ROWS 1024               /* of the reservoir, for spread and directions */
