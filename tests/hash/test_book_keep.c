@@ -5,6 +5,7 @@
  */
 #include <criterion/criterion.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -275,6 +276,60 @@ Test(book_keep, frames_name_the_book_they_need)
     xp_coder_destroy(coder);
     xp_book_fitter_destroy(f);
     xp_book_shelf_fini(&shelf);
+}
+
+/* A sender of its own: rows learned from, then a frame of others. */
+struct sender {
+    enum xp_isa isa;
+    uint8_t *frame;
+    size_t len;
+};
+
+static void *send_rows(void *arg)
+{
+    struct sender *s = arg;
+    struct xp_coder_desc d = { .dtype = XP_F32, .dim = DIM, .mode = XP_MODE_BOUNDED, .eps = 0.1, .eps_ref = XP_EPS_REF_ROW, .isa = s->isa };
+    const struct xp_book_fit_desc fd = { .dtype = XP_F32, .dim = DIM, .rows = ROWS, .centroids = 32, .rank = 16, .seed = 3 };
+    struct xp_rows half = { .data = rows, .rows = ROWS / 2, .dim = DIM, .dtype = XP_F32 };
+    struct xp_book_fitter *f;
+    struct xp_coder *coder;
+    struct xp_kernels k;
+
+    xp_kernels_init(&k, s->isa);
+    s->len = 0;
+    if (xp_codec_parse("book", &d.choice) || xp_coder_create(&coder, &d) || xp_book_fitter_create(&f, &k, &fd))
+        return NULL;
+    xp_book_fitter_add(f, &half, ROWS / 2);
+    if (xp_book_fitter_begin(f, 1) == XP_OK)
+        while (xp_book_fitter_step(f) == XP_IN_PROGRESS)
+            ;
+    xp_book_fitter_decide(f, 1);
+    half.data = rows + ROWS / 2 * DIM;
+    xp_coder_write_with(coder, xp_book_fitter_current(f));
+    xp_coder_encode(coder, &half, s->frame, sizeof(frame), &s->len, NULL);
+    xp_coder_destroy(coder);
+    xp_book_fitter_destroy(f);
+    return NULL;
+}
+
+Test(book_keep, every_variant_and_thread_makes_the_same_frame)
+{
+    struct random rng = random_start("book_same");
+    struct sender s[4];
+    pthread_t thread[4];
+
+    fill(&rng, 1);
+    for (int i = 0; i < 4; i++) {
+        s[i] = (struct sender){ .isa = i == 0 ? XP_ISA_C : i == 1 ? XP_ISA_AVX2 : XP_ISA_AVX512, .frame = malloc(sizeof(frame)) };
+        cr_assert_eq(pthread_create(&thread[i], NULL, send_rows, &s[i]), 0);
+    }
+    for (int i = 0; i < 4; i++) {
+        pthread_join(thread[i], NULL);
+        cr_assert(s[i].len > 0 && s[i].len == s[0].len, "%zu and %zu bytes", s[i].len, s[0].len);
+        cr_assert_arr_eq(s[i].frame, s[0].frame, s[0].len);
+    }
+    for (int i = 0; i < 4; i++)
+        free(s[i].frame);
 }
 
 Test(book_keep, too_few_rows_and_odd_wishes_are_refused)
