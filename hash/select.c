@@ -26,7 +26,8 @@
 #define BIG_MARGIN 0.75    /* and in one */
 #define OFTEN 4            /* calls that try every codec, */
 #define RENEW 8            /* then one in so many */
-#define SLOWDOWN_MOST 4.0
+#define SLOWDOWN_MOST 16.0
+#define SLOWDOWN_FADES 0.98 /* a call, while nothing is coded that could show it */
 
 /* Before a book is there, what it is expected to be beside codec quant; measured on activations. */
 #define BOOK_BYTES 0.82
@@ -138,7 +139,9 @@ static void learn_slowdown(struct xp_coder *c)
         double ratio = (s->seconds[0] / s->rows[0] + s->seconds[1] / s->rows[1]) / t->seconds;
 
         ratio = ratio < 1 ? 1 : ratio > SLOWDOWN_MOST ? SLOWDOWN_MOST : ratio;
-        s->slowdown += (ratio - s->slowdown) / 4;
+        s->slowdown += (ratio - s->slowdown) / (ratio > s->slowdown ? 2 : 8);
+    } else if (s->rows[0] == 0) {
+        s->slowdown = 1 + SLOWDOWN_FADES * (s->slowdown - 1);
     }
     memset(s->rows, 0, sizeof(s->rows));
     memset(s->seconds, 0, sizeof(s->seconds));
@@ -157,6 +160,14 @@ static double predict(const struct xp_coder *c, struct xp_trial t)
     return wire > coding ? wire + APART * coding : coding + APART * wire;
 }
 
+/* Packing saves a third at most, so nothing is taken for granted: coding and sending count in full. */
+static double predict_pack(const struct xp_coder *c)
+{
+    const struct xp_trial *t = &c->select.trial[XP_CODEC_PACK];
+
+    return c->select.link ? t->bytes / c->select.link + t->seconds * c->select.slowdown : t->bytes;
+}
+
 static int choose(struct xp_coder *c, const struct xp_codec_ops *ops, int pays)
 {
     c->ops = ops;
@@ -168,7 +179,9 @@ static const struct xp_codec_ops *steady(struct xp_coder *c, const struct xp_cod
 {
     struct xp_select *s = &c->select;
     const int plain = c->ops == &xp_codec_raw || c->ops == &xp_codec_exact;
-    const double now = plain ? (double)c->row_bytes / s->link : predict(c, s->trial[c->ops->id]);
+    const double now = plain                       ? (double)c->row_bytes / s->link
+                       : c->ops == &xp_codec_pack ? predict_pack(c)
+                                                  : predict(c, s->trial[c->ops->id]);
 
     if (!s->link || s->calls <= 1 || (!plain && !s->trial[c->ops->id].done) || time < BIG_MARGIN * now || (time < MARGIN * now && s->challenger == best) ||
         (plain && (best == &xp_codec_raw || best == &xp_codec_exact)))
@@ -209,7 +222,7 @@ static int select_exact(struct xp_coder *c, const struct xp_rows *in)
         struct xp_rows sample = take_sample(c, in);
         try_and_keep(c, &xp_codec_pack, &sample);
     }
-    return finish(c, &xp_codec_pack, predict(c, c->select.trial[XP_CODEC_PACK]));
+    return finish(c, &xp_codec_pack, predict_pack(c));
 }
 
 /* A book in the frame pays for itself with some rows; where quant saves nothing, eps is out of reach for both. */
