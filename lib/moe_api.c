@@ -69,7 +69,7 @@ static xp_status route(struct xp_plan *p, const xp_route_desc *d, xp_routing **o
     xp_hello_write(m, r ? &r->map : NULL, bad, why, xp_folded_alarm(m));
     xp_status st = run(p, &(struct xp_moe_op){.kind = XP_MOE_AGREE, .routing = r});
     if (st == XP_OK)
-        st = xp_hello_verdict(m, &r->map);
+        st = xp_hello_verdict(m, r ? &r->map : NULL);
     if (st == XP_OK && xp_folded_step(m, r))
         xp_map_no_rows(m, &r->map);
     else if (st == XP_OK)

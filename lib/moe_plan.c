@@ -100,7 +100,6 @@ static void resolve_folded(struct moe_record *r, const struct xp_comm *c, const 
     r->outlier = m->outlier;
     r->error_limit = m->error_limit;
     snprintf(r->preset, sizeof r->preset, "%s", m->preset ? m->preset : "");
-    snprintf(r->codec, sizeof r->codec, "%s", d->codec ? d->codec : "");
     if (m->centroid > XP_CENTROID_SEQUENCES || m->alpha_rule > XP_ALPHA_FIXED)
         refuse(r, XP_ERR_INVALID_ARG, "moe.centroid %d or moe.alpha_rule %d does not exist", (int)m->centroid, (int)m->alpha_rule);
     else if (!(r->rate >= 0 && r->rate <= 1) || !(r->error_limit >= 0))
@@ -109,6 +108,8 @@ static void resolve_folded(struct moe_record *r, const struct xp_comm *c, const 
         refuse(r, XP_ERR_UNSUPPORTED, "folded mode codes centroids in a fixed format (fp8, int8 ... int2, raw), not in \"%.30s\"", d->codec);
     else if (r->error_limit > 0 && !(r->eps > 0 && r->eps < 1))
         refuse(r, XP_ERR_INVALID_ARG, "moe.error_limit needs 0 < eps < 1 for steps that fall back, not %g", r->eps);
+    else
+        snprintf(r->codec, sizeof r->codec, "%s", coder.choice.name);
 }
 
 static void resolve(struct moe_record *r, const struct xp_comm *c, const xp_plan_desc *d)
@@ -230,7 +231,7 @@ static void describe(xp_plan_desc *in, enum xp_moe_channel ch, const xp_plan_des
         in->mode = coder.mode;
         in->eps = coder.eps;
         in->eps_ref = coder.eps_ref;
-        in->codec = coder.mode == XP_MODE_RAW ? NULL : coder.choice.name;
+        in->codec = coder.mode == XP_MODE_RAW ? NULL : r->codec;
         return;
     }
     in->mode = lossy ? XP_MODE_BOUNDED : (xp_mode)r->mode;

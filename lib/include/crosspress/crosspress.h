@@ -242,7 +242,7 @@ XP_API void xp_plan_desc_init(xp_plan_desc *d);
  * Creates a plan: checks that all ranks ask for the same, chooses the algorithm, allocates every buffer. Collective.
  * max_send_rows and max_recv_rows may differ between ranks; everything else must be equal.
  * Returns XP_OK; XP_ERR_INVALID_ARG; XP_ERR_MISMATCH (names two ranks and the field); XP_ERR_UNSUPPORTED (unknown
- *   codec or algorithm, folded mode, a lossy mode for XP_BYTE); XP_ERR_NO_MEMORY; XP_ERR_TIMEOUT; XP_ERR_REMOTE.
+ *   codec or algorithm, folded mode without moe, a lossy mode for XP_BYTE); XP_ERR_NO_MEMORY; XP_ERR_TIMEOUT; XP_ERR_REMOTE.
  * Owns: the caller owns *out, which keeps a reference to comm. d is not kept.
  */
 XP_API xp_status xp_plan_create(xp_plan **out, xp_comm *comm, const xp_plan_desc *d);
@@ -483,7 +483,8 @@ XP_API xp_status xp_combine(xp_plan *plan, xp_routing *routing, const void *rows
 /*
  * Backward of xp_combine: gradients of the expert results and of the gate weights. Collective.
  *   grad_y       [tokens][dim] dL/dy.
- *   rows         [xp_routing_rows][dim] as given to xp_combine; NULL: no gradients of the weights. On all ranks or none.
+ *   rows         [xp_routing_rows][dim] as given to xp_combine; NULL: no gradients of the weights. On all ranks or none: where some
+ *                are wanted, a rank with neither rows nor tokens passes a grad_weight that is not NULL.
  *   grad_rows    [xp_routing_rows][dim] out, expert layout: weight * grad_y (folded: the sums G_j).
  *   grad_weight  [tokens][topk] out: dL/dweight, 0 where there is no expert; NULL together with rows.
  * Returns as xp_dispatch.
