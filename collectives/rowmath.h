@@ -10,6 +10,17 @@
 
 #define XP_ROW_BLOCK 1024 /* columns summed at once: they stay in the first-level cache */
 
+/* xp_f16_to_f32 without branches, so that loops over it become vector code: a denormal is (2^-14 + value) - 2^-14. */
+static inline float xp_row_f16(const void *row, size_t i)
+{
+    uint16_t v;
+    memcpy(&v, (const char *)row + 2 * i, sizeof v);
+    const uint32_t sign = (uint32_t)(v & 0x8000) << 16, exponent = v & 0x7c00, mantissa = v & 0x3ff;
+    const uint32_t tiny = exponent == 0, huge = exponent == 0x7c00, quiet = (huge & (mantissa != 0)) << 22;
+    const uint32_t whole = ((uint32_t)(v & 0x7fff) << 13 | quiet) + ((112 + tiny + 112 * huge) << 23), less = (113 * tiny) << 23;
+    return xp_f32_from_bits(sign | xp_f32_bits(xp_f32_from_bits(whole) - xp_f32_from_bits(less)));
+}
+
 /* acc[i] += w * row[at + i] */
 static inline void xp_row_add(float *restrict acc, const void *row, xp_dtype t, size_t at, size_t n, float w)
 {
@@ -18,7 +29,7 @@ static inline void xp_row_add(float *restrict acc, const void *row, xp_dtype t, 
             acc[i] += w * xp_load_f32(row, XP_BF16, at + i);
     } else if (t == XP_F16) {
         for (size_t i = 0; i < n; i++)
-            acc[i] += w * xp_load_f32(row, XP_F16, at + i);
+            acc[i] += w * xp_row_f16(row, at + i);
     } else {
         for (size_t i = 0; i < n; i++)
             acc[i] += w * xp_load_f32(row, XP_F32, at + i);
@@ -43,14 +54,13 @@ static inline void xp_row_store(void *row, xp_dtype t, size_t at, size_t n, cons
 /* <a, b> in f64: eight sums over columns i mod 8, added in order. */
 static inline float xp_row_dot(const void *a, const void *b, xp_dtype t, size_t dim)
 {
-    double s[8] = {0};
-    size_t i = 0;
-    for (; i + 8 <= dim; i += 8)
+    double s[8] = {0}, sum = 0;
+    size_t whole = dim - dim % 8;
+    for (size_t i = 0; i < whole; i += 8)
         for (size_t k = 0; k < 8; k++)
             s[k] += (double)xp_load_f32(a, t, i + k) * (double)xp_load_f32(b, t, i + k);
-    for (size_t k = 0; i < dim; i++, k++)
-        s[k] += (double)xp_load_f32(a, t, i) * (double)xp_load_f32(b, t, i);
-    double sum = 0;
+    for (size_t k = 0; k < dim % 8; k++)
+        s[k] += (double)xp_load_f32(a, t, whole + k) * (double)xp_load_f32(b, t, whole + k);
     for (size_t k = 0; k < 8; k++)
         sum += s[k];
     return (float)sum;
