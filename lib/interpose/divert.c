@@ -60,6 +60,8 @@ int xp_divert_possible(const struct xp_divert *d)
             return 0;
         if (bytes < xp_options()->params.min_size || bytes == 0 || rule(d->side, c->type, bytes) == XP_RULE_OFF)
             return 0;
+    } else if (!xp_rules_allow(&xp_options()->rules, d->side->size, c->type, xp_options()->mode)) {
+        return 0;
     }
     if (captured(d)) {
         d->side->captured++;

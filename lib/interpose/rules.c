@@ -111,12 +111,31 @@ int xp_rules_parse(struct xp_rules *r, const char *text, const char **bad)
     return 0;
 }
 
+static int fits(const struct xp_rule *x, int ranks, int type)
+{
+    return ranks >= x->low && ranks <= x->high && (x->type < 0 || x->type == type);
+}
+
 enum xp_rule_mode xp_rules_find(const struct xp_rules *r, int ranks, int type, size_t bytes, enum xp_rule_mode otherwise)
 {
     for (int i = 0; i < r->n; i++) {
         const struct xp_rule *x = &r->rule[i];
-        if (ranks >= x->low && ranks <= x->high && (x->type < 0 || x->type == type) && bytes >= x->bytes)
+        if (fits(x, ranks, type) && bytes >= x->bytes)
             return x->mode;
     }
     return otherwise;
+}
+
+int xp_rules_allow(const struct xp_rules *r, int ranks, int type, enum xp_rule_mode otherwise)
+{
+    for (int i = 0; i < r->n; i++) {
+        const struct xp_rule *x = &r->rule[i];
+        if (!fits(x, ranks, type))
+            continue;
+        if (x->mode != XP_RULE_OFF)
+            return 1;
+        if (x->bytes == 0) /* it leaves nothing to those after it */
+            return 0;
+    }
+    return otherwise != XP_RULE_OFF;
 }

@@ -29,4 +29,7 @@ int xp_rules_parse(struct xp_rules *r, const char *text, const char **bad);
 /* The mode of the first rule that fits, or `otherwise`. */
 enum xp_rule_mode xp_rules_find(const struct xp_rules *r, int ranks, int type, size_t bytes, enum xp_rule_mode otherwise);
 
+/* Whether messages of some size have another mode than XP_RULE_OFF. */
+int xp_rules_allow(const struct xp_rules *r, int ranks, int type, enum xp_rule_mode otherwise);
+
 #endif

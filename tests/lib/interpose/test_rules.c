@@ -52,3 +52,12 @@ Test(rules, more_than_room)
     strcat(text, ",*/*=off");
     cr_assert_eq(parse(text), -1);
 }
+
+Test(rules, whether_any_size_is_allowed)
+{
+    cr_assert_eq(parse("8/bf16/1M=exact,*/bf16=off,*/i64/4K=off"), 0);
+    cr_assert(xp_rules_allow(&r, 8, ncclBfloat16, XP_RULE_EXACT)); /* from 1 MiB on */
+    cr_assert_not(xp_rules_allow(&r, 4, ncclBfloat16, XP_RULE_EXACT));
+    cr_assert(xp_rules_allow(&r, 4, ncclInt64, XP_RULE_EXACT)); /* below 4 KiB */
+    cr_assert_not(xp_rules_allow(&r, 4, ncclInt64, XP_RULE_OFF));
+}
