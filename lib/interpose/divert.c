@@ -8,6 +8,7 @@
  */
 #include "lib/interpose/divert.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "lib/interpose/options.h"
@@ -106,7 +107,7 @@ static int declared(int type)
 static int settle_unit(struct xp_divert *d, struct xp_class *k)
 {
     int type = d->calls[d->first].type;
-    uint64_t mine = 0, *all = d->side->proxy->gathered;
+    uint64_t mine = 0, *all;
     xp_status st;
 
     if (declared(type)) {
@@ -120,18 +121,14 @@ static int settle_unit(struct xp_divert *d, struct xp_class *k)
     for (size_t i = d->first; i < d->ncalls; i++)
         if (d->calls[i].op == d->op && xp_divert_takes(d, d->calls[i].peer, message_bytes(&d->calls[i])))
             mine = gcd(mine, message_bytes(&d->calls[i]));
-    xp_proxy_drain(d->side->proxy);
-    if (xp_side_is(d->side, XP_SIDE_FAILED))
-        return 0;
-    st = xp_comm_allgather(d->side->proxy->comm, &mine, all, sizeof mine);
-    if (st != XP_OK) {
-        xp_side_fail(d->side, st, xp_comm_last_error(d->side->proxy->comm));
-        return 0;
-    }
-    for (int i = 0; i < d->side->size; i++)
+    all = calloc((size_t)d->side->size, sizeof *all);
+    st = all ? xp_proxy_gather(d->side->proxy, &mine, all, sizeof mine) : XP_ERR_NO_MEMORY;
+    for (int i = 0; st == XP_OK && i < d->side->size; i++)
         mine = gcd(mine, all[i]);
-    k->unit = unit_of(mine);
-    return 1;
+    free(all);
+    if (st == XP_OK)
+        k->unit = unit_of(mine);
+    return st == XP_OK;
 }
 
 /* ---- whether it pays ---------------------------------------------------------------------------------------------- */
@@ -140,23 +137,20 @@ static int settle_unit(struct xp_divert *d, struct xp_class *k)
 static void judge(struct xp_divert *d, struct xp_class *k, int klass)
 {
     struct xp_proxy *p = d->side->proxy;
-    struct xp_traffic sum = {0}, *all = p->gathered;
+    struct xp_traffic sum = {0}, mine, *all = calloc((size_t)d->side->size, sizeof *all);
     xp_status st;
 
-    xp_proxy_drain(p);
-    if (xp_side_is(d->side, XP_SIDE_FAILED))
-        return;
-    st = xp_comm_allgather(p->comm, &p->traffic[klass], all, sizeof *all);
-    if (st != XP_OK) {
-        xp_side_fail(d->side, st, xp_comm_last_error(p->comm));
-        return;
-    }
-    for (int i = 0; i < d->side->size; i++) {
+    xp_proxy_drain(p); /* then the figures are those of all exchanges issued */
+    xp_proxy_take_traffic(p, klass, &mine);
+    st = all ? xp_proxy_gather(p, &mine, all, sizeof mine) : XP_ERR_NO_MEMORY;
+    for (int i = 0; st == XP_OK && i < d->side->size; i++) {
         sum.exchanges += all[i].exchanges;
         sum.raw += all[i].raw;
         sum.wire += all[i].wire;
     }
-    memset(&p->traffic[klass], 0, sizeof p->traffic[klass]);
+    free(all);
+    if (st != XP_OK)
+        return;
     k->ratio = sum.raw ? (double)sum.wire / (double)sum.raw : 1;
     k->pays = k->ratio <= 1 - MUST_SAVE && sum.raw >= sum.exchanges * xp_options()->params.min_size;
     k->bypass_until = k->pays ? 0 : k->issued + BYPASS;

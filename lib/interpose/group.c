@@ -269,6 +269,12 @@ static ncclResult_t begin_all(struct xp_divert *ops, size_t n)
     return r;
 }
 
+static void hold(struct xp_divert *ops, size_t n, int by)
+{
+    for (size_t i = 0; i < n; i++)
+        atomic_fetch_add(&ops[i].side->users, by);
+}
+
 static ncclResult_t end_with(struct xp_thread *t, struct xp_divert *ops, size_t n)
 {
     ncclResult_t r = join_strangers(ops, n), e, f = ncclSuccess;
@@ -310,6 +316,7 @@ ncclResult_t xp_group_end(void)
 {
     struct xp_thread *t = &xp_thread;
     struct xp_divert ops[OPS_MAX];
+    ncclResult_t r;
     size_t n;
 
     if (!XP_REAL(ncclGroupEnd))
@@ -322,7 +329,10 @@ ncclResult_t xp_group_end(void)
     if (t->failed != ncclSuccess)
         return drop_calls(t, end_failed(t));
     n = find_diverts(t, ops);
-    return drop_calls(t, end_with(t, ops, n));
+    hold(ops, n, 1);
+    r = end_with(t, ops, n);
+    hold(ops, n, -1);
+    return drop_calls(t, r);
 }
 
 ncclResult_t xp_group_simulate_end(ncclSimInfo_t *info)

@@ -14,6 +14,8 @@
 #include "lib/interpose/proxy.h"
 #include "lib/interpose/real.h"
 
+#define LEAVE_MS 5000
+
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 /* The one line at load: what is hooked, and whether it can do anything. */
@@ -65,17 +67,41 @@ static void say_stats(const struct xp_side *s)
             s->why);
 }
 
+/* An abort comes from any thread, while another one is inside with the communicator: it is turned out first, and what it may still look
+ * at stays. */
+static void end_by_abort(struct xp_side *s)
+{
+    int waited = 0;
+
+    xp_side_fail(s, XP_ERR_STATE, "aborted");
+    if (s->proxy) {
+        xp_proxy_abort(s->proxy);
+        for (; atomic_load(&s->users) > 0 && waited < LEAVE_MS; waited++)
+            usleep(1000);
+        say_stats(s);
+        if (waited < LEAVE_MS && xp_proxy_destroy(s->proxy, 1))
+            s->proxy = NULL;
+    }
+    xp_side_bury(s);
+}
+
 void xp_life_end(ncclComm_t comm, int abort)
 {
     struct xp_side *s = comm ? xp_side_take(comm) : NULL;
 
     if (!s)
         return;
-    if (s->proxy && !abort)
+    if (abort) {
+        end_by_abort(s);
+        return;
+    }
+    if (s->proxy)
         xp_proxy_drain(s->proxy);
     say_stats(s);
-    if (!s->proxy || xp_proxy_destroy(s->proxy, abort))
+    if (!s->proxy || xp_proxy_destroy(s->proxy, 0))
         xp_side_free(s);
+    else
+        xp_side_bury(s);
 }
 
 void xp_life_revoke(ncclComm_t comm)

@@ -16,7 +16,13 @@
 #define CALLER __builtin_return_address(0)
 
 /* The real function must be there; whatever it answers is the answer. */
-#define CALL_REAL(name, ...) (XP_REAL(name) ? XP_INSIDE(XP_REAL(name)(__VA_ARGS__)) : ncclSystemError)
+#define CALL_REAL(name, ...) (XP_REAL(name) ? XP_INSIDE(XP_REAL(name)(__VA_ARGS__)) : not_there())
+
+/* An NCCL that is older than the call; or none at all. */
+static ncclResult_t not_there(void)
+{
+    return XP_REAL(ncclGetVersion) ? ncclInvalidUsage : ncclSystemError;
+}
 
 /* ---- data --------------------------------------------------------------------------------------------------------- */
 

@@ -34,12 +34,12 @@ static ncclResult_t nccl_code(xp_status st)
 
 void xp_side_fail(struct xp_side *s, xp_status st, const char *text)
 {
-    if (xp_side_is(s, XP_SIDE_FAILED))
+    int none = ncclSuccess;
+    if (!atomic_compare_exchange_strong(&s->error, &none, (int)nccl_code(st)))
         return;
     snprintf(s->why, sizeof s->why, "%s", text && text[0] ? text : xp_status_string(st));
-    atomic_store(&s->error, nccl_code(st));
     atomic_store_explicit(&s->state, XP_SIDE_FAILED, memory_order_release);
-    xp_say(XP_LOG_ERROR, "communicator %p, rank %d of %d: %s", (void *)s->handle, s->rank, s->size, s->why);
+    xp_say(st == XP_ERR_STATE ? XP_LOG_INFO : XP_LOG_ERROR, "communicator %p, rank %d of %d: %s", (void *)s->handle, s->rank, s->size, s->why);
 }
 
 /* ---- the thread --------------------------------------------------------------------------------------------------- */
@@ -67,6 +67,26 @@ static void run_one(struct xp_proxy *p, struct xp_slot *s)
     atomic_store_explicit(s->flag, s->number, memory_order_release);
 }
 
+/* What the calling thread waits for in xp_proxy_gather. The lock is held, and released meanwhile. */
+static void gather(struct xp_proxy *p)
+{
+    size_t len = p->record_len;
+    xp_status st = XP_ERR_STATE;
+
+    pthread_mutex_unlock(&p->lock);
+    if (p->comm) {
+        st = xp_comm_allgather(p->comm, p->record, p->gathered, len);
+        if (st != XP_OK) {
+            xp_side_fail(p->side, st, xp_comm_last_error(p->comm));
+            close_comm(p);
+        }
+    }
+    pthread_mutex_lock(&p->lock);
+    p->record_status = st;
+    p->record_len = 0;
+    pthread_cond_broadcast(&p->change);
+}
+
 static void *proxy_main(void *arg)
 {
     struct xp_proxy *p = arg;
@@ -77,10 +97,14 @@ static void *proxy_main(void *arg)
         p->gpu->cudaThreadExchangeStreamCaptureMode(&mode);
     pthread_mutex_lock(&p->lock);
     for (;;) {
-        while (p->completed == p->issued && !p->stop)
+        while (p->completed == p->issued && !p->record_len && !p->stop)
             pthread_cond_wait(&p->change, &p->lock);
-        if (p->completed == p->issued)
-            break;
+        if (p->completed == p->issued) {
+            if (p->stop)
+                break;
+            gather(p);
+            continue;
+        }
         struct xp_slot *s = &p->slot[p->completed % XP_SLOTS];
         pthread_mutex_unlock(&p->lock);
         run_one(p, s);
@@ -153,7 +177,7 @@ struct xp_proxy *xp_proxy_create(struct xp_side *side, xp_comm *comm)
         p->pid = (int)getpid();
         pthread_mutex_init(&p->lock, NULL);
         pthread_cond_init(&p->change, NULL);
-        p->gathered = calloc((size_t)side->size, 64);
+        p->gathered = calloc((size_t)side->size, XP_RECORD);
         ok = p->gpu && p->gathered &&
              p->gpu->cudaHostAlloc(&p->flags, XP_SLOTS * FLAG_BYTES, xp_cudaHostAllocPortable | xp_cudaHostAllocMapped) == xp_cudaSuccess;
         for (int i = 0; ok && i < XP_SLOTS; i++)
@@ -198,6 +222,8 @@ struct xp_slot *xp_proxy_next(struct xp_proxy *p)
     while (p->issued - p->completed >= XP_SLOTS)
         pthread_cond_wait(&p->change, &p->lock);
     pthread_mutex_unlock(&p->lock);
+    if (atomic_load(&p->abort))
+        return NULL;
     s->number = (uint32_t)p->issued + 1;
     return s;
 }
@@ -216,8 +242,36 @@ void xp_proxy_drain(struct xp_proxy *p)
     if (p->pid != (int)getpid())
         return;
     pthread_mutex_lock(&p->lock);
-    while (p->completed != p->issued)
+    while (p->completed != p->issued && !atomic_load(&p->abort))
         pthread_cond_wait(&p->change, &p->lock);
+    pthread_mutex_unlock(&p->lock);
+}
+
+xp_status xp_proxy_gather(struct xp_proxy *p, const void *mine, void *all, size_t len)
+{
+    xp_status st = XP_ERR_STATE;
+
+    if (p->pid != (int)getpid())
+        return st;
+    pthread_mutex_lock(&p->lock);
+    memcpy(p->record, mine, len);
+    p->record_len = len;
+    pthread_cond_broadcast(&p->change);
+    while (p->record_len && !p->ended && !atomic_load(&p->abort))
+        pthread_cond_wait(&p->change, &p->lock);
+    if (!p->record_len) {
+        st = p->record_status;
+        memcpy(all, p->gathered, len * (size_t)p->side->size);
+    }
+    pthread_mutex_unlock(&p->lock);
+    return st;
+}
+
+void xp_proxy_take_traffic(struct xp_proxy *p, int klass, struct xp_traffic *out)
+{
+    pthread_mutex_lock(&p->lock);
+    *out = p->traffic[klass];
+    memset(&p->traffic[klass], 0, sizeof p->traffic[klass]);
     pthread_mutex_unlock(&p->lock);
 }
 

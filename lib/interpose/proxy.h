@@ -19,6 +19,7 @@
 #include "lib/interpose/side.h"
 
 #define XP_SLOTS 4 /* exchanges under way before the calling thread waits */
+#define XP_RECORD 64
 
 /* A piece of a message: program memory, and where it lies in the staging buffer. */
 struct xp_piece {
@@ -50,7 +51,7 @@ struct xp_proxy_plan {
 };
 
 struct xp_traffic {
-    uint64_t exchanges, raw, wire, unique, fast;
+    uint64_t exchanges, raw, wire, fast;
 };
 
 struct xp_proxy {
@@ -69,7 +70,10 @@ struct xp_proxy {
     struct xp_proxy_plan plan[XP_CLASSES][2]; /* exact, bounded */
     struct xp_traffic traffic[XP_CLASSES];    /* since the last verdict; under lock */
     struct xp_traffic total;
-    void *gathered; /* [size] records of a set's exchange */
+    void *gathered;        /* [size] records of at most XP_RECORD bytes */
+    char record[XP_RECORD]; /* what the calling thread wants gathered, */
+    size_t record_len;      /* > 0 while it waits for that, */
+    xp_status record_status; /* and what came of it; under lock */
 };
 
 /* Takes comm over, in every case. NULL: no memory, no thread. */
@@ -81,10 +85,17 @@ struct xp_slot *xp_proxy_next(struct xp_proxy *p);
 /* Hands the slot from xp_proxy_next to the thread. */
 void xp_proxy_submit(struct xp_proxy *p, struct xp_slot *s);
 
-/* Waits until the thread has nothing left to do: then the caller may use p->comm. */
+/* Waits until the thread has nothing left to do, or is aborted. */
 void xp_proxy_drain(struct xp_proxy *p);
 
-/* Waits until exchange `number` is over. */
+/* Gathers `len` bytes (at most XP_RECORD) of every rank, after the exchanges that were issued. The thread does it: nobody else uses the
+ * communicator, so that an abort from another thread finds it in one place. Collective. A failure is the communicator's. */
+xp_status xp_proxy_gather(struct xp_proxy *p, const void *mine, void *all, size_t len);
+
+/* What the exchanges of a class were since the last time. */
+void xp_proxy_take_traffic(struct xp_proxy *p, int klass, struct xp_traffic *out);
+
+/* Waits until the exchange of this slot is over. */
 void xp_proxy_wait(struct xp_proxy *p, const struct xp_slot *s);
 
 /* Ends thread, plans and comm, and frees everything that the device no longer uses. abort: without waiting for anybody.

@@ -124,6 +124,15 @@ void xp_side_free(struct xp_side *s)
     free(s);
 }
 
+void xp_side_bury(struct xp_side *s)
+{
+    static struct xp_side *buried; /* so that the memory counts as in use */
+    pthread_mutex_lock(&lock);
+    s->next = buried;
+    buried = s;
+    pthread_mutex_unlock(&lock);
+}
+
 void xp_side_set_straight(struct xp_side *s, const char *why)
 {
     snprintf(s->why, sizeof s->why, "%s", why);

@@ -39,6 +39,7 @@ struct xp_side {
     ncclComm_t handle;
     int rank, size, device;
     _Atomic int state;
+    _Atomic int users; /* threads that are inside with it, and may use the proxy */
     char why[160];     /* of XP_SIDE_STRAIGHT and XP_SIDE_FAILED */
     _Atomic int error; /* ncclResult_t of XP_SIDE_FAILED */
     int nodes;
@@ -61,6 +62,9 @@ struct xp_side *xp_side_take(ncclComm_t comm);
 
 /* Frees an entry that has been taken out and whose proxy is gone. */
 void xp_side_free(struct xp_side *s);
+
+/* For an entry that another thread may still look at: the memory is kept. */
+void xp_side_bury(struct xp_side *s);
 
 /* Nothing of this communicator is diverted from now on. Only at a point that all ranks pass alike. */
 void xp_side_set_straight(struct xp_side *s, const char *why);
