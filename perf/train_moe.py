@@ -220,8 +220,8 @@ def spawn(lib):
     return started
 
 
-def collect(started):
-    """Results of the cases as rank 0 tells them; progress goes to stderr. Ends all ranks when one fails."""
+def collect(started, path):
+    """Results of the cases as rank 0 tells them, kept in a file as they come; progress goes to stderr. Ends all ranks when one fails."""
     results = []
     try:
         for line in started[0].stdout:
@@ -230,6 +230,7 @@ def collect(started):
                 print(told['progress'], file=sys.stderr, flush=True)
             else:
                 results.append(told)
+                open(path, 'w').write(json.dumps(results, indent=1))
         codes = [p.wait(60) for p in started]
     finally:
         for p in started:
@@ -295,11 +296,10 @@ def main():
         Rank(args).run()
         return
     chosen(args.cases)
-    results = collect(spawn(os.path.abspath(args.lib)))
+    base = os.path.join(args.out, 'train_moe')
+    results = collect(spawn(os.path.abspath(args.lib)), base + '.json')
     text = table(results, args)
     print(text)
-    base = os.path.join(args.out, 'train_moe')
-    open(base + '.json', 'w').write(json.dumps(results, indent=1))
     open(base + '.txt', 'w').write(text + '\n')
     if plot(results, base + '.png'):
         print(f'plot: {base}.png')

@@ -8,6 +8,7 @@ import sys
 import traceback
 import warnings
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -46,6 +47,17 @@ def single():
         for tail in ((), (5,), (3, 64), (256,)):
             for uneven in (False, True):
                 check_single(tail, dtype, uneven)
+
+
+def split_sizes():
+    """Megatron-Core's are NumPy arrays."""
+    me, size = dist.get_rank(), dist.get_world_size()
+    pg = dist.distributed_c10d._get_default_group()
+    for kind in (np.array, torch.tensor, tuple):
+        out, back = splits_of(me, size), [splits_of(r, size)[me] for r in range(size)]
+        got = torch.empty(sum(back), 3)
+        pg.alltoall_base(got, torch.full((sum(out), 3), float(me)), kind(back), kind(out)).wait()
+        assert got[:, 0].tolist() == [float(r) for r in range(size) for _ in range(back[r])]
 
 
 def complex_and_strided():

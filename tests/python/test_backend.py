@@ -17,7 +17,7 @@ except AttributeError:
     missing = None  # before torch 2.0: no is_gloo_available
 
 SCRIPT = os.path.join(ranks.HERE, 'backend_rank.py')
-ONE_NODE = ['single', 'complex_and_strided', 'lists', 'asynchronous', 'delegated', 'groups', 'data_parallel', 'gradient', 'errors']
+ONE_NODE = ['single', 'split_sizes', 'complex_and_strided', 'lists', 'asynchronous', 'delegated', 'groups', 'data_parallel', 'gradient', 'errors']
 TWO_NODES = ['single', 'rows_between_nodes', 'lists', 'bounded']
 
 

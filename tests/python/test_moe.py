@@ -118,6 +118,83 @@ class Backward(unittest.TestCase):
             ranks.threads(3, body, nodes='aab')
 
 
+class Folded(unittest.TestCase):
+    """Against the formulas of the header, from the library's own clusters."""
+
+    def check(self, s, **options):
+        grad = [np.random.default_rng(r).standard_normal(x.shape).astype(np.float32) for r, x in enumerate(s.x)]
+
+        def body(comm):
+            me = comm.rank
+            with open_plan(comm, s, mode='folded', codec='raw', **options) as plan:
+                routing = plan.route(s.expert[me], s.weight[me], sequence=np.arange(s.tokens[me]) // 8)
+                bound = routing.rows
+                rows = routing.dispatch(s.x[me])
+                self.assertEqual(len(rows), routing.rows)
+                self.assertLessEqual(len(rows), bound)
+                scale = np.repeat(s.scale[routing.expert_ids], np.diff(routing.offsets))[:, None]
+                y = routing.combine(rows * scale, s.x[me])
+                c = routing.clusters()
+                grad_rows, grad_weight = routing.combine_backward(grad[me], rows * scale)
+                grad_x = routing.dispatch_backward(grad_rows * scale, grad[me])
+                self.formulas(s, me, c, grad[me], y, grad_weight, grad_x, options.get('centroid') != 'leader')
+                return plan.stats(), c
+        return ranks.threads(s.size, body, nodes='aab')
+
+    def formulas(self, s, me, c, grad, y, grad_weight, grad_x, mean):
+        x, w = s.x[me], s.weight[me]
+        slots = [(t, k) for t in range(s.tokens[me]) for k in range(s.topk) if s.expert[me][t, k] >= 0]
+        members = {}
+        for t, k in slots:
+            members.setdefault(c.cluster[t, k], []).append((t, k))
+        self.assertEqual(sorted(members), list(range(len(c.centroid))))
+        want_y, want_x, want_w = np.zeros_like(x), np.zeros_like(x), np.zeros_like(w)
+        for j, inside in members.items():
+            e = {s.expert[me][t, k] for t, k in inside}
+            self.assertEqual(len(e), 1, 'a cluster belongs to one expert')
+            scale, alpha = s.scale[e.pop()], c.alpha[inside[0]]
+            first = min(t for t, _ in inside)
+            centroid = np.mean([x[t] for t, _ in inside], axis=0) if mean else x[first]
+            np.testing.assert_allclose(c.centroid[j], centroid, rtol=1e-5, atol=1e-5)
+            sums = sum(w[t, k] * grad[t] for t, k in inside)
+            for t, k in inside:
+                result = scale * c.centroid[j] + alpha * (x[t] - c.centroid[j])
+                want_y[t] += w[t, k] * result
+                want_w[t, k] = grad[t] @ result
+                part = 1 / len(inside) if mean else float(t == first)
+                want_x[t] += alpha * w[t, k] * grad[t] + part * (scale * sums - alpha * sums)
+        np.testing.assert_allclose(y, want_y, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(grad_weight, want_w, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(grad_x, want_x, rtol=1e-4, atol=1e-4)
+
+    def test_formulas(self):
+        s = step(3, experts=3, topk=2, dim=32, seed=31, tokens=[80, 0, 60])
+        for options in ({'alpha': 1.0}, {'alpha': 0.0, 'refine': 0}, {'alpha': 'fit'}, {'alpha': 0.5, 'centroid': 'leader'}):
+            with self.subTest(**options):
+                got = self.check(s, rate=0.3, **options)
+                self.assertLess(got[0][0].rate, 0.6)
+                self.assertGreater(got[0][0].clusters, 0)
+                if options['alpha'] != 'fit':
+                    for _, c in got:
+                        self.assertTrue(((c.alpha == options['alpha']) | (c.cluster < 0)).all())
+
+    def test_sequences_and_preset(self):
+        s = step(3, experts=2, topk=1, dim=32, seed=5, tokens=[64, 48, 32])
+        for _, c in self.check(s, rate=0.5, alpha=1.0, centroid='sequences'):
+            pairs = [(j, t // 8) for t, (j,) in enumerate(c.cluster) if j >= 0]
+            self.assertEqual(len(pairs), len(set(pairs)), 'a cluster holds one row of a sequence')
+        self.check(s, preset='paper')
+
+    def test_before_dispatch(self):
+        def body(comm):
+            with comm.moe_plan(8, 'f32', experts=2, topk=1, max_tokens=4, mode='folded') as plan:
+                routing = plan.route(np.zeros((4, 1), np.int32))
+                with self.assertRaises(crosspress.CallerError) as caught:
+                    routing.clusters()
+                self.assertEqual(caught.exception.name, 'XP_ERR_STATE')
+        ranks.threads(1, body)
+
+
 class Errors(unittest.TestCase):
     def test_arguments(self):
         def body(comm):

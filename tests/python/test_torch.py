@@ -118,6 +118,41 @@ class Autograd(unittest.TestCase):
         """Every transfer within 1 %: results and gradients within a few."""
         self.compare('abc', 0.04, tokens=[30, 20, 40], dim=64, mode='bounded', eps=0.01, codec='quant', algo='flat')
 
+    def test_folded_is_the_gradient_of_its_formula(self):
+        """With c_j the mean of its rows, autograd of E(c_j) + alpha (x - c_j) gives the header's backward formulas."""
+        s = step(3, experts=3, topk=2, dim=16, seed=8, tokens=[40, 50, 30])
+        grads = [torch.randn(x.shape, generator=torch.Generator().manual_seed(r)) for r, x in enumerate(s.x)]
+
+        def body(comm):
+            me, weights = comm.rank, experts_of(s, 16)
+            x, gate = torch.tensor(s.x[me], requires_grad=True), torch.tensor(s.weight[me], requires_grad=True)
+            with comm.moe_plan(16, 'f32', experts=3, topk=2, max_tokens=s.tokens[me], mode='folded', rate=0.3, alpha=0.7, codec='raw') as plan:
+                routing = xt.route(plan, s.expert[me], gate)
+                got = xt.dispatch(x, routing)
+                parts = [run_expert(weights[e], got[a:b]) for e, a, b in zip(routing.expert_ids, routing.offsets, routing.offsets[1:])]
+                y = xt.combine(torch.cat(parts), routing, x)
+                cluster = torch.tensor(routing.clusters().cluster).long()
+                (y * grads[me]).sum().backward()
+                return cluster, y.detach(), x.grad, gate.grad, {int(e): weights.grad[e] for e in routing.expert_ids}
+        results = ranks.threads(3, body, nodes='abc')
+
+        weights = experts_of(s, 16)
+        xs = [torch.tensor(x, requires_grad=True) for x in s.x]
+        gates = [torch.tensor(w, requires_grad=True) for w in s.weight]
+        ys = []
+        for x, gate, expert, (cluster, *_) in zip(xs, gates, s.expert, results):
+            t, k = (cluster >= 0).nonzero(as_tuple=True)
+            j, number = cluster[t, k], int(cluster.max()) + 1
+            centroid = torch.zeros(number, 16).index_add(0, j, x[t]) / torch.bincount(j, minlength=number)[:, None]
+            expert_of = torch.zeros(number, dtype=torch.long).index_copy(0, j, torch.tensor(expert)[t, k].long())
+            seen = torch.stack([run_expert(weights[e], c) for c, e in zip(centroid, expert_of.tolist())])
+            ys.append(torch.zeros_like(x).index_add(0, t, gate[t, k][:, None] * (seen[j] + 0.7 * (x[t] - centroid[j]))))
+        sum((y * g).sum() for y, g in zip(ys, grads)).backward()
+        for me, (_, y, grad_x, grad_gate, grad_weights) in enumerate(results):
+            for a, b, what in [(y, ys[me], 'y'), (grad_x, xs[me].grad, 'grad x'), (grad_gate, gates[me].grad, 'grad gate'),
+                               *((g, weights.grad[e], f'grad of expert {e}') for e, g in grad_weights.items())]:
+                self.assertLess(((a - b).norm() / b.norm()).item(), 1e-5, f'rank {me}: {what}')
+
     def test_gate_weights_without_gradient(self):
         s = step(2, experts=2, topk=1, dim=8, seed=4)
 
@@ -209,6 +244,18 @@ class Layer(unittest.TestCase):
                 losses.append(loss.item())
             self.assertLess(losses[-1], 0.8 * losses[0])
         ranks.threads(2, body, nodes='ab')
+
+    def test_folded_layer(self):
+        def body(comm):
+            layer, _, _ = self.build(comm, mode='folded', rate=0.4, centroid='sequences', experts=2)
+            layer.topk = 1
+            x = torch.randn(8, 6, 12, generator=torch.Generator().manual_seed(comm.rank), requires_grad=True)
+            y = layer(x, sequence=torch.arange(8).repeat_interleave(6))
+            y.sum().backward()
+            self.assertTrue(x.grad.abs().sum() > 0 and torch.isfinite(y).all())
+            return layer.plan.stats().rate
+        for rate in ranks.threads(2, body, nodes='ab'):
+            self.assertLess(rate, 1)
 
     def test_over_torch_distributed(self):
         got = ranks.processes(2, os.path.join(ranks.HERE, 'layer_rank.py'))

@@ -187,7 +187,7 @@ def _even(total, size, what):
 def _parts(tensor, splits, size, what):
     """Values of a tensor for each rank, from split sizes along its first dimension."""
     length = tensor.shape[0] if tensor.dim() else 1
-    splits = [int(s) for s in splits] or _even(length, size, what)
+    splits = [int(s) for s in splits] if splits is not None and len(splits) else _even(length, size, what)  # lists, arrays, tensors
     if len(splits) != size or sum(splits) != length or min(splits) < 0:
         raise ValueError(f'crosspress: all_to_all_single: split sizes {splits} of {what} do not fit {length} rows and {size} ranks')
     each = tensor.numel() // length if length else 0
@@ -210,8 +210,8 @@ class ProcessGroupCrosspress(dist.ProcessGroup):
     def alltoall_base(self, output, input, output_split_sizes=(), input_split_sizes=(), opts=None):
         self._on_host([output, input])
         size = self.exchanger.comm.size
-        out_parts = _parts(output, output_split_sizes or (), size, 'output')
-        in_parts = _parts(input, input_split_sizes or (), size, 'input')
+        out_parts = _parts(output, output_split_sizes, size, 'output')
+        in_parts = _parts(input, input_split_sizes, size, 'input')
         sent, room = input.detach().contiguous(), output.detach()
         target = room if room.is_contiguous() else torch.empty_like(room, memory_format=torch.contiguous_format)
 
