@@ -152,7 +152,8 @@ const char *expert_name(const struct expert *e)
 }
 
 /* out[n][width] = bias + in[n][depth] * w[depth][width] */
-static void multiply(const float *in, size_t n, size_t depth, const float *w, size_t width, const float *bias, float *out)
+static void multiply(const float *restrict in, size_t n, size_t depth, const float *restrict w, size_t width, const float *restrict bias,
+                     float *restrict out)
 {
     for (size_t r = 0; r < n; r++) {
         if (bias != NULL)
@@ -161,11 +162,11 @@ static void multiply(const float *in, size_t n, size_t depth, const float *w, si
             memset(out + r * width, 0, width * sizeof(float));
     }
     for (size_t i = 0; i < depth; i++) {
-        const float *row = w + i * width;
+        const float *restrict row = w + i * width;
 
         for (size_t r = 0; r < n; r++) {
             const float x = in[r * depth + i];
-            float *to = out + r * width;
+            float *restrict to = out + r * width;
 
             for (size_t c = 0; c < width; c++)
                 to[c] += x * row[c];
