@@ -87,6 +87,11 @@ int xp_cuda_pack(const struct xp_gpu *g, const uint8_t *slots, size_t stride, co
 /* Where the rows of these formats begin in a payload: at [rows + 1]. Rows of unknown formats have no bytes. */
 int xp_cuda_row_places(const struct xp_gpu *g, const uint8_t *formats, size_t dim, xp_dtype t, size_t rows, void *scratch, uint64_t *at);
 
+/* ---- tables ---- */
+
+/* xp_signs_fill of signs.h (signs.cu): xp_sign_words(n) words, 16-byte aligned, drawn by cuRAND's device function. */
+int xp_cuda_signs(const struct xp_gpu *g, uint64_t seed, uint32_t stream, size_t n, uint32_t *words);
+
 /* ---- transforms alone ---- */
 
 /* fht_i16, fht_i32 (fht.cu); vectors 16-byte aligned where log2n >= 3. */

@@ -3,7 +3,7 @@
  *
  * The row is read once, 16 bytes a lane, and folded in registers; rotations never leave them. Lane l holds values
  * GROUP * l + k of every stretch of GROUP * LANES, so a lane's sign bits are one byte and its part of the sketch is one store.
- * The tables lie in shared memory, once for all rows of a block.
+ * The tables lie in shared memory, once for all rows of a block; the signs of 16-bit rows as masks, which flip two values at a time.
  *
  * Rotation in pairs (fht.cuh): step 2 of the contract bounds every partial sum of a row that has a direction by 32767.
  *
@@ -20,6 +20,7 @@ namespace
 constexpr unsigned WARPS = 8;         /* of a block */
 constexpr unsigned BLOCKS_PER_SM = 4; /* launched; what fits, runs */
 constexpr unsigned MOST_ROWS = 8;     /* that a warp takes at a time: their ids are stored together */
+constexpr size_t MOST_WIDE = 65536;   /* values of a row whose masks fit shared memory */
 constexpr unsigned LOADS = 8;         /* 16-byte loads of a lane under way at a time */
 
 /* A hasher as kernels get it. */
@@ -42,7 +43,8 @@ template <unsigned N> struct Layout {
 
 /* The tables of a block. */
 template <unsigned N> struct Tables {
-    const uint32_t *signs;
+    const uint32_t *signs;  /* bits, or */
+    const uint4 *flips;     /* 0x8000 or 0 for each of 8 values */
     const int16_t *scale;
     const float *mean;
     float *squares; /* N of this warp */
@@ -64,36 +66,74 @@ static __device__ __forceinline__ float with_sign(float x, unsigned bits, unsign
     return __uint_as_float(__float_as_uint(x) ^ (bits << (31 - k) & 0x80000000u));
 }
 
-/* Zeros behind the end of the row: adding them changes nothing, the sums are never -0. */
+/* The masks of 8 values from their bits: x * 0x40008000 has bit 0 of x at bit 15 and bit 1 at bit 31. */
+static __device__ __forceinline__ uint4 flips_of(unsigned bits)
+{
+    uint32_t w[4];
+
+#pragma unroll
+    for (unsigned i = 0; i < 4; i++)
+        w[i] = (bits >> (2 * i) & 3) * 0x40008000u & 0x80008000u;
+    return make_uint4(w[0], w[1], w[2], w[3]);
+}
+
+/* Adds the values of a group, with their signs, to what has been folded. i: the first one's place in the row. */
 template <class T, unsigned N>
-static __device__ __forceinline__ void fold_wide(const unsigned char *row, size_t dim, const Tables<N> &t, unsigned lane, float (&f)[Layout<N>::V])
+static __device__ __forceinline__ void add_group(const uint4 *raw, const Tables<N> &t, unsigned i, float *f)
+{
+    if constexpr (sizeof(typename T::word) == 2) {
+        const uint4 m = t.flips[i / 8], x = make_uint4(raw->x ^ m.x, raw->y ^ m.y, raw->z ^ m.z, raw->w ^ m.w);
+#pragma unroll
+        for (unsigned k = 0; k < 8; k++)
+            f[k] = __fadd_rn(f[k], xp_value_of<T>(x, k));
+    } else {
+        const unsigned bits = sign_bits<N>(t, i);
+#pragma unroll
+        for (unsigned k = 0; k < 8; k++)
+            f[k] = __fadd_rn(f[k], with_sign(xp_value_of<T>(raw[k / 4], k % 4), bits, k));
+    }
+}
+
+/* The values of a few stretches from value `at` on; END: the row may end among them. */
+template <class T, unsigned N, bool END>
+static __device__ __forceinline__ void fold_stretches(const unsigned char *row, unsigned at, unsigned dim, const Tables<N> &t, unsigned lane,
+                                                      float (&f)[Layout<N>::V])
 {
     typedef Layout<N> L;
     constexpr unsigned PER_GROUP = 8 / xp_per_load<T>; /* 16-byte loads of 8 values */
     constexpr unsigned STRETCHES = LOADS / (PER_GROUP * L::GROUPS);
+    const unsigned char *from = row + (size_t)at * sizeof(typename T::word);
+    uint4 raw[STRETCHES][L::GROUPS][PER_GROUP];
 
-    for (size_t at = 0; at < dim; at += STRETCHES * N) {
-        uint4 raw[STRETCHES][L::GROUPS][PER_GROUP];
 #pragma unroll
-        for (unsigned s = 0; s < STRETCHES; s++)
+    for (unsigned s = 0; s < STRETCHES; s++)
 #pragma unroll
-            for (unsigned g = 0; g < L::GROUPS; g++)
+        for (unsigned g = 0; g < L::GROUPS; g++)
 #pragma unroll
-                for (unsigned l = 0; l < PER_GROUP; l++) {
-                    const size_t i = at + s * N + L::first(g, lane) + l * xp_per_load<T>;
-                    raw[s][g][l] = i < dim ? *reinterpret_cast<const uint4 *>(row + i * sizeof(typename T::word)) : make_uint4(0, 0, 0, 0);
-                }
-#pragma unroll
-        for (unsigned s = 0; s < STRETCHES; s++)
-#pragma unroll
-            for (unsigned g = 0; g < L::GROUPS; g++) {
-                const size_t i = at + s * N + L::first(g, lane);
-                const unsigned bits = i < dim ? sign_bits<N>(t, i) : 0;
-#pragma unroll
-                for (unsigned k = 0; k < L::GROUP; k++)
-                    f[g * L::GROUP + k] = __fadd_rn(f[g * L::GROUP + k], with_sign(xp_value_of<T>(raw[s][g][k / xp_per_load<T>], k % xp_per_load<T>), bits, k));
+            for (unsigned l = 0; l < PER_GROUP; l++) {
+                const unsigned i = s * N + L::first(g, lane) + l * xp_per_load<T>;
+                raw[s][g][l] = !END || at + i < dim ? *reinterpret_cast<const uint4 *>(from + i * sizeof(typename T::word)) : make_uint4(0, 0, 0, 0);
             }
-    }
+#pragma unroll
+    for (unsigned s = 0; s < STRETCHES; s++)
+#pragma unroll
+        for (unsigned g = 0; g < L::GROUPS; g++) {
+            const unsigned i = at + s * N + L::first(g, lane);
+            if (!END || i < dim) /* zeros behind the end of the row change nothing, the sums are never -0 */
+                add_group<T, N>(raw[s][g], t, i, f + g * L::GROUP);
+        }
+}
+
+template <class T, unsigned N>
+static __device__ __forceinline__ void fold_wide(const unsigned char *row, unsigned dim, const Tables<N> &t, unsigned lane, float (&f)[Layout<N>::V])
+{
+    constexpr unsigned STEP = LOADS * xp_per_load<T> * 32; /* values that a warp loads at a time */
+    unsigned at = 0;
+
+    for (; at + STEP <= dim; at += STEP)
+        fold_stretches<T, N, false>(row, at, dim, t, lane, f);
+    if (at < dim)
+        fold_stretches<T, N, true>(row, at, dim, t, lane, f);
 }
 
 template <class T, unsigned N>
@@ -243,7 +283,7 @@ static __device__ __forceinline__ uint32_t hash_row(const Hasher &h, const Table
     float f[L::V] = {};
 
     if (WIDE)
-        fold_wide<T, N>(row, dim, t, lane, f);
+        fold_wide<T, N>(row, (unsigned)dim, t, lane, f);
     else
         fold_narrow<T, N>(row, dim, t, lane, f);
 #pragma unroll
@@ -272,9 +312,14 @@ static __device__ __forceinline__ uint32_t hash_row(const Hasher &h, const Table
 
 /* ---- the kernel ---- */
 
-template <unsigned N> constexpr size_t shared_bytes(size_t dim)
+template <class T, unsigned N, bool WIDE> static __host__ __device__ size_t sign_room(size_t dim)
 {
-    return xp_ceil_div(dim, 512) * 64 + (XP_HASH_MAX_ROUNDS - 1) * N * sizeof(int16_t) + N * sizeof(float) + WARPS * N * sizeof(float);
+    return xp_ceil_div(dim, 512) * (WIDE && sizeof(typename T::word) == 2 ? 1024 : 64);
+}
+
+template <class T, unsigned N, bool WIDE> size_t shared_bytes(size_t dim)
+{
+    return sign_room<T, N, WIDE>(dim) + (XP_HASH_MAX_ROUNDS - 1) * N * sizeof(int16_t) + N * sizeof(float) + WARPS * N * sizeof(float);
 }
 
 static __device__ __forceinline__ void copy_table(void *to, const void *from, size_t bytes)
@@ -291,14 +336,19 @@ __global__ void __launch_bounds__(WARPS * 32, 2) hash_kernel(Hasher h, xp_dev_ro
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const size_t sign_bytes = xp_ceil_div(in.dim, 512) * 64;
     uint32_t *signs = reinterpret_cast<uint32_t *>(memory);
-    int16_t *scale = reinterpret_cast<int16_t *>(memory + sign_bytes);
+    uint4 *flips = reinterpret_cast<uint4 *>(memory);
+    int16_t *scale = reinterpret_cast<int16_t *>(memory + sign_room<T, N, WIDE>(in.dim));
     float *mean = reinterpret_cast<float *>(scale + (XP_HASH_MAX_ROUNDS - 1) * N);
 
-    copy_table(signs, h.fold_signs, sign_bytes);
+    if constexpr (WIDE && sizeof(typename T::word) == 2)
+        for (size_t i = threadIdx.x; i < sign_bytes; i += blockDim.x)
+            flips[i] = flips_of(reinterpret_cast<const uint8_t *>(h.fold_signs)[i]);
+    else
+        copy_table(signs, h.fold_signs, sign_bytes);
     copy_table(scale, h.round_scale, (h.rounds - 1) * N * sizeof(*scale));
     copy_table(mean, h.fold_mean, N * sizeof(*mean));
     __syncthreads();
-    const Tables<N> t = {signs, scale, mean, mean + N + warp * N};
+    const Tables<N> t = {signs, flips, scale, mean, mean + N + warp * N};
     const size_t warps = (size_t)gridDim.x * WARPS;
     for (size_t first = ((size_t)blockIdx.x * WARPS + warp) * chunk; first < in.rows; first += warps * chunk) {
         const unsigned rows = (unsigned)min((size_t)chunk, in.rows - first);
@@ -325,7 +375,7 @@ int launch_hash(const struct xp_gpu *g, const Hasher &h, const xp_dev_rows &in, 
     const size_t most = (size_t)g->sms * BLOCKS_PER_SM, each = in.rows / (most * WARPS);
     const unsigned chunk = each < 1 ? 1 : each < MOST_ROWS ? (unsigned)each : MOST_ROWS;
     const size_t wanted = xp_ceil_div(in.rows, WARPS * chunk);
-    const xp_shape shape = {dim3((unsigned)(wanted < most ? wanted : most)), dim3(WARPS * 32), shared_bytes<N>(in.dim), false};
+    const xp_shape shape = {dim3((unsigned)(wanted < most ? wanted : most)), dim3(WARPS * 32), shared_bytes<T, N, WIDE>(in.dim), false};
 
     return xp_launch("hash", shape, g->stream, hash_kernel<T, N, WIDE>, h, in, chunk, ids, sketch);
 }
@@ -352,7 +402,7 @@ extern "C" int xp_cuda_hash(const struct xp_gpu *g, const struct xp_hasher *h, c
     if (in->rows == 0)
         return 0;
     return xp_for_type(in->dtype, [&](auto t) {
-        return launch_width<decltype(t)>(g, h->n, xp_rows_are_wide(in), hasher, xp_rows_for_device(in), ids, h->sketch ? sketch : nullptr);
+        return launch_width<decltype(t)>(g, h->n, xp_rows_are_wide(in) && in->dim <= MOST_WIDE, hasher, xp_rows_for_device(in), ids, h->sketch ? sketch : nullptr);
     });
 }
 

@@ -5,6 +5,7 @@
  */
 #include "checkcuda.h"
 #include "hash/hasher.h"
+#include "hash/signs.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -154,8 +155,27 @@ static void compare_fht(struct check *c, const struct xp_gpu *g, const struct xp
     }
 }
 
+/* ---- signs ---- */
+
+static void compare_signs(struct check *c, const struct xp_gpu *g, const struct xp_kernels *plain)
+{
+    const size_t n = 1 + check_below(c, 20000), bytes = xp_sign_words(n) * 4;
+    const uint32_t stream = (uint32_t)check_below(c, 12);
+    const uint64_t seed = check_random(c);
+    uint32_t *want = malloc(bytes);
+    void *dev = device_upload(NULL, bytes);
+
+    (void)plain;
+    xp_signs_fill(seed, stream, n, want);
+    check_launched(c, xp_cuda_signs(g, seed, stream, n, dev), "signs");
+    check_device(c, want, dev, bytes, 0, "%zu signs of stream %u", n, stream);
+    device_free(dev);
+    free(want);
+}
+
 const struct cuda_case cuda_hash_cases[] = {
     {"hash", compare_hash, bench_hash},
     {"fht", compare_fht, NULL},
+    {"signs", compare_signs, NULL},
     {NULL, NULL, NULL},
 };

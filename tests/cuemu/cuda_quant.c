@@ -258,9 +258,84 @@ static void compare_dequantise(struct check *c, const struct xp_gpu *g, const st
     }
 }
 
+/* ---- timing: rows against the mean row, there, together, and back ---- */
+
+struct quant_bench {
+    const struct xp_gpu *g;
+    struct batch *b;
+    uint8_t *slots, *formats, *payload;
+    uint32_t *lengths;
+    float *errors;
+    uint64_t *at;
+    void *scratch, *out;
+};
+
+static void run_encode(void *arg)
+{
+    const struct quant_bench *q = arg;
+    const struct xp_rows in = {.data = q->b->dev_data, .rows = q->b->rows, .dim = q->b->dim, .dtype = q->b->t};
+
+    xp_cuda_row_encode(q->g, &q->b->dev_plan, &q->b->q, &in, &q->b->base, q->slots, q->b->stride, q->formats, q->lengths, q->errors);
+}
+
+static void run_pack(void *arg)
+{
+    const struct quant_bench *q = arg;
+
+    xp_cuda_pack(q->g, q->slots, q->b->stride, q->lengths, NULL, q->b->rows, q->scratch, q->at, q->payload);
+}
+
+static void run_decode(void *arg)
+{
+    const struct quant_bench *q = arg;
+
+    xp_cuda_row_decode(q->g, &q->b->q, q->formats, XP_Q_RAW, q->payload, q->at, 0, &q->b->base, q->b->t, q->b->rows, q->out);
+}
+
+static void bench_batch(struct check *c, const struct xp_gpu *g, size_t dim, double eps)
+{
+    const size_t rows = ((size_t)1 << 27) / dim, bytes = rows * dim * 2;
+    struct batch b;
+    char shape[80];
+    uint64_t total;
+
+    open_batch(&b, c, XP_BF16, dim, 64, eps, FILL_GAUSS);
+    b.data = realloc(b.data, bytes); /* the same 64 rows again and again */
+    for (size_t r = 64; r < rows; r++)
+        memcpy(b.data + r * b.row_bytes, b.data + r % 64 * b.row_bytes, b.row_bytes);
+    b.rows = rows;
+    choose_bases(&b, c, 1, 0);
+    void *zero = calloc(xp_cuda_pack_scratch(g), 1);
+    struct quant_bench q = {g, &b, device_upload(NULL, bytes), device_upload(NULL, rows), device_upload(NULL, bytes), device_upload(NULL, rows * 4),
+                            device_upload(NULL, rows * 4), device_upload(NULL, rows * 8 + 8), device_upload(zero, xp_cuda_pack_scratch(g)),
+                            device_upload(NULL, bytes)};
+    run_encode(&q);
+    run_pack(&q);
+    device_download(&total, q.at + rows, sizeof(total));
+    snprintf(shape, sizeof(shape), "%zu x %zu bf16, %.2f bits", rows, dim, 8.0 * (double)total / (double)(rows * dim));
+    c->kernel = "encode";
+    cuda_bench_line(c, g, shape, bytes + total, run_encode, &q);
+    c->kernel = "pack";
+    cuda_bench_line(c, g, shape, 2 * total, run_pack, &q);
+    c->kernel = "decode";
+    cuda_bench_line(c, g, shape, bytes + total, run_decode, &q);
+    void *all[] = {q.slots, q.formats, q.payload, q.lengths, q.errors, q.at, q.scratch, q.out};
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+        device_free(all[i]);
+    free(zero);
+    close_batch(&b);
+}
+
+static void bench_quant(struct check *c, const struct xp_gpu *g)
+{
+    bench_batch(c, g, 4096, 0.2);
+    bench_batch(c, g, 4096, 0.05);
+    bench_batch(c, g, 7168, 0.05);
+}
+
 const struct cuda_case cuda_quant_cases[] = {
     {"quantise", compare_quantise, NULL},
     {"dequantise", compare_dequantise, NULL},
-    {"encode", compare_encode, NULL},
+    {"encode", compare_encode, bench_quant},
     {NULL, NULL, NULL},
 };
