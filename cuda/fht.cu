@@ -46,8 +46,7 @@ template <class U> __global__ void __launch_bounds__(THREADS, 4) fht_kernel(U *x
             }
             __syncthreads();
         }
-        move(x + row * n, v, n);
-        __syncthreads();
+        move(x + row * n, v, n); /* every thread then fills the places that it has read */
     }
 }
 

@@ -148,8 +148,7 @@ __global__ void __launch_bounds__(THREADS, 2) pack_kernel(const __grid_constant_
         __syncthreads();
         for (unsigned k = warp; k < min((size_t)THREADS, end - first); k += WARPS)
             copy_row(s.room[warp], p.slots + s.row[k] * p.stride, p.payload + s.start[k], s.length[k], lane);
-        __syncthreads();
-    }
+    } /* the next scan's barriers keep these rows until all have been copied */
     if (blockIdx.x == gridDim.x - 1 && threadIdx.x == 0)
         p.at[p.rows] = next;
     xp_grid_leave(all);

@@ -157,7 +157,6 @@ template <class T> struct Coder {
                     states[b] = {s, 0.0f, {0, 0, 1}, 0};
             }
         }
-        __syncwarp();
     }
 
     __device__ __forceinline__ void integers_of(unsigned b, int (&h)[XP_QLANE]) const
@@ -172,7 +171,7 @@ template <class T> struct Coder {
     {
         const struct xp_qinfo &q = e.f.info[format];
 
-        __syncwarp(); /* another format's steps have been read */
+        __syncwarp(); /* the blocks' integers are written, another format's steps have been read */
         for (unsigned first = 0; first < blocks; first += 32) {
             const unsigned b = first + w.lane;
             const bool mine = b < blocks && states[b].stats.scale != 0.0f;
@@ -260,7 +259,6 @@ template <class T> struct Coder {
 
         codes = spare;
         spare = t;
-        __syncwarp();
     }
 
     /* ---- the choice of a format (quant_rows.c) ---- */

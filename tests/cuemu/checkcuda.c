@@ -74,6 +74,13 @@ void check_launched(struct check *c, int error, const char *what)
         failed(c, "%s: error %d of the runtime", what, error);
 }
 
+struct xp_gpu check_gpu(struct check *c, const struct xp_gpu *g)
+{
+    const struct xp_gpu small = {g->stream, 1, 40 << 10};
+
+    return check_below(c, 2) ? small : *g;
+}
+
 size_t check_dim(struct check *c)
 {
     static const size_t dims[] = {1, 3, 127, 128, 129, 255, 256, 512, 513, 768, 1024, 2048};

@@ -25,6 +25,9 @@ void check_device(struct check *c, const void *expected, const void *device, siz
 /* The result of a launch. */
 void check_launched(struct check *c, int error, const char *what);
 
+/* The device, or one of a single multiprocessor with little shared memory: few warps, so that each has many rows. */
+struct xp_gpu check_gpu(struct check *c, const struct xp_gpu *g);
+
 /* A dim that matters to kernels: 1, 3, 127, 129, 768, 4096, 7168 and their neighbours, or any small one. */
 size_t check_dim(struct check *c);
 
