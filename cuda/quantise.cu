@@ -177,10 +177,11 @@ template <class T> struct Coder {
             const bool mine = b < blocks && states[b].stats.scale != 0.0f;
             bool odd = false;
             struct xp_qstep step = {0, 0, 1};
+            const struct xp_qstats known = mine ? states[b].stats : xp_qstats{0, 0, 0};
             if (mine && format == XP_Q_FP8)
-                step.wire = (uint16_t)xp_q_fp8_step(states[b].stats, block_size(row.dim, b), &states[b].inverse);
+                step.wire = (uint16_t)xp_q_fp8_step(known, block_size(row.dim, b), &states[b].inverse);
             else if (mine)
-                step = xp_q_step_guess(q, states[b].stats, block_size(row.dim, b), &odd);
+                step = xp_q_step_guess(q, known, block_size(row.dim, b), &odd);
             if (b < blocks)
                 states[b].step = step;
             unsigned left = __ballot_sync(XP_FULL_WARP, odd);
@@ -189,7 +190,8 @@ template <class T> struct Coder {
                 int h[XP_QLANE];
                 integers_of(which, h);
                 __syncwarp();
-                step = xp_q_step_search(q, states[which].step, states[which].stats, block_size(row.dim, which), w.lane, h);
+                const BlockState s = states[which];
+                step = xp_q_step_search(q, s.step, s.stats, block_size(row.dim, which), w.lane, h);
                 __syncwarp();
                 if (w.lane == 0)
                     states[which].step = step;
@@ -199,7 +201,6 @@ template <class T> struct Coder {
             if (b < blocks)
                 reinterpret_cast<uint16_t *>(spare)[b] = states[b].step.wire;
         }
-        __syncwarp();
     }
 
     /* Codes all blocks at `spare`; returns the squared error of what they decode to. */

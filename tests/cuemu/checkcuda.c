@@ -76,7 +76,7 @@ void check_launched(struct check *c, int error, const char *what)
 
 struct xp_gpu check_gpu(struct check *c, const struct xp_gpu *g)
 {
-    const struct xp_gpu small = {g->stream, 1, 40 << 10};
+    const struct xp_gpu small = {g->stream, 1, check_below(c, 2) ? 2 << 10 : 40 << 10}; /* 2 KiB: one warp in all */
 
     return check_below(c, 2) ? small : *g;
 }

@@ -211,7 +211,7 @@ static void compare_batch(struct check *c, const struct xp_gpu *g, struct batch 
 
 static void compare_encode(struct check *c, const struct xp_gpu *gpu, const struct xp_kernels *plain)
 {
-    struct xp_gpu few = check_gpu(c, gpu), *g = &few;
+    const struct xp_gpu few = check_gpu(c, gpu), *g = &few;
     const double eps = 0.5 * exp(-(double)check_below(c, 800) / 100);
     const size_t dim = check_below(c, 8) ? check_dim(c) : check_below(c, 2) ? 4096 : 7168;
     const size_t rows = dim < 1024 ? check_below(c, 20) : 1 + check_below(c, 2), kinds = check_below(c, 3);
@@ -220,8 +220,6 @@ static void compare_encode(struct check *c, const struct xp_gpu *gpu, const stru
     char what[120];
 
     (void)plain;
-    if (dim > 600)
-        few = *gpu; /* a long row with its base needs more shared memory */
     open_batch(&b, c, types[check_below(c, 3)], dim, rows, eps, check_below(c, 4) ? FILL_COUNT : FILL_GAUSS);
     choose_bases(&b, c, kinds == 2 ? 3 : kinds, refers);
     snprintf(what, sizeof(what), "%zu %s rows of %zu, eps %g, %zu bases%s", rows, check_dtype_name(b.t), dim, b.coder->desc.eps, b.kinds, refers ? ", mean" : "");
