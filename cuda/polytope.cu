@@ -328,6 +328,18 @@ static __device__ __forceinline__ void copy_table(void *to, const void *from, si
         static_cast<uint4 *>(to)[i] = static_cast<const uint4 *>(from)[i];
 }
 
+/* 16 bytes of sign bits become the masks of 128 values. */
+static __device__ __forceinline__ void spread_signs(uint4 *flips, const uint32_t *signs, size_t bytes)
+{
+    for (size_t i = threadIdx.x; i < bytes / 16; i += blockDim.x) {
+        const uint4 bits = reinterpret_cast<const uint4 *>(signs)[i];
+        const unsigned words[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+        for (unsigned k = 0; k < 16; k++)
+            flips[16 * i + k] = flips_of(words[k / 4] >> (k % 4 * 8) & 255);
+    }
+}
+
 template <class T, unsigned N, bool WIDE>
 __global__ void __launch_bounds__(WARPS * 32, 2) hash_kernel(Hasher h, xp_dev_rows in, unsigned chunk, uint32_t *__restrict__ ids, int16_t *__restrict__ sketch)
 {
@@ -341,8 +353,7 @@ __global__ void __launch_bounds__(WARPS * 32, 2) hash_kernel(Hasher h, xp_dev_ro
     float *mean = reinterpret_cast<float *>(scale + (XP_HASH_MAX_ROUNDS - 1) * N);
 
     if constexpr (WIDE && sizeof(typename T::word) == 2)
-        for (size_t i = threadIdx.x; i < sign_bytes; i += blockDim.x)
-            flips[i] = flips_of(reinterpret_cast<const uint8_t *>(h.fold_signs)[i]);
+        spread_signs(flips, h.fold_signs, sign_bytes);
     else
         copy_table(signs, h.fold_signs, sign_bytes);
     copy_table(scale, h.round_scale, (h.rounds - 1) * N * sizeof(*scale));
