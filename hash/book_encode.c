@@ -126,14 +126,17 @@ static double examine(struct subject *s, const struct xp_book_promise *p, uint32
     struct xp_book_room *m = s->m;
     const struct xp_book *b = s->b;
     const double margin = ((double)b->dim / 16 + 16) * 0x1p-24; /* as in quant_rows.c */
-    double rest;
+    const int to_mean = p->to_mean && b->has_mean;
+    double rest = 0;
     float spread;
 
     if (!(s->energy <= FLT_MAX))
         return -1;
-    m->k->residual(m->typed, m->dtype, b->mean, b->dim, m->rest);
-    rest = m->k->energy(m->rest, b->dim);
-    s->ref = p->to_mean && b->has_mean ? fmax(fmin(s->energy, rest), s->energy * 0x1p-16) : s->energy;
+    if (to_mean || !b->centroids) {
+        m->k->residual(m->typed, m->dtype, b->mean, b->dim, m->rest);
+        rest = m->k->energy(m->rest, b->dim);
+    }
+    s->ref = to_mean ? fmax(fmin(s->energy, rest), s->energy * 0x1p-16) : s->energy;
     s->allowed = p->eps * p->eps * s->ref * (1 - margin) / (1 + margin);
     if (!(s->allowed >= (double)b->dim * 1e-37))
         return -1;
