@@ -296,7 +296,7 @@ xp_status xp_coder_encode(struct xp_coder *c, const struct xp_rows *in, void *fr
     xp_frame_write(frame, &h);
     *len = XP_FRAME_HEADER + payload;
     c->stats.frame_bytes = *len;
-    xp_select_meter(c, ops->id, 0, in->rows, wall_seconds() - start);
+    xp_select_meter(c, ops->id, 0, in->rows, *len, wall_seconds() - start);
     if (stats)
         add_stats(stats, &c->stats);
     return XP_OK;
@@ -324,6 +324,6 @@ xp_status xp_coder_decode(struct xp_coder *c, const void *frame, size_t len, voi
     start = wall_seconds();
     xp_coder_seed(c, h.seed);
     s = ops->decode(c, (const uint8_t *)frame + XP_FRAME_HEADER, h.payload_bytes, rows, out);
-    xp_select_meter(c, ops->id, 1, rows, wall_seconds() - start);
+    xp_select_meter(c, ops->id, 1, rows, len, wall_seconds() - start);
     return s;
 }

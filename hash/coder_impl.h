@@ -36,6 +36,8 @@ struct xp_select {
     double link;                /* bytes per second; 0: unknown */
     double slowdown;            /* wall-clock time of coding in calls, over that of trials */
     double rows[2], seconds[2]; /* encoded, decoded with the codec in use since the last choice */
+    double bytes;               /* of what was encoded */
+    int surprised;              /* they were more than its trial said */
     unsigned calls;
     const struct xp_codec_ops *challenger;
     const struct xp_book_writer *writer; /* that was tried last */
@@ -94,8 +96,8 @@ void xp_pack_state_destroy(struct xp_pack_state *s);
 /* Makes the quantiser's signs those of `seed`. */
 void xp_coder_seed(struct xp_coder *c, uint64_t seed);
 
-/* Frames of codec `id` took so long in all (select.c). */
-void xp_select_meter(struct xp_coder *c, unsigned id, int decoded, size_t rows, double seconds);
+/* A frame of codec `id` was encoded or decoded: what it took (select.c). */
+void xp_select_meter(struct xp_coder *c, unsigned id, int decoded, size_t rows, size_t bytes, double seconds);
 
 /* Remembers why and returns XP_ERR_CORRUPT. */
 static inline xp_status xp_corrupt(struct xp_coder *c, const char *why)

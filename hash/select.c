@@ -26,6 +26,7 @@
 #define BIG_MARGIN 0.75    /* and in one */
 #define OFTEN 4            /* calls that try every codec, */
 #define RENEW 8            /* then one in so many */
+#define SURPRISE 1.05       /* bytes a row, of those of the trial */
 #define SLOWDOWN_MOST 16.0
 #define SLOWDOWN_FADES 0.98 /* a call, while nothing is coded that could show it */
 
@@ -121,20 +122,23 @@ static struct xp_trial predict_lsh(struct xp_coder *c, const struct xp_rows *sam
 
 /* ---- what frames really took ------------------------------------------------------------------------------------------- */
 
-void xp_select_meter(struct xp_coder *c, unsigned id, int decoded, size_t rows, double seconds)
+void xp_select_meter(struct xp_coder *c, unsigned id, int decoded, size_t rows, size_t bytes, double seconds)
 {
     if (id != c->ops->id)
         return;
+    c->select.bytes += decoded ? 0 : (double)bytes;
     c->select.rows[decoded] += (double)rows;
     c->select.seconds[decoded] += seconds;
 }
 
-/* How much longer than the trial said: other ranks on the core, cold caches. */
-static void learn_slowdown(struct xp_coder *c)
+/* How much longer than the trial said: other ranks on the core, cold caches. And whether rows take more bytes than it said: they
+ * have changed, and all codecs must be tried on them. */
+static void learn_from_frames(struct xp_coder *c)
 {
     struct xp_select *s = &c->select;
     const struct xp_trial *t = &s->trial[c->ops->id];
 
+    s->surprised = s->rows[0] >= 64 && t->done && s->bytes / s->rows[0] > SURPRISE * t->bytes;
     if (s->rows[0] >= 64 && s->rows[1] >= 64 && t->done && t->seconds > 0) {
         double ratio = (s->seconds[0] / s->rows[0] + s->seconds[1] / s->rows[1]) / t->seconds;
 
@@ -143,6 +147,7 @@ static void learn_slowdown(struct xp_coder *c)
     } else if (s->rows[0] == 0) {
         s->slowdown = 1 + SLOWDOWN_FADES * (s->slowdown - 1);
     }
+    s->bytes = 0;
     memset(s->rows, 0, sizeof(s->rows));
     memset(s->seconds, 0, sizeof(s->seconds));
 }
@@ -198,7 +203,7 @@ static const struct xp_codec_ops *exact_or_raw(const struct xp_coder *c)
 
 static int due(const struct xp_coder *c)
 {
-    return !c->select.link || c->select.calls <= OFTEN || c->select.calls % RENEW == 0;
+    return !c->select.link || c->select.calls <= OFTEN || c->select.calls % RENEW == 0 || c->select.surprised;
 }
 
 /* The better of codec ops and plain rows, given what ops is predicted to take. */
@@ -269,7 +274,7 @@ int xp_coder_select(struct xp_coder *c, const struct xp_rows *in, const struct x
     if (c->desc.mode == XP_MODE_RAW || !in->rows || in->dtype != c->desc.dtype || in->dim != c->desc.dim ||
         xp_coder_reserve(c, in->rows))
         return choose(c, &xp_codec_raw, 0);
-    learn_slowdown(c);
+    learn_from_frames(c);
     c->select.link = env ? env->link_bytes_per_s : 0;
     c->select.calls++;
     return c->desc.mode == XP_MODE_BOUNDED ? select_bounded(c, in, !env) : select_exact(c, in);

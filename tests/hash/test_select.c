@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include <criterion/criterion.h>
+#include <math.h>
 #include <string.h>
 
 #include "hash/coder_impl.h"
@@ -100,6 +101,30 @@ Test(select, exact_looks_for_duplicates_only_where_that_is_cheap)
     cr_assert_eq(xp_coder_select(c, &bytes, &unknown), 1);
     cr_assert_eq(xp_coder_select(c, &bytes, &fast), 0);
     cr_assert_str_eq(xp_coder_codec(c)->name, "raw");
+    xp_coder_destroy(c);
+}
+
+/* Between two trials: frames larger than the trial said mean that the rows have changed. */
+Test(select, rows_that_change_are_tried_again)
+{
+    static uint8_t frame[ROWS * (DIM * 4 + 4) + 64];
+    struct xp_coder *c = make("auto", XP_MODE_BOUNDED, 0.03);
+    size_t len;
+
+    fill(1, 1);
+    for (size_t r = 0; r < ROWS; r++)
+        for (size_t i = DIM / 4; i < DIM; i++)
+            rows[r][i] = 0; /* few bytes */
+    for (int call = 0; call < 5; call++)
+        expect(c, &slow, 1, "quant");
+    const double before = xp_coder_trial_bytes(c, XP_CODEC_QUANT);
+    for (size_t r = 0; r < ROWS; r += 3)
+        rows[r][5] = NAN; /* these travel raw */
+    expect(c, &slow, 1, "quant");
+    cr_assert_eq(xp_coder_trial_bytes(c, XP_CODEC_QUANT), before);
+    cr_assert_eq(xp_coder_encode(c, &in, frame, sizeof(frame), &len, NULL), XP_OK);
+    expect(c, &slow, 1, "quant");
+    cr_assert_gt(xp_coder_trial_bytes(c, XP_CODEC_QUANT), 1.2 * before);
     xp_coder_destroy(c);
 }
 
