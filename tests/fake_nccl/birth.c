@@ -10,6 +10,9 @@
 #include "tests/cuemu/cudart.h"
 #include "tests/fake_nccl/fake_nccl.h"
 #include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,11 +30,12 @@ enum family { INIT, SPLIT, SHRINK, GROW };
 struct told {
     int32_t family, child, color, key;
     uint64_t nonce;
+    struct place place;
 };
 
 struct birth {
     enum family family;
-    enum { TELL, HEAR, LISTEN, LINK } at;
+    enum { TELL, HEAR, LISTEN, ASK, LINK } at;
     struct ncclComm *parent, *comm;
     struct ncclComm **out; /* of a child: written when it is complete */
     struct told mine, *all;
@@ -39,6 +43,9 @@ struct birth {
     int linked, grown;
     bool *called, blocking;
     double since;
+    int listener, asked; /* sockets, TCP only: where this rank listens; to the root */
+    struct place root, *places;
+    size_t answered;
 };
 
 /* sent in front on every connection */
@@ -108,6 +115,7 @@ static struct birth *new_birth(enum family family, struct ncclComm *parent, bool
     b->parent = parent;
     b->blocking = blocking;
     b->since = fake_seconds();
+    b->listener = b->asked = -1;
     if (parent) {
         b->all = calloc((size_t)parent->n, sizeof *b->all);
         b->heard = calloc((size_t)parent->n, sizeof *b->heard);
@@ -116,12 +124,13 @@ static struct birth *new_birth(enum family family, struct ncclComm *parent, bool
     return b;
 }
 
-struct birth *fake_birth_new(struct ncclComm *comm, uint64_t nonce)
+struct birth *fake_birth_new(struct ncclComm *comm, uint64_t nonce, struct place root)
 {
     struct birth *b = new_birth(INIT, NULL, comm->blocking);
 
     if (b) {
         b->comm = comm;
+        b->root = root;
         comm->nonce = nonce;
         b->at = LISTEN;
     }
@@ -175,6 +184,13 @@ static bool talks_to(const struct birth *b, int i)
 
 static ncclResult_t tell(struct birth *b)
 {
+    if (fake_tcp()) {
+        if (b->family == GROW)
+            return fake_error(ncclInvalidUsage, "ncclCommGrow: not over TCP");
+        b->listener = fake_tcp_listen(2 * b->parent->n, &b->mine.place);
+        if (b->listener < 0)
+            return fake_error(ncclSystemError, "rank %d: no listening socket", b->parent->rank);
+    }
     for (int i = 0; i < b->parent->n; i++)
         if (talks_to(b, i) && send(b->parent->links[i].control, &b->mine, sizeof b->mine, MSG_NOSIGNAL) != sizeof b->mine)
             return fake_error(ncclRemoteError, "rank %d: rank %d does not take part", b->parent->rank, i);
@@ -219,6 +235,10 @@ static ncclResult_t conceive(struct birth *b)
         return ncclSystemError;
     b->comm->device = b->parent->device;
     b->comm->nonce = nonce;
+    b->places = calloc((size_t)n, sizeof *b->places);
+    for (int i = 0; i < b->parent->n && b->places && b->family != GROW; i++)
+        if (b->all[i].color == b->mine.color)
+            b->places[by_key(b, i)] = b->all[i].place;
     b->at = LISTEN;
     return ncclInProgress;
 }
@@ -253,6 +273,39 @@ static socklen_t address(struct sockaddr_un *a, uint64_t nonce, int rank)
     return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n);
 }
 
+/* Over TCP a child listens already, and has the list of places; others ask the root for it. */
+static ncclResult_t start_listening_tcp(struct birth *b)
+{
+    struct ncclComm *comm = b->comm;
+    struct place own;
+
+    b->at = LINK;
+    comm->listener = b->listener >= 0 ? b->listener : fake_tcp_listen(2 * comm->n, &own);
+    if (comm->listener < 0)
+        return fake_error(ncclSystemError, "rank %d: no listening socket", comm->rank);
+    fcntl(comm->listener, F_SETFL, O_NONBLOCK);
+    b->listener = -1;
+    if (b->family != INIT)
+        return ncclInProgress;
+    b->places = calloc((size_t)comm->n, sizeof *b->places);
+    b->asked = fake_root_ask(b->root, comm->rank, comm->n, own);
+    b->at = ASK;
+    return b->asked < 0 || !b->places ? fake_error(ncclSystemError, "rank %d: the root does not answer", comm->rank) : ncclInProgress;
+}
+
+static ncclResult_t hear_root(struct birth *b)
+{
+    size_t all = (size_t)b->comm->n * sizeof *b->places;
+    ssize_t n = recv(b->asked, (char *)b->places + b->answered, all - b->answered, MSG_DONTWAIT);
+
+    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
+        return fake_error(ncclRemoteError, "rank %d: the root is gone", b->comm->rank);
+    b->answered += n > 0 ? (size_t)n : 0;
+    if (b->answered == all)
+        b->at = LINK;
+    return ncclInProgress;
+}
+
 static ncclResult_t start_listening(struct birth *b)
 {
     struct ncclComm *comm = b->comm;
@@ -260,6 +313,8 @@ static ncclResult_t start_listening(struct birth *b)
     socklen_t length = address(&a, comm->nonce, comm->rank);
 
     b->called = calloc(2 * (size_t)comm->n, sizeof *b->called);
+    if (fake_tcp())
+        return start_listening_tcp(b);
     comm->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (comm->listener < 0 || bind(comm->listener, (struct sockaddr *)&a, length) != 0)
         return fake_error(errno == EADDRINUSE ? ncclInvalidUsage : ncclSystemError, "rank %d of %d: %s", comm->rank, comm->n,
@@ -272,9 +327,12 @@ static ncclResult_t start_listening(struct birth *b)
 
 static void adopt(struct birth *b, int peer, bool data, int fd)
 {
-    int size = BUFFER;
+    int size = BUFFER, on = 1;
 
-    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+    if (fake_tcp())
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* the kernel sizes its buffers itself */
+    else
+        setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
     if (data)
         b->comm->links[peer].data = fd;
     else
@@ -282,16 +340,26 @@ static void adopt(struct birth *b, int peer, bool data, int fd)
     b->linked++;
 }
 
-static void call(struct birth *b, int peer, bool data)
+static int call_unix(const struct ncclComm *comm, int peer)
 {
-    struct ncclComm *comm = b->comm;
-    struct hello hello = {COMM_MAGIC, comm->rank, comm->n, data};
     struct sockaddr_un a;
     socklen_t length = address(&a, comm->nonce, peer);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
-    if (fd < 0 || connect(fd, (struct sockaddr *)&a, length) != 0 ||
-        send(fd, &hello, sizeof hello, MSG_NOSIGNAL) != sizeof hello) {
+    if (fd >= 0 && connect(fd, (struct sockaddr *)&a, length) != 0) {
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+static void call(struct birth *b, int peer, bool data)
+{
+    struct ncclComm *comm = b->comm;
+    struct hello hello = {COMM_MAGIC, comm->rank, comm->n, data};
+    int fd = fake_tcp() ? fake_tcp_connect(b->places[peer]) : call_unix(comm, peer);
+
+    if (fd < 0 || send(fd, &hello, sizeof hello, MSG_NOSIGNAL) != sizeof hello) {
         if (fd >= 0)
             close(fd);
         return;
@@ -348,6 +416,7 @@ ncclResult_t fake_birth_step(struct birth *b)
     case TELL: return tell(b);
     case HEAR: return hear_all(b);
     case LISTEN: return start_listening(b);
+    case ASK: return hear_root(b);
     default: return link_up(b);
     }
 }
@@ -371,6 +440,11 @@ void fake_birth_end(struct birth *b, ncclResult_t result)
     }
     if (b->out)
         __atomic_store_n(b->out, b->comm, __ATOMIC_RELEASE);
+    if (b->listener >= 0)
+        close(b->listener);
+    if (b->asked >= 0)
+        close(b->asked);
+    free(b->places);
     free(b->all);
     free(b->heard);
     free(b->called);

@@ -80,6 +80,7 @@ static ncclResult_t check_config(const ncclConfig_t *config)
 NCCL_API(ncclResult_t, ncclGetUniqueId, ncclUniqueId *id)
 {
     int fault = fake_fault("ncclGetUniqueId", NULL);
+    struct place root = {0, 0};
     uint64_t nonce;
 
     fake_log("ncclGetUniqueId");
@@ -91,6 +92,11 @@ NCCL_API(ncclResult_t, ncclGetUniqueId, ncclUniqueId *id)
         return ncclSystemError;
     memset(id, 0, sizeof *id);
     memcpy(id->internal, &nonce, sizeof nonce);
+    if (fake_tcp()) {
+        ncclResult_t r = fake_root_start(&root);
+        memcpy(id->internal + sizeof nonce, &root, sizeof root);
+        return r;
+    }
     return ncclSuccess;
 }
 
@@ -99,6 +105,7 @@ static ncclResult_t init(const char *name, ncclComm_t *out, int n, const ncclUni
     int fault = fake_fault(name, NULL);
     ncclResult_t r = check_config(config);
     struct ncclComm *comm;
+    struct place root;
     uint64_t nonce;
 
     fake_log("%s rank=%d nranks=%d depth=%d", name, rank, n, fake_depth());
@@ -113,8 +120,8 @@ static ncclResult_t init(const char *name, ncclComm_t *out, int n, const ncclUni
         return fake_group_fail(ncclSystemError);
     *out = comm;
     memcpy(&nonce, id->internal, sizeof nonce);
-    r = fake_submit_birth(fake_birth_new(comm, nonce));
-    return r;
+    memcpy(&root, id->internal + sizeof nonce, sizeof root);
+    return fake_submit_birth(fake_birth_new(comm, nonce, root));
 }
 
 NCCL_API(ncclResult_t, ncclCommInitRank, ncclComm_t *comm, int nranks, ncclUniqueId id, int rank)

@@ -10,8 +10,10 @@
  *   FAKE_NCCL_FAULTS    list of NAME#N=CODE (the N-th call of NAME returns CODE and does nothing; without #N every call),
  *                       delay:NAME#N=MS (it sleeps first), async#N=CODE (after the N-th launched group), mismatch#N (the N-th
  *                       receive asks for a byte too many), mute#N (from the N-th group on this rank moves no data),
- *                       late=US (a group starts up to so much later), inprogress=MS (work of non-blocking communicators lasts)
+ *                       late=US (a group starts up to so much later), inprogress=MS (work of non-blocking communicators lasts),
+ *                       birth=SECONDS (a communicator that is not complete by then fails, 60)
  *   FAKE_NCCL_FAULT_RANK  faults only on this rank of a communicator
+ *   FAKE_NCCL_TCP       name of an interface: ranks talk over TCP there, and may be in different network namespaces
  *   FAKE_NCCL_LOG       prefix of a file per process: one line per call
  *   FAKE_NCCL_STUCK_S   a group that does not move for so long ends the process with a report (20)
  *   FAKE_NCCL_ON_MISMATCH  exit (exit code 98) or error (asynchronous error)
@@ -78,6 +80,11 @@ struct link {
     struct transfer *out_data, *in_data;
 };
 
+/* Where a rank listens, both in network order. */
+struct place {
+    uint32_t ip, port;
+};
+
 struct ncclComm {
     uint32_t magic;
     int rank, n, device;
@@ -102,7 +109,7 @@ bool fake_broken(const struct ncclComm *comm); /* data does not move any more */
 
 /* birth.c: a communicator comes up in steps, so that one thread can bring up several. */
 struct birth;
-struct birth *fake_birth_new(struct ncclComm *comm, uint64_t nonce);
+struct birth *fake_birth_new(struct ncclComm *comm, uint64_t nonce, struct place root);
 struct birth *fake_birth_split(struct ncclComm *parent, struct ncclComm **out, int color, int key, bool blocking);
 struct birth *fake_birth_shrink(struct ncclComm *parent, struct ncclComm **out, const int *exclude, int n, bool blocking);
 struct birth *fake_birth_grow(struct ncclComm *parent, struct ncclComm **out, int n, const uint64_t *nonce, bool blocking);
@@ -111,6 +118,13 @@ struct ncclComm *fake_birth_comm(struct birth *birth); /* whose state tells of i
 void fake_birth_end(struct birth *birth, ncclResult_t result);
 struct ncclComm *fake_comm_alloc(int rank, int n, bool blocking);
 void fake_comm_free(struct ncclComm *comm);
+
+/* rendezvous.c: ranks on different hosts */
+const char *fake_tcp(void); /* the interface, or NULL: unix sockets */
+int fake_tcp_listen(int backlog, struct place *place);
+int fake_tcp_connect(struct place place);
+ncclResult_t fake_root_start(struct place *place);
+int fake_root_ask(struct place root, int rank, int n, struct place own);
 
 /* nccl_wires.c */
 void fake_wires_progress(struct ncclComm *comm);

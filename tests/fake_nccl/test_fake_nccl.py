@@ -68,6 +68,8 @@ prints("late groups", [faulty, "simple"], "version 22809, unknown result code", 
 prints("the version", [faulty, "simple"], "version 23007,", FAKE_NCCL_VERSION="23007")
 prints("slow background work", [nonblocking], "half 1 of 2", FAKE_NCCL_FAULTS="inprogress=30")
 prints("handles are used again", [faulty, "handles"], "stale 4\nsame handle 1\n")
+prints("ranks over TCP", [grouped, "uneven"], "step 5 from 3", FAKE_NCCL_TCP="lo")
+says("an interface that is not there", [grouped, "uneven"], "ncclGetUniqueId.*system error", FAKE_NCCL_TCP="nowhere0")
 prints("the library of 2.21", [grouped, "zeros"], "step 5 from 3", LD_LIBRARY_PATH=old + ":" + libraries)
 prints("its version", [faulty, "simple"], "version 22105,", LD_LIBRARY_PATH=old + ":" + libraries)
 

@@ -173,26 +173,46 @@ static int launch(char **argv, int n, int seconds, int victim)
     return verdict(ranks, n, victim);
 }
 
+/* Under another launcher: RANK and WORLD_SIZE, and a file that all ranks see. */
+static int foreign_rank(struct client *c, const char *shared)
+{
+    const char *seed = getenv("CUEMU_SEED");
+
+    if (!getenv("RANK") || !getenv("WORLD_SIZE"))
+        return -1;
+    c->rank = atoi(getenv("RANK"));
+    c->n = atoi(getenv("WORLD_SIZE"));
+    c->seed = seed ? strtoull(seed, NULL, 0) : 64;
+    int fd = open(shared, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    return fd < 0 || ftruncate(fd, sizeof *c->board) != 0 ? -1 : fd;
+}
+
+static int own_rank(struct client *c)
+{
+    c->rank = atoi(getenv("CLIENT_RANK"));
+    c->n = atoi(getenv("CLIENT_RANKS"));
+    c->seed = strtoull(getenv("CUEMU_SEED"), NULL, 0) - (uint64_t)c->rank;
+    return atoi(getenv("CLIENT_BOARD"));
+}
+
 int client_main_victim(int argc, char **argv, int ranks, int seconds, int victim,
                        int (*rank_main)(struct client *c, int argc, char **argv))
 {
-    const char *rank = getenv("CLIENT_RANK");
+    const char *shared = getenv("CLIENT_SHARED");
+    bool skip = argc > 2 && strcmp(argv[1], "-n") == 0;
     struct client c;
+    int board;
 
-    if (!rank) {
-        if (argc > 2 && strcmp(argv[1], "-n") == 0)
-            ranks = atoi(argv[2]);
-        return launch(argv, ranks, seconds, victim);
+    if (!getenv("CLIENT_RANK") && !shared)
+        return launch(argv, skip ? atoi(argv[2]) : ranks, seconds, victim);
+    board = shared ? foreign_rank(&c, shared) : own_rank(&c);
+    my_rank = c.rank;
+    c.board = mmap(NULL, sizeof *c.board, PROT_READ | PROT_WRITE, MAP_SHARED, board, 0);
+    if (c.board == MAP_FAILED) {
+        fprintf(stderr, "CLIENT_SHARED needs RANK, WORLD_SIZE and a file that can be written\n");
+        return 1;
     }
-    if (argc > 2 && strcmp(argv[1], "-n") == 0) {
-        argc -= 2;
-        argv += 2;
-    }
-    c.rank = my_rank = atoi(rank);
-    c.n = atoi(getenv("CLIENT_RANKS"));
-    c.seed = strtoull(getenv("CUEMU_SEED"), NULL, 0) - (uint64_t)c.rank;
-    c.board = mmap(NULL, sizeof *c.board, PROT_READ | PROT_WRITE, MAP_SHARED, atoi(getenv("CLIENT_BOARD")), 0);
-    return c.board == MAP_FAILED ? 1 : rank_main(&c, argc, argv);
+    return rank_main(&c, argc - 2 * skip, argv + 2 * skip);
 }
 
 int client_main(int argc, char **argv, int ranks, int seconds, int (*rank_main)(struct client *c, int argc, char **argv))

@@ -6,6 +6,9 @@
  * checksums; it must be the same with and without a layer between program and NCCL. Everything that arrives is also checked against
  * what was sent, so that each run stands for itself.
  *
+ * With CLIENT_SHARED=FILE the program is one rank under another launcher (RANK, WORLD_SIZE), which may lie in a network namespace of
+ * its own: perf/fabric.sh run 2 1 -- env FAKE_NCCL_TCP=eth0 CLIENT_SHARED=/tmp/new-file build/tests/interpose/client_alltoall
+ *
  * SPDX-License-Identifier: Apache-2.0
  */
 #ifndef INTERPOSE_CLIENT_H
