@@ -4,7 +4,8 @@
  * usage: bench_alltoall random|routed [ROWS [DIM [ITERATIONS]]]
  *
  * random: every rank sends ROWS rows of DIM bfloat16 values, evenly, none like another. routed: every rank has ROWS tokens; each goes to
- * 8 of 64 experts, which lie on the ranks in blocks, one row per expert, as programs do that know nothing of nodes.
+ * 8 of 64 experts, which lie on the ranks in blocks, one row per expert, as programs do that know nothing of nodes; the values are
+ * about normal.
  * Prints, on rank 0: milliseconds of the fastest and the median exchange, and the bytes that left a rank.
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -66,14 +67,30 @@ static void plan(struct load *l, bool routed, int from, int n, size_t rows)
     l->total = at;
 }
 
-static void fill(const struct load *l, char *device, size_t row, int rank)
+/* Four values: bits as they come, or bfloat16 numbers that are about normal. */
+static uint64_t four_values(uint64_t key, bool numbers)
+{
+    uint64_t word = mix(key), out = 0;
+
+    for (int i = 0; i < 4 && numbers; i++, word = mix(word)) {
+        float v = -2;
+        uint32_t bits;
+        for (int k = 0; k < 4; k++)
+            v += (float)(word >> 16 * k & 0xffff) / 65536;
+        memcpy(&bits, &v, sizeof bits);
+        out = out << 16 | bits >> 16;
+    }
+    return numbers ? out : word;
+}
+
+static void fill(const struct load *l, char *device, size_t row, int rank, bool numbers)
 {
     char *host = malloc(l->total * row + 8);
 
     TRUE(host != NULL);
     for (size_t r = 0; r < l->total; r++)
         for (size_t w = 0; w * 8 < row; w++) {
-            uint64_t word = mix(((uint64_t)rank << 48 | (uint64_t)l->token[r] << 20) + w);
+            uint64_t word = four_values(((uint64_t)rank << 48 | (uint64_t)l->token[r] << 20) + w, numbers);
             memcpy(host + r * row + 8 * w, &word, row - 8 * w < 8 ? row - 8 * w : 8);
         }
     CUDA(cudaMemcpy(device, host, l->total * row, xp_cudaMemcpyHostToDevice));
@@ -104,7 +121,7 @@ static int rank_main(struct client *c, int argc, char **argv)
     }
     char *send = device_alloc(out.total * row), *recv = device_alloc(arrive * row);
     int *flag = device_alloc(sizeof *flag);
-    fill(&out, send, row, c->rank);
+    fill(&out, send, row, c->rank, routed);
     for (int i = -3; i < iterations; i++) { /* three to warm up: the layer looks at the first ones */
         size_t from = 0, to = 0;
         NCCL(ncclAllReduce(flag, flag, 1, ncclInt32, ncclSum, comm, stream));

@@ -67,8 +67,8 @@ static int rank_main(struct client *c, int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    if (!getenv("CLIENT_RANK") && available() < 6 * BYTES) {
-        fprintf(stderr, "skipped: %zu GiB of memory are available, %zu needed\n", available() >> 30, 6 * BYTES >> 30);
+    if (!getenv("CLIENT_RANK") && available() < 5 * BYTES) {
+        fprintf(stderr, "skipped: %zu GiB of memory are available, %zu needed\n", available() >> 30, 5 * BYTES >> 30);
         return CLIENT_SKIP;
     }
     return client_main(argc, argv, 2, 150, rank_main);
