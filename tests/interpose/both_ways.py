@@ -7,6 +7,7 @@
 #   --host-blocking     one more run of the former without libcuda: calls then block instead of streams
 #   --groups WHAT       CROSSPRESS_GROUPS (complete)
 #   --per-node N        ranks on one node, as the layer is told (2)
+#   --transport NAME    CROSSPRESS_TRANSPORT
 #   --diverts           at least one rank must say that the layer took an exchange over
 #   --unprotected       the host could touch device memory (protecting much of it takes long)
 #   --before LIB        a sanitizer's library, which wants to come first
@@ -44,6 +45,8 @@ def legs(args, base):
     """Name and environment of each run with the layer."""
     common = dict(base, CROSSPRESS_GROUPS=args.groups, CROSSPRESS_MIN_SIZE="1", CROSSPRESS_LOG="info", CROSSPRESS_STATS="1",
                   CLIENT_PER_NODE=args.per_node)
+    if args.transport:
+        common["CROSSPRESS_TRANSPORT"] = args.transport
     if args.preload:
         preload = ":".join(filter(None, (args.before, args.preload)))
         yield "preloaded", dict(common, LD_PRELOAD=preload)
@@ -58,7 +61,8 @@ def main():
     parser = argparse.ArgumentParser()
     for name in ("nccl", "cuda"):
         parser.add_argument("--" + name, required=True)
-    for name, default in (("preload", ""), ("replacement", ""), ("before", ""), ("groups", "complete"), ("per-node", "2")):
+    for name, default in (("preload", ""), ("replacement", ""), ("before", ""), ("transport", ""), ("groups", "complete"),
+                          ("per-node", "2")):
         parser.add_argument("--" + name, default=default)
     for name in ("diverts", "host-blocking", "unprotected"):
         parser.add_argument("--" + name, action="store_true")
