@@ -10,6 +10,7 @@
 #include "lib/interpose/group.h"
 
 #include <dlfcn.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -104,9 +105,42 @@ static int caller_completes(const void *caller)
     return answer;
 }
 
+static pthread_key_t end_of_thread;
+static int have_end_of_thread;
+
+static void thread_ends(void *arg)
+{
+    struct xp_thread *t = arg;
+    free(t->calls);
+    t->calls = NULL;
+    t->ncalls = t->cap = 0;
+}
+
+static void make_key(void)
+{
+    have_end_of_thread = pthread_key_create(&end_of_thread, thread_ends) == 0;
+}
+
+__attribute__((destructor)) static void drop_key(void)
+{
+    if (have_end_of_thread)
+        pthread_key_delete(end_of_thread);
+}
+
+/* The list of a thread goes with the thread. */
+static void watch_thread(struct xp_thread *t)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, make_key);
+    if (have_end_of_thread)
+        pthread_setspecific(end_of_thread, t);
+}
+
 static int buffer(const struct xp_call *c)
 {
     struct xp_thread *t = &xp_thread;
+    if (t->cap == 0)
+        watch_thread(t);
     if (t->ncalls == t->cap) {
         size_t cap = t->cap ? 2 * t->cap : 128;
         struct xp_call *more = realloc(t->calls, cap * sizeof *more);

@@ -144,25 +144,33 @@ static int create_slot(struct xp_proxy *p, int i)
            g->cudaEventCreateWithFlags(&s->done, flags) == xp_cudaSuccess;
 }
 
-static void free_slots(struct xp_proxy *p)
+/* Memory that streams read and write. */
+static void free_memory(struct xp_proxy *p)
 {
     const struct xp_gpu *g = p->gpu;
     for (int i = 0; i < XP_SLOTS; i++) {
+        if (p->slot[i].send)
+            g->cudaFreeHost(p->slot[i].send);
+        if (p->slot[i].recv)
+            g->cudaFreeHost(p->slot[i].recv);
+    }
+    if (p->flags)
+        g->cudaFreeHost(p->flags);
+}
+
+/* The rest; CUDA keeps an event as long as a stream waits for it. */
+static void free_slots(struct xp_proxy *p)
+{
+    for (int i = 0; i < XP_SLOTS; i++) {
         struct xp_slot *s = &p->slot[i];
         if (s->packed)
-            g->cudaEventDestroy(s->packed);
+            p->gpu->cudaEventDestroy(s->packed);
         if (s->done)
-            g->cudaEventDestroy(s->done);
-        if (s->send)
-            g->cudaFreeHost(s->send);
-        if (s->recv)
-            g->cudaFreeHost(s->recv);
+            p->gpu->cudaEventDestroy(s->done);
         free(s->send_rows);
         free(s->out);
         free(s->in);
     }
-    if (p->flags)
-        g->cudaFreeHost(p->flags);
 }
 
 struct xp_proxy *xp_proxy_create(struct xp_side *side, xp_comm *comm)
@@ -188,8 +196,10 @@ struct xp_proxy *xp_proxy_create(struct xp_side *side, xp_comm *comm)
         return p;
     xp_comm_destroy(comm);
     if (p) {
-        if (p->gpu)
+        if (p->gpu) {
+            free_memory(p);
             free_slots(p);
+        }
         free(p->gathered);
         free(p);
     }
@@ -333,7 +343,8 @@ int xp_proxy_destroy(struct xp_proxy *p, int abort)
     }
     pthread_join(p->thread, NULL);
     if (device_is_through(p, abort)) /* else the memory stays: a stream may still read it */
-        free_slots(p);
+        free_memory(p);
+    free_slots(p);
     pthread_mutex_destroy(&p->lock);
     pthread_cond_destroy(&p->change);
     free(p->gathered);
