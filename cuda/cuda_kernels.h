@@ -51,7 +51,7 @@ int xp_cuda_group(const struct xp_gpu *g, const uint32_t *ids, size_t rows, void
 int xp_cuda_centroid(const struct xp_gpu *g, const struct xp_rows *in, const uint32_t *order, const uint32_t *start, const uint32_t *count,
                      uint32_t most, float *out);
 
-/* ---- quantised rows (quantise.cu) ----
+/* ---- quantised rows (quantise.cu, dequantise.cu) ----
  * q: a host struct whose signs are a device pointer, xp_sign_words(dim) words. */
 
 /* What rows are coded against: rows NULL: nothing; of NULL: the one row of dim values; else row of[r] for row r. */

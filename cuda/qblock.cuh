@@ -159,7 +159,7 @@ static __device__ __forceinline__ int64_t xp_q_integer_error(const struct xp_qin
 }
 
 /* Tries a few steps against the integers of the block; the whole warp for one block. */
-static __device__ struct xp_qstep xp_q_step_search(const struct xp_qinfo &q, struct xp_qstep best, const struct xp_qstats &s, unsigned n, unsigned lane,
+static __device__ inline struct xp_qstep xp_q_step_search(const struct xp_qinfo &q, struct xp_qstep best, const struct xp_qstats &s, unsigned n, unsigned lane,
                                                    const int (&h)[XP_QLANE])
 {
     const float per_unit = __fmul_rn((float)n, s.scale);

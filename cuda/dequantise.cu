@@ -1,0 +1,164 @@
+/*
+ * dequantise.cu - quantised rows back to rows: a warp for each row
+ *
+ * A row's bytes begin anywhere in the payload; they come to shared memory 16 at a time, with the same place within 16. The row is put
+ * together there, and leaves 16 bytes at a time.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "cuda/qrow.cuh"
+
+namespace
+{
+
+struct Decode {
+    Formats f;
+    Memory m;
+    size_t rows, dim, row_bytes, stride;
+    const uint32_t *signs;
+    const float *base;
+    const uint32_t *of;
+    const unsigned char *in;
+    const uint8_t *formats;
+    const uint64_t *at;
+    unsigned format;
+    bool wide;
+    unsigned char *out;
+};
+
+/* Bytes at any alignment to shared memory with the same alignment within 16 bytes; nothing outside them is read. */
+static __device__ __forceinline__ unsigned char *fetch_bytes(unsigned char *room, const unsigned char *from, unsigned bytes, unsigned lane)
+{
+    unsigned char *to = room + (uintptr_t)from % 16;
+    const unsigned head = min(bytes, (unsigned)(0 - (uintptr_t)from) % 16), middle = (bytes - head) / 16 * 16;
+
+    if (lane < head)
+        to[lane] = from[lane];
+    for (unsigned i = lane * 16; i < middle; i += 32 * 16)
+        *reinterpret_cast<uint4 *>(to + head + i) = *reinterpret_cast<const uint4 *>(from + head + i);
+    if (head + middle + lane < bytes)
+        to[head + middle + lane] = from[head + middle + lane];
+    return to;
+}
+
+template <class T> static __device__ __forceinline__ void decode_blocks(const Decode &d, const xp_qwarp &w, unsigned format, const unsigned char *in,
+                                                                        const float *base, typename T::word *x)
+{
+    const struct xp_qinfo &q = d.f.info[format];
+    const unsigned blocks = (unsigned)xp_ceil_div(d.dim, XP_QBLOCK);
+    const unsigned char *codes = in + 2 * blocks;
+
+    for (unsigned b = 0; b < blocks; b++) {
+        const unsigned n = block_size((unsigned)d.dim, b);
+        const float step = xp_q_step_of_wire(in[2 * b] | (uint32_t)in[2 * b + 1] << 8);
+        float v[XP_QLANE];
+        unsigned u[XP_QLANE];
+        if (format == XP_Q_FP8) {
+#pragma unroll
+            for (unsigned m = 0; m < XP_QLANE; m++)
+                u[m] = xp_q_has(n, m, w.lane) ? codes[32 * m + w.lane] : 0;
+            xp_q_fp8_values(w, b, n, u, step, v);
+        } else {
+            xp_q_read(w, q, n, codes, u);
+            xp_q_values(w, q.levels, b, n, u, step, v);
+        }
+        codes += block_bytes(q, n);
+#pragma unroll
+        for (unsigned m = 0; m < XP_QLANE; m++) {
+            const unsigned i = b * XP_QBLOCK + 32 * m + w.lane;
+            if (i < d.dim)
+                x[i] = T::store(base ? __fadd_rn(v[m], base[i]) : v[m]);
+        }
+    }
+}
+
+/* The row in shared memory. */
+template <class T> static __device__ __forceinline__ void decode_row(const Decode &d, const xp_qwarp &w, unsigned format, const unsigned char *from,
+                                                                     unsigned char *room, const float *base, typename T::word *x)
+{
+    if (format == XP_Q_RAW) {
+        for (size_t i = w.lane; i < d.row_bytes; i += 32)
+            reinterpret_cast<unsigned char *>(x)[i] = from[i];
+    } else if (format < XP_QFORMATS && d.f.info[format].bits) {
+        const unsigned char *in = fetch_bytes(room, from, d.f.bytes[format], w.lane);
+        __syncwarp();
+        decode_blocks<T>(d, w, format, in, base, x);
+    } else {
+        for (unsigned i = w.lane; i < d.dim; i += 32)
+            x[i] = format == XP_Q_BASE && base ? T::store(base[i]) : (typename T::word)0;
+    }
+}
+
+template <class T> __global__ void __launch_bounds__(MOST_WARPS * 32, 1) decode_kernel(const __grid_constant__ Decode d)
+{
+    XP_DYNAMIC_SHARED(memory);
+    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    const bool one_base = d.base && !d.of;
+    float *shared_base = reinterpret_cast<float *>(memory + d.m.signs);
+    unsigned char *own = memory + d.m.before_warps + warp * d.m.each_warp;
+    typename T::word *x = reinterpret_cast<typename T::word *>(own);
+    const xp_qwarp w = {lane, reinterpret_cast<uint32_t *>(memory), reinterpret_cast<uint16_t *>(own + d.m.row + d.m.codes)};
+
+    copy_shared(memory, d.signs, d.m.signs);
+    if (one_base)
+        copy_shared(reinterpret_cast<unsigned char *>(shared_base), d.base, d.dim * sizeof(float));
+    __syncthreads();
+    for (size_t r = (size_t)blockIdx.x * warps + warp; r < d.rows; r += (size_t)gridDim.x * warps) {
+        uint64_t known = 0; /* lane 0: where; 1: the format; 2: the base */
+        if (lane == 0)
+            known = d.at ? d.at[r] : r * d.stride;
+        if (lane == 1)
+            known = d.formats ? d.formats[r] : d.format;
+        if (lane == 2 && d.of)
+            known = d.of[r];
+        const uint64_t at = __shfl_sync(XP_FULL_WARP, known, 0), which = __shfl_sync(XP_FULL_WARP, known, 2);
+        const unsigned format = (unsigned)__shfl_sync(XP_FULL_WARP, known, 1);
+        __syncwarp();
+        decode_row<T>(d, w, format, d.in + at, own + d.m.row, d.of ? d.base + which * d.dim : one_base ? shared_base : nullptr, x);
+        __syncwarp();
+        unsigned char *to = d.out + r * d.row_bytes;
+        if (d.wide)
+            for (size_t i = lane * 16; i < d.row_bytes; i += 32 * 16)
+                xp_store16(to + i, *reinterpret_cast<const uint4 *>(own + i));
+        else
+            for (size_t i = lane; i < d.dim; i += 32)
+                reinterpret_cast<typename T::word *>(to)[i] = x[i];
+    }
+}
+
+} // namespace
+
+extern "C" int xp_cuda_row_decode(const struct xp_gpu *g, const struct xp_quantiser *q, const uint8_t *formats, enum xp_qformat f, const uint8_t *in,
+                                  const uint64_t *at, size_t stride, const struct xp_gpu_bases *bases, xp_dtype t, size_t rows, void *out)
+{
+    const struct xp_rows to = {out, nullptr, rows, q->dim, t};
+    Decode d = {};
+    Memory &m = d.m;
+
+    d.rows = rows;
+    d.dim = q->dim;
+    d.row_bytes = q->dim * xp_dtype_size(t);
+    d.f = formats_of(d.dim, d.row_bytes);
+    d.stride = stride;
+    d.signs = q->signs;
+    d.base = bases->rows;
+    d.of = bases->rows ? bases->of : nullptr;
+    d.in = in;
+    d.formats = formats;
+    d.at = at;
+    d.format = f;
+    d.wide = xp_rows_are_wide(&to);
+    d.out = static_cast<unsigned char *>(out);
+    m.signs = xp_sign_words(d.dim) * sizeof(uint32_t);
+    m.base = d.base && !d.of ? round16(d.dim * sizeof(float)) : 0;
+    m.row = round16(d.row_bytes);
+    m.codes = round16(longest_code(d.f) + 16);
+    m.stage = XP_QBLOCK * sizeof(uint16_t);
+    m.before_warps = m.signs + m.base;
+    m.each_warp = m.row + m.codes + m.stage;
+    if (rows == 0)
+        return 0;
+    if (d.dim >> 28)
+        return 1; /* cudaErrorInvalidValue */
+    return xp_for_type(t, [&](auto tag) { return xp_launch("decode", shape_for(g, m, rows), g->stream, decode_kernel<decltype(tag)>, d); });
+}

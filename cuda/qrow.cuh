@@ -1,0 +1,90 @@
+/*
+ * qrow.cuh - what the coder and the decoder of quantised rows share: formats, blocks of a row, shared memory, the shape of a launch
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef XP_CUDA_QROW_CUH
+#define XP_CUDA_QROW_CUH
+
+#include "cuda/qblock.cuh"
+#include "cuda/row.cuh"
+
+namespace
+{
+
+constexpr unsigned MOST_WARPS = 16; /* of a block */
+
+/* Everything that rows of a launch have in common. */
+struct Formats {
+    struct xp_qinfo info[XP_QFORMATS];
+    uint32_t bytes[XP_ROW_FORMATS]; /* of a row */
+};
+
+/* Where things lie in shared memory; bytes, all multiples of 16. */
+struct Memory {
+    size_t signs, base, reference;                       /* of a block; base and reference may be one, or absent (0 bytes) */
+    size_t row, pairs, codes, states, stage, own_base;   /* of a warp */
+    size_t before_warps, each_warp;
+};
+
+static __device__ __forceinline__ unsigned block_size(unsigned dim, unsigned b)
+{
+    const unsigned rest = dim - b * XP_QBLOCK;
+
+    return rest >= XP_QBLOCK ? XP_QBLOCK : rest <= 8 ? 8 : 1u << (32 - __clz((int)rest - 1));
+}
+
+static __device__ __forceinline__ unsigned block_bytes(const struct xp_qinfo &q, unsigned n)
+{
+    const unsigned elements = q.paired ? n / 2 : n;
+
+    return elements * (q.bits / 2) / 4 + (q.bits & 1 ? (elements + 7) / 8 : 0);
+}
+
+/* What the warps of a block share: signs, base row, mean row. */
+static __device__ __forceinline__ void copy_shared(unsigned char *to, const void *from, size_t bytes)
+{
+    for (size_t i = threadIdx.x; i < bytes / 4; i += blockDim.x)
+        reinterpret_cast<uint32_t *>(to)[i] = static_cast<const uint32_t *>(from)[i];
+}
+
+static inline size_t round16(size_t n)
+{
+    return (n + 15) / 16 * 16;
+}
+
+static inline Formats formats_of(size_t dim, size_t row_bytes)
+{
+    Formats f = {};
+
+    for (unsigned i = 0; i < XP_QFORMATS; i++) {
+        f.info[i] = xp_qinfo[i];
+        f.bytes[i] = (uint32_t)xp_qrow_bytes((enum xp_qformat)i, dim);
+    }
+    f.bytes[XP_Q_RAW] = (uint32_t)row_bytes;
+    return f;
+}
+
+static inline uint32_t longest_code(const Formats &f)
+{
+    uint32_t most = 0;
+
+    for (unsigned i = XP_Q_RAW + 1; i < XP_QFORMATS; i++)
+        most = f.bytes[i] > most ? f.bytes[i] : most;
+    return most;
+}
+
+/* As many warps as fit, and as many blocks as a multiprocessor holds. */
+static inline xp_shape shape_for(const struct xp_gpu *g, const Memory &m, size_t rows)
+{
+    const size_t fit = g->shared_bytes > m.before_warps ? (g->shared_bytes - m.before_warps) / m.each_warp : 0;
+    const size_t warps = fit < 1 ? 1 : fit < MOST_WARPS ? fit : MOST_WARPS, bytes = m.before_warps + warps * m.each_warp;
+    const size_t per_sm = g->shared_bytes / (bytes + 1024), most = g->sms * (per_sm < 1 ? 1 : per_sm < 4 ? per_sm : 4);
+    const size_t wanted = xp_ceil_div(rows, warps);
+
+    return {dim3((unsigned)(wanted < most ? wanted : most)), dim3((unsigned)warps * 32), bytes, false};
+}
+
+} // namespace
+
+#endif
