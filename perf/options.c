@@ -13,13 +13,14 @@
 #include <string.h>
 
 const char options_help[] =
-    "usage: xp_perf links|hash|codec|alltoallv|moe [option ...]\n"
+    "usage: xp_perf links|hash|codec|alltoallv|moe|fold [option ...]\n"
     "\n"
     "  links        latency and bandwidth of each class of link (inside a node, between nodes)\n"
     "  hash         the folded hash beside memcpy of the same bytes\n"
     "  codec        encoding and decoding beside memcpy of the same bytes\n"
     "  alltoallv    the exchange: rows of every rank to every rank\n"
     "  moe          a layer's exchanges: route, dispatch, experts, combine\n"
+    "  fold         what folding a layer's rows costs in error, by hash functions, refinement, alpha and rate\n"
     "\n"
     "  --spawn N        start N ranks here; without it the rank comes from the launcher (torchrun, mpirun, srun)\n"
     "  --nodes K        with --spawn: pretend that the ranks live on K nodes (default 1)\n"
@@ -39,7 +40,7 @@ const char options_help[] =
     "  --check          compare with a plain reference and the promise of the mode; exit code 1 on a miss\n"
     "  --json FILE      one JSON object a case, one a line; - is stdout\n"
     "\n"
-    "moe only (--rows are the tokens of a rank):\n"
+    "moe and fold (--rows are the tokens of a rank):\n"
     "  --experts E      experts of the layer, in blocks over the ranks (default 16)\n"
     "  --topk T.npy     a trace: expert numbers [tokens][k], or gate logits [tokens][E]; begins again where it ends\n"
     "  --weights W.npy  its gate weights [tokens][k] (default: equal ones; of logits: their softmax)\n"
@@ -266,7 +267,8 @@ static int moe_given(const struct options *o)
 /* What only makes sense together, or apart. */
 static int consistent(const struct options *o, char *err, size_t size)
 {
-    int alone = strcmp(o->command, "hash") == 0 || strcmp(o->command, "codec") == 0, moe = strcmp(o->command, "moe") == 0;
+    int alone = strcmp(o->command, "hash") == 0 || strcmp(o->command, "codec") == 0, fold = strcmp(o->command, "fold") == 0;
+    int moe = strcmp(o->command, "moe") == 0;
 
     if (o->nodes > 0 && o->spawn == 0)
         return refuse(err, size, "--nodes needs --spawn: under a launcher the nodes are what they are");
@@ -276,13 +278,13 @@ static int consistent(const struct options *o, char *err, size_t size)
         return refuse(err, size, "--input brings its own rows: leave out --data, --dim and --dtype");
     if (o->mode == XP_MODE_FOLDED && !moe)
         return refuse(err, size, "--mode folded is for xp_perf moe: %s has no experts", o->command);
-    if (!moe && moe_given(o))
-        return refuse(err, size, "--experts, --topk, --rate and what goes with them are for xp_perf moe");
+    if (!moe && !fold && moe_given(o))
+        return refuse(err, size, "--experts, --topk, --rate and what goes with them are for xp_perf moe and fold");
     if (o->moe.topk != NULL && o->moe.routing != NULL)
         return refuse(err, size, "--topk brings its own routing: leave out --routing");
     if (o->moe.weights != NULL && o->moe.topk == NULL)
         return refuse(err, size, "--weights needs --topk: they belong to its expert numbers");
-    if (alone && o->spawn > 0)
+    if ((alone || fold) && o->spawn > 0)
         return refuse(err, size, "%s measures one core: leave out --spawn", o->command);
     return 0;
 }

@@ -1,5 +1,5 @@
 /*
- * xp_perf.c - the benchmarks of crosspress: xp_perf links|hash|codec|alltoallv|moe (--help explains)
+ * xp_perf.c - the benchmarks of crosspress: xp_perf links|hash|codec|alltoallv|moe|fold (--help explains)
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -24,6 +24,7 @@ static const struct command {
     {"hash", bench_hash},
     {"codec", bench_codec},
     {"alltoallv", bench_alltoallv},
+    {"fold", bench_fold},
     {"moe", bench_moe},
 };
 
@@ -139,10 +140,10 @@ int main(int argc, char **argv)
         return 0;
     }
     if (argc < 2)
-        return refuse("what to measure? links, hash, codec, alltoallv or moe (--help explains)");
+        return refuse("what to measure? links, hash, codec, alltoallv, moe or fold (--help explains)");
     o.command = argv[1];
     if (find_command(o.command) == NULL) {
-        snprintf(err, sizeof(err), "unknown command '%s' (links, hash, codec, alltoallv or moe)", o.command);
+        snprintf(err, sizeof(err), "unknown command '%s' (links, hash, codec, alltoallv, moe or fold)", o.command);
         return refuse(err);
     }
     if (options_parse(&o, argc - 2, argv + 2, err, sizeof(err)) != 0)

@@ -63,6 +63,7 @@ int bench_links(struct perf *p);
 int bench_hash(struct perf *p);
 int bench_codec(struct perf *p);
 int bench_alltoallv(struct perf *p);
+int bench_fold(struct perf *p);
 int bench_moe(struct perf *p);
 
 /* What reports of a group have in common: "shm+ucx", the transports of this rank's peers; the instruction set in use. */
