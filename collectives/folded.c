@@ -133,12 +133,13 @@ static void *block(size_t count, size_t size, int zero)
 
 static xp_status allocate(struct xp_folder *f)
 {
-    const size_t n = f->max_tokens + 1, experts = (size_t)f->experts;
+    const size_t n = f->max_tokens + 1, experts = (size_t)f->experts, most_probes = experts * f->knobs.probes;
     const int leader = f->knobs.centroid == XP_CENTROID_LEADER;
 
     f->expert = block(experts, sizeof(*f->expert), 1);
     f->expert_start = block(experts + 1, sizeof(uint32_t), 1);
     f->expert_count = block(experts, sizeof(uint32_t), 1);
+    f->product = block(most_probes < f->max_slots ? most_probes : f->max_slots, sizeof(*f->product), 0);
     f->ids = block(n, sizeof(uint32_t), 0);
     f->counter = block(n, sizeof(uint32_t), 1);
     f->token = block(n, sizeof(uint32_t), 0);
@@ -146,7 +147,7 @@ static xp_status allocate(struct xp_folder *f)
     f->wild = block(n, sizeof(uint32_t), 0);
     f->sequence = block(n, sizeof(uint32_t), 0);
     f->sketch = block(n, f->sketch_values * sizeof(int16_t), 0);
-    if (!f->expert || !f->expert_start || !f->expert_count || !f->ids || !f->counter || !f->token || !f->slot || !f->wild || !f->sequence || !f->sketch)
+    if (!f->expert || !f->product || !f->expert_start || !f->expert_count || !f->ids || !f->counter || !f->token || !f->slot || !f->wild || !f->sequence || !f->sketch)
         return XP_ERR_NO_MEMORY;
     for (size_t i = 0; i < sizeof(f->f32) / sizeof(f->f32[0]); i++)
         if (!(f->f32[i] = block(XP_ROW_PAD(f->dim), sizeof(float), 1)))
@@ -202,6 +203,7 @@ void xp_folder_destroy(struct xp_folder *f)
     for (size_t i = 0; i < sizeof(f->f32) / sizeof(f->f32[0]); i++)
         free(f->f32[i]);
     free(f->expert);
+    free(f->product);
     free(f->expert_start);
     free(f->expert_count);
     free(f->ids);

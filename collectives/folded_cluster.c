@@ -64,11 +64,21 @@ static unsigned tune_width(struct xp_folder *f, size_t rows, size_t budget)
     return low;
 }
 
+/* Seeds need not be as many as the clusters: too many, and the largest are taken. Wide buckets hold rows that are alike. */
+static unsigned seed_width(const struct xp_folder *f, size_t budget)
+{
+    const unsigned most = f->sketch_values / f->knobs.hashes;
+
+    return budget < most ? (unsigned)budget : most;
+}
+
 void xp_fold_cluster(struct xp_folder *f, const struct xp_rows *in, size_t budget)
 {
     struct xp_clusters *c = &f->clusters;
     unsigned w = f->knobs.width;
 
+    if (!w && f->knobs.refine)
+        w = seed_width(f, budget);
     if (w)
         group_by_buckets(f, in->rows, w);
     else

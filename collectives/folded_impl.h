@@ -16,9 +16,20 @@
 /* A row with more energy is wild. */
 #define XP_FOLD_WILD 1e30f
 
+/* Sums over probes that fade from step to step. With a = <E(x) - E(c), x - c> and b = |x - c|^2 of a probe the slope is sum a / sum b;
+ * the products say how far to trust it. */
+struct xp_fold_slope {
+    double a, b, aa, ab, bb;
+};
+
+/* Of one probe: E(x) - E(c) with itself and with x - c; x - c; E(x). */
+struct xp_fold_products {
+    double yy, yx, xx, ee;
+};
+
 /* What is learned about an expert, from step to step. */
 struct xp_fold_expert {
-    double slope_sum, square_sum; /* decayed sums over probes: <E(x) - E(c), x - c>, |x - c|^2 */
+    struct xp_fold_slope slope;
     float alpha;
     size_t extra;                 /* clusters that outlier guard or sequences made beyond those asked for, last time */
     size_t quota;                 /* probes of this step */
@@ -52,6 +63,7 @@ struct xp_folder {
 
     /* learned */
     struct xp_fold_expert *expert; /* [experts] */
+    struct xp_fold_slope slope;    /* of all experts together */
     double err_sum, ref_sum;       /* decayed sums over steps: squared errors and squares of the expert outputs */
     uint64_t step;
     float *past_mean;              /* leader mode: mean row of earlier steps */
@@ -72,6 +84,7 @@ struct xp_folder {
     int16_t *sketch;    /* [max_tokens][sketch_values] */
     int16_t *leaders;   /* leader mode: [max_slots][sketch_values] sketches of the leaders, expert by expert */
     struct xp_fold_leader *leader; /* [max_slots] likewise */
+    struct xp_fold_products *product; /* [experts * knobs.probes], at most max_slots */
     uint32_t *expert_start, *expert_count; /* [experts + 1] where an expert's slots begin, [experts] scratch */
 
     float *f32[4];      /* rows of dim values, padded */

@@ -13,6 +13,7 @@
 #include "collectives/folded_impl.h"
 
 #define KEEP 0.9          /* of the sums of earlier steps */
+#define LEAST_PROBES 1.5  /* of a slope; sums fade, so the number is not whole */
 #define ALPHA_LIMIT 2.0   /* beyond it is noise, not an expert */
 #define SHARE 4           /* probes take at most one in so many virtual tokens of an expert, */
 #define SELDOM 8          /* and where that is none, one in so many steps */
@@ -94,16 +95,11 @@ static void load(const struct xp_folder *f, const char *rows, size_t v, float *o
     f->kernels.residual(rows + v * f->row_bytes, f->dtype, NULL, f->dim, out);
 }
 
-/* Sums over one probe. */
-struct products {
-    double yy, yx, xx, ee; /* of E(x) - E(c) with itself and with x - c; of x - c; of E(x) */
-};
-
-static struct products multiply(const struct xp_fold *s, size_t probe)
+static struct xp_fold_products multiply(const struct xp_fold *s, size_t probe)
 {
     struct xp_folder *f = s->f;
     const size_t v = s->clusters + probe, c = (size_t)s->cluster_of[s->probe[probe]];
-    struct products p = { 0, 0, 0, 0 };
+    struct xp_fold_products p = { 0, 0, 0, 0 };
 
     load(f, s->seen, v, f->f32[0]);
     load(f, s->seen, c, f->f32[1]);
@@ -120,22 +116,44 @@ static struct products multiply(const struct xp_fold *s, size_t probe)
     return p;
 }
 
-static void add_products(struct products *a, const struct products *b)
+static void fade(struct xp_fold_slope *s)
 {
-    if (!isfinite(b->yy + b->xx + b->ee))
-        return;
-    a->yy += b->yy;
-    a->yx += b->yx;
-    a->xx += b->xx;
-    a->ee += b->ee;
+    s->a *= KEEP;
+    s->b *= KEEP;
+    s->aa *= KEEP;
+    s->ab *= KEEP;
+    s->bb *= KEEP;
 }
 
-static void fit_alpha(struct xp_fold_expert *e, const struct products *p)
+static void add_probe_to(struct xp_fold_slope *s, double a, double b)
 {
-    e->slope_sum = KEEP * e->slope_sum + p->yx;
-    e->square_sum = KEEP * e->square_sum + p->xx;
-    if (e->square_sum > 0)
-        e->alpha = (float)fmin(fmax(e->slope_sum / e->square_sum, -ALPHA_LIMIT), ALPHA_LIMIT);
+    s->a += a;
+    s->b += b;
+    s->aa += a * a;
+    s->ab += a * b;
+    s->bb += b * b;
+}
+
+/*
+ * A few probes of rows that differ widely make a slope that is worse than none. So it is drawn towards a prior by what is known of its own
+ * error: sum (a - slope b)^2 / (sum b)^2, times n / (n - 1), is the square of it; one probe says nothing. A probe of large b counts
+ * for many, so n is (sum b)^2 / sum b^2. (Positive-part shrinkage, after James and Stein.) Where all probes agree the slope is what they
+ * say.
+ */
+static double drawn_slope(const struct xp_fold_slope *s, double prior)
+{
+    const double n = s->bb > 0 ? s->b * s->b / s->bb : 0;
+    double slope, spread, off;
+
+    if (!(n > LEAST_PROBES))
+        return prior;
+    slope = s->a / s->b;
+    off = slope - prior;
+    spread = fmax(0, s->aa - 2 * slope * s->ab + slope * slope * s->bb) / (s->b * s->b) * n / (n - 1);
+    if (spread >= off * off)
+        return prior;
+    slope = prior + off * (1 - spread / (off * off));
+    return fmin(fmax(slope, -ALPHA_LIMIT), ALPHA_LIMIT);
 }
 
 /* Squares of the results of rows that are their own centroids, and the number of the others. */
@@ -154,27 +172,51 @@ static size_t known_results(const struct xp_fold *s, size_t first, size_t end, d
     return others;
 }
 
-/* Learns from the probes from `probe` on that belong to the expert of clusters [first, end). Adds up the step's errors. Returns the
- * next expert's first probe. */
-static size_t learn_expert(struct xp_fold *s, size_t first, size_t end, size_t probe, double *err, double *ref)
+/* Draws the slopes of all experts that had probes, and of all together, from the products of the step. */
+static void fit_alphas(struct xp_fold *s)
 {
-    struct xp_fold_expert *e = &s->f->expert[s->expert[first]];
-    const size_t begin = probe;
-    struct products sum = { 0, 0, 0, 0 };
-    double alpha, weight, squares = 0;
+    struct xp_folder *f = s->f;
+    double common;
+
+    fade(&f->slope);
+    for (size_t p = 0; p < s->probes; p++) {
+        const int32_t e = s->expert[s->clusters + p];
+
+        if (p == 0 || s->expert[s->clusters + p - 1] != e)
+            fade(&f->expert[e].slope);
+        if (!isfinite(f->product[p].yy + f->product[p].xx + f->product[p].ee))
+            continue;
+        add_probe_to(&f->expert[e].slope, f->product[p].yx, f->product[p].xx);
+        add_probe_to(&f->slope, f->product[p].yx, f->product[p].xx);
+    }
+    common = drawn_slope(&f->slope, 0);
+    for (int e = 0; e < f->experts; e++)
+        f->expert[e].alpha = (float)drawn_slope(&f->expert[e].slope, common);
+}
+
+/* Adds the errors of the rows of an expert, clusters [first, end), as its probes from `probe` on tell them. Returns the next expert's
+ * first probe. */
+static size_t add_error(const struct xp_fold *s, size_t first, size_t end, size_t probe, double *err, double *ref)
+{
+    const double alpha = (double)s->f->expert[s->expert[first]].alpha;
+    double left = 0, all = 0, told = 0, squares = 0;
 
     for (; probe < s->probes && s->expert[s->clusters + probe] == s->expert[first]; probe++) {
-        const struct products p = multiply(s, probe);
-        add_products(&sum, &p);
+        const struct xp_fold_products *p = &s->f->product[probe];
+        const double e = p->yy - 2 * alpha * p->yx + alpha * alpha * p->xx;
+
+        if (!isfinite(e + p->ee))
+            continue;
+        left += fmax(0, e);
+        all += p->ee;
+        told++;
     }
-    if (probe == begin)
-        return probe;
-    if (s->f->knobs.fit)
-        fit_alpha(e, &sum);
-    alpha = e->alpha;
-    weight = (double)known_results(s, first, end, &squares) / (double)(probe - begin);
-    *err += weight * fmax(0, sum.yy - 2 * alpha * sum.yx + alpha * alpha * sum.xx);
-    *ref += weight * sum.ee + squares;
+    if (told > 0) {
+        const double rows = (double)known_results(s, first, end, &squares);
+
+        *err += left * rows / told;
+        *ref += all * rows / told + squares;
+    }
     return probe;
 }
 
@@ -184,10 +226,16 @@ void xp_fold_learn(struct xp_fold *s)
     double err = 0, ref = 0;
     size_t probe = 0;
 
+    if (s->probes == 0)
+        return;
+    for (size_t p = 0; p < s->probes; p++)
+        f->product[p] = multiply(s, p);
+    if (f->knobs.fit)
+        fit_alphas(s);
     for (size_t first = 0, end; first < s->clusters && probe < s->probes; first = end) {
         for (end = first; end < s->clusters && s->expert[end] == s->expert[first]; end++)
             ;
-        probe = learn_expert(s, first, end, probe, &err, &ref);
+        probe = add_error(s, first, end, probe, &err, &ref);
     }
     if (ref > 0) {
         f->err_sum = KEEP * f->err_sum + err;

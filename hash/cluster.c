@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define LINE 64
+#define RUN 32768 /* 16-bit values whose sum fits 32 bits */
 
 static size_t round_up(size_t n, size_t unit)
 {
@@ -125,12 +126,20 @@ static int16_t rounded_mean(int64_t sum, int64_t n)
 static void mean_sketch(const struct xp_clusters *c, size_t k, const int16_t *sketch, unsigned s, int16_t *out)
 {
     const size_t first = c->start[k], end = c->start[k + 1];
-    int64_t sum[XP_HASH_MAX_WIDTH] = {0};
+    int64_t sum[XP_HASH_MAX_WIDTH];
 
-    for (size_t i = first; i < end; i++) {
-        const int16_t *row = sketch + (size_t)c->order[i] * s;
+    memset(sum, 0, s * sizeof(*sum));
+    for (size_t i = first; i < end; i += RUN) {
+        int32_t part[XP_HASH_MAX_WIDTH];
+
+        memset(part, 0, s * sizeof(*part));
+        for (size_t q = i; q < end && q < i + RUN; q++) {
+            const int16_t *row = sketch + (size_t)c->order[q] * s;
+            for (unsigned j = 0; j < s; j++)
+                part[j] += row[j];
+        }
         for (unsigned j = 0; j < s; j++)
-            sum[j] += row[j];
+            sum[j] += part[j];
     }
     for (unsigned j = 0; j < s; j++)
         out[j] = rounded_mean(sum[j], (int64_t)(end - first));

@@ -6,7 +6,7 @@
  * compute, and plain quantisers, which compute everything, for comparison.
  *
  * The first table varies the number of hash functions, each over one coordinate, as in figure 7 of the LSH-MoE paper (arXiv 2411.08446); the
- * second asks for rates. "refined" rows have just as many clusters as the plain ones above them.
+ * second asks for rates. A case is --iters steps over the same rows, with other probes each time; the figures are the last one's. "refined" rows have just as many clusters as the plain ones above them.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -22,7 +22,6 @@
 #include "perf/xp_perf.h"
 
 #define DEFAULT_EXPERTS 16
-#define STEPS 4 /* over the same rows, with other probes; figures are the last one's */
 
 struct bench {
     struct perf *p;
@@ -198,7 +197,7 @@ static int run_case(struct bench *b, const struct fold_case *c, struct figures *
     int bad = xp_folder_coder(&d, &coder) || xp_folder_create(&f, &d) || xp_fold_create(&s, f);
 
     out->us = INFINITY;
-    for (int i = 0; i < STEPS && !bad; i++)
+    for (int i = 0; i < b->opt->iters && !bad; i++)
         run_step(b, s, &out->us);
     if (!bad)
         sum_up(b, s, row_ratio(b, &coder), out);
