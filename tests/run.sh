@@ -31,7 +31,7 @@ results=
 tested() {
     dir=$1 chosen=$2; shift 2
     say "$dir: build"
-    built "$dir" || { results="$results $dir-build=failed"; return 1; }
+    built "$dir" && built "$dir" meson-test-prereq || { results="$results $dir-build=failed"; return 1; }
     say "$dir: test$chosen"
     rm -f "$dir"/meson-logs/testlog*.xml
     meson test -C "$dir" --no-rebuild --print-errorlogs $chosen "$@"

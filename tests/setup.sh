@@ -43,9 +43,10 @@ configured() {
     echo "$want" >"$dir/.configured"
 }
 
-# built DIR : ninja, quiet unless it fails.
+# built DIR [TARGET...] : ninja, quiet unless it fails.
 built() {
-    ninja -C "$1" >"$1/build.log" 2>&1 || { tail -40 "$1/build.log" >&2; return 1; }
+    dir=$1; shift
+    ninja -C "$dir" "$@" >"$dir/build.log" 2>&1 || { tail -40 "$dir/build.log" >&2; return 1; }
 }
 
 # sass_tools : what check_sass.py reads device code with, from PyPI; where that fails the test is skipped and says so.
