@@ -1,7 +1,7 @@
 /*
  * code_avx512bf16.c - a row of bf16 without a base coded and measured in one pass, with AVX-512, its BF16 and its VNNI
  *
- * A row takes three walks over groups of up to 16 blocks, whose data stay in L1: sums (what scales the blocks, and the row's
+ * Groups of up to 16 blocks take three walks over data in L1: sums (what scales the blocks, and the row's
  * energy); integers, rotation, statistics; codes, their rotation back, and the distance of what they mean from the row. Between
  * the walks scales and steps are chosen for all blocks at once.
  *
@@ -20,8 +20,6 @@
 #include <string.h>
 
 #define MAGIC 0x1.8p23f /* its bits plus an integer are those of MAGIC + the integer */
-
-#define GROUPS 2 /* of blocks, that each walk visits before the next: what is chosen between walks for one does not hold up the other */
 
 struct code_group {
     struct xp_qgroup512 q; /* h is "turned": w0 = v5, w1 w2 = v0 v1, l0 l1 = v2 v4, registers (v3, v6) (x86/qblock_avx512.h) */
@@ -96,6 +94,17 @@ XP_INLINE void sums_of_block(const char *row, float *l1, struct row_sum *sum)
     }
     _mm256_store_ps(l1, even_l1);
     _mm256_store_ps(l1 + 8, odd_l1);
+}
+
+/*
+ * Brings the row to come to the cache, two lines a block in either of the walks that compute most: all at once there would be more
+ * of them on their way than the core can track. part: half of the bytes of a group, of which this is the share of blocks b and b + 1.
+ */
+XP_INLINE void fetch(const char *part, size_t b, const int blocks)
+{
+    if (part)
+        for (int i = 0; i < 2 * blocks; i++)
+            _mm_prefetch(part + 128 * b + 64 * i, _MM_HINT_T0);
 }
 
 /* ---- second walk: integers, rotated ------------------------------------------------------------------------------------------ */
@@ -276,57 +285,50 @@ XP_INLINE void codes_of_blocks(const struct code_group *g, size_t b, const int b
         distance_of_block(g, b + i, w + 4 * i, k, sum);
 }
 
-XP_INLINE void codes_of_group(const struct code_group *g, size_t count, const int levels, const int bits, const int paired, uint8_t *step,
-                              uint8_t *codes, struct xp_pair512 *distance)
+XP_INLINE void codes_of_group(const struct code_group *g, size_t count, const int levels, const int bits, const int paired, const char *ahead,
+                              uint8_t *step, uint8_t *codes, struct xp_pair512 *distance)
 {
     const struct constants k = constants(levels);
     struct xp_pair512 sum = *distance;
     size_t b = 0;
 
-    for (; b + 2 <= count; b += 2)
+    for (; b + 2 <= count; b += 2) {
+        fetch(ahead, b, 2);
         codes_of_blocks(g, b, 2, levels, bits, paired, step, codes, &k, &sum);
-    if (b < count)
+    }
+    if (b < count) {
+        fetch(ahead, b, 1);
         codes_of_blocks(g, b, 1, levels, bits, paired, step, codes, &k, &sum);
+    }
     *distance = sum;
 }
 
 /* ---- rows -------------------------------------------------------------------------------------------------------------------- */
 
-static void codes_of_format(enum xp_qformat f, const struct code_group *g, size_t count, uint8_t *step, uint8_t *codes,
-                            struct xp_pair512 *sum)
+static void codes_of_format(enum xp_qformat f, const struct code_group *g, size_t count, const char *ahead, uint8_t *step,
+                            uint8_t *codes, struct xp_pair512 *sum)
 {
     switch (f) {
-    case XP_Q_INT2: codes_of_group(g, count, 4, 2, 0, step, codes, sum); break;
-    case XP_Q_INT25: codes_of_group(g, count, 5, 5, 1, step, codes, sum); break;
-    case XP_Q_INT3: codes_of_group(g, count, 8, 3, 0, step, codes, sum); break;
-    case XP_Q_INT35: codes_of_group(g, count, 11, 7, 1, step, codes, sum); break;
-    case XP_Q_INT4: codes_of_group(g, count, 16, 4, 0, step, codes, sum); break;
-    case XP_Q_INT45: codes_of_group(g, count, 22, 9, 1, step, codes, sum); break;
-    case XP_Q_INT5: codes_of_group(g, count, 32, 5, 0, step, codes, sum); break;
-    case XP_Q_INT55: codes_of_group(g, count, 45, 11, 1, step, codes, sum); break;
-    case XP_Q_INT6: codes_of_group(g, count, 64, 6, 0, step, codes, sum); break;
-    case XP_Q_INT65: codes_of_group(g, count, 90, 13, 1, step, codes, sum); break;
-    case XP_Q_INT7: codes_of_group(g, count, 128, 7, 0, step, codes, sum); break;
-    case XP_Q_INT75: codes_of_group(g, count, 181, 15, 1, step, codes, sum); break;
-    default: codes_of_group(g, count, 256, 8, 0, step, codes, sum); break;
+    case XP_Q_INT2: codes_of_group(g, count, 4, 2, 0, ahead, step, codes, sum); break;
+    case XP_Q_INT25: codes_of_group(g, count, 5, 5, 1, ahead, step, codes, sum); break;
+    case XP_Q_INT3: codes_of_group(g, count, 8, 3, 0, ahead, step, codes, sum); break;
+    case XP_Q_INT35: codes_of_group(g, count, 11, 7, 1, ahead, step, codes, sum); break;
+    case XP_Q_INT4: codes_of_group(g, count, 16, 4, 0, ahead, step, codes, sum); break;
+    case XP_Q_INT45: codes_of_group(g, count, 22, 9, 1, ahead, step, codes, sum); break;
+    case XP_Q_INT5: codes_of_group(g, count, 32, 5, 0, ahead, step, codes, sum); break;
+    case XP_Q_INT55: codes_of_group(g, count, 45, 11, 1, ahead, step, codes, sum); break;
+    case XP_Q_INT6: codes_of_group(g, count, 64, 6, 0, ahead, step, codes, sum); break;
+    case XP_Q_INT65: codes_of_group(g, count, 90, 13, 1, ahead, step, codes, sum); break;
+    case XP_Q_INT7: codes_of_group(g, count, 128, 7, 0, ahead, step, codes, sum); break;
+    case XP_Q_INT75: codes_of_group(g, count, 181, 15, 1, ahead, step, codes, sum); break;
+    default: codes_of_group(g, count, 256, 8, 0, ahead, step, codes, sum); break;
     }
-}
-
-/* Lines of the row to come: four for each block. */
-XP_INLINE void fetch(const char *ahead, size_t b, int lines)
-{
-    if (ahead)
-        for (int i = 0; i < lines; i++)
-            _mm_prefetch(ahead + 256 * b + 64 * i, _MM_HINT_T0);
 }
 
 static void first_walk(struct code_group *g, const char *row, size_t count, struct row_sum *energy)
 {
-    if (count < XP_QGROUP) { /* the blocks that are not there are folded, too */
+    if (count < XP_QGROUP) /* the blocks that are not there are folded, too */
         memset(g->l1, 0, sizeof(g->l1));
-        memset(g->squares, 0, sizeof(g->squares));
-        memset(g->peaks, 0, sizeof(g->peaks));
-    }
     for (size_t b = 0; b < count; b++)
         sums_of_block(row + 256 * b, g->l1[b], energy);
     _mm512_store_si512(g->q.l1, fold_blocks(g->l1, FOLD_FLOATS));
@@ -337,13 +339,16 @@ static void second_walk(struct code_group *g, const char *row, const uint32_t *s
 {
     size_t b = 0;
 
+    if (count < XP_QGROUP) {
+        memset(g->squares, 0, sizeof(g->squares));
+        memset(g->peaks, 0, sizeof(g->peaks));
+    }
     for (; b + 2 <= count; b += 2) {
-        fetch(ahead, b, 4);
+        fetch(ahead, b, 2);
         integers_of_blocks(g, b, 2, row, signs);
-        fetch(ahead, b + 1, 4);
     }
     if (b < count) {
-        fetch(ahead, b, 4);
+        fetch(ahead, b, 1);
         integers_of_blocks(g, b, 1, row, signs);
     }
     const __m512i peaks = fold_blocks(g->peaks, FOLD_PEAKS), low = _mm512_set1_epi32(0xffff);
@@ -384,21 +389,14 @@ static void code_bf16(const struct xp_quantiser *q, enum xp_qformat f, const str
     const __m256 zero = _mm256_setzero_ps();
     struct row_sum sum = {{zero, zero}, {zero, zero}};
     struct xp_pair512 distance = {_mm512_setzero_ps(), _mm512_setzero_ps()};
-    struct code_group g[GROUPS];
+    struct code_group g;
 
-    for (size_t b = 0; b < blocks; b += GROUPS * XP_QGROUP) {
-        const size_t most = blocks - b < GROUPS * XP_QGROUP ? blocks - b : GROUPS * XP_QGROUP, groups = (most + XP_QGROUP - 1) / XP_QGROUP;
+    for (size_t b = 0; b < blocks; b += XP_QGROUP) {
+        const size_t count = blocks - b < XP_QGROUP ? blocks - b : XP_QGROUP;
         const char *row = (const char *)r->row + 256 * b, *ahead = r->ahead ? (const char *)r->ahead + 256 * b : NULL;
-        size_t count[GROUPS];
-        for (size_t i = 0; i < groups; i++) {
-            count[i] = most - i * XP_QGROUP < XP_QGROUP ? most - i * XP_QGROUP : XP_QGROUP;
-            first_walk(&g[i], row + 256 * XP_QGROUP * i, count[i], &sum);
-        }
-        for (size_t i = 0; i < groups; i++)
-            second_walk(&g[i], row + 256 * XP_QGROUP * i, q->signs + 4 * (b + XP_QGROUP * i), count[i], f,
-                        ahead ? ahead + 256 * XP_QGROUP * i : NULL);
-        for (size_t i = 0; i < groups; i++)
-            codes_of_format(f, &g[i], count[i], out + 2 * (b + XP_QGROUP * i), codes + (b + XP_QGROUP * i) * bytes, &distance);
+        first_walk(&g, row, count, &sum);
+        second_walk(&g, row, q->signs + 4 * b, count, f, ahead);
+        codes_of_format(f, &g, count, ahead ? ahead + 128 * count : NULL, out + 2 * b, codes + b * bytes, &distance);
     }
     struct xp_pair512 energy = {_mm512_insertf32x8(_mm512_castps256_ps512(sum.even[0]), sum.even[1], 1),
                                 _mm512_insertf32x8(_mm512_castps256_ps512(sum.odd[0]), sum.odd[1], 1)};
