@@ -189,7 +189,6 @@ XP_INLINE void integers_of_blocks(struct code_group *g, size_t b, const int bloc
 
 struct constants {
     __m512i plus, minus; /* the last butterfly: words (1, 1) and (1, -1) */
-    __m512i minus_even; /* pairs of bf16: (-1, 0) */
     __m512i upper; /* 0xffff0000 */
     __m512i magic;
     __m512i low, high; /* the last trade of unrotate_turned */
@@ -199,7 +198,7 @@ struct constants {
 static inline struct constants constants(int levels)
 {
     struct constants k = {_mm512_set1_epi32(0x00010001), _mm512_set1_epi32((int)0xffff0001),
-                          _mm512_set1_epi32(0xbf80), _mm512_set1_epi32((int)0xffff0000), _mm512_castps_si512(_mm512_set1_ps(MAGIC)),
+                          _mm512_set1_epi32((int)0xffff0000), _mm512_castps_si512(_mm512_set1_ps(MAGIC)),
                           _mm512_setr_epi32(0, 8, 2, 10, 16, 24, 18, 26, 1, 9, 3, 11, 17, 25, 19, 27),
                           _mm512_setr_epi32(4, 12, 6, 14, 20, 28, 22, 30, 5, 13, 7, 15, 21, 29, 23, 31),
                           _mm512_maskz_set1_epi16(3, (short)(32 * (levels - 1)))};
@@ -207,7 +206,6 @@ static inline struct constants constants(int levels)
     XP_KEEP(k.plus);
     XP_KEEP(k.minus);
     XP_KEEP(k.magic);
-    XP_KEEP(k.minus_even);
     XP_KEEP(k.upper);
     XP_KEEP(k.low);
     XP_KEEP(k.high);
@@ -235,6 +233,114 @@ XP_INLINE void unrotate_turned(__m512i *w, const int blocks, const struct consta
     EACH_BLOCK(w[4 * i] = _mm512_sub_epi16(w[4 * i], k->middle));
 }
 
+/*
+ * Codes of up to 4 bits are rotated back as bytes for four of the seven stages: less 8 they lie in -8 .. 7, and sums and differences of
+ * 16 such fit a byte. The fifth is VPMADDUBSW, which wants them unsigned; 128 on all of them there is 128 on one in 16 before.
+ */
+struct byte_constants {
+    __m512i top;         /* the largest code */
+    __m512i less;        /* 8, less that 128 */
+    __m512i plus, minus; /* bytes (1, 1) and (1, -1) */
+    __m512i low, high;   /* words with w0 w1 w2 = v0 v6 v3, l0 l1 = v4 v1, register v2 to w0 w1 w2 = v6 v1 v4, l0 l1 = v2 v3, register v0 */
+    __m512i order;       /* bytes to the order of the codes */
+    __m512i middle;      /* twice the 256 that two of 128 are, and in value 0 the middle of the codes less 8 */
+};
+
+static inline struct byte_constants byte_constants(const int levels)
+{
+    static const uint8_t order[64] = {
+        0, 8, 2, 10, 32, 40, 34, 42, 16, 24, 18, 26, 48, 56, 50, 58,
+        4, 12, 6, 14, 36, 44, 38, 46, 20, 28, 22, 30, 52, 60, 54, 62,
+        1, 9, 3, 11, 33, 41, 35, 43, 17, 25, 19, 27, 49, 57, 51, 59,
+        5, 13, 7, 15, 37, 45, 39, 47, 21, 29, 23, 31, 53, 61, 55, 63};
+    static const uint16_t low[32] = {0, 2, 16, 18, 8, 10, 24, 26, 32, 34, 48, 50, 40, 42, 56, 58,
+                                     4, 6, 20, 22, 12, 14, 28, 30, 36, 38, 52, 54, 44, 46, 60, 62};
+    struct byte_constants k = {_mm512_set1_epi8((char)(levels - 1)),
+                               _mm512_mask_set1_epi8(_mm512_set1_epi8(8), 0x300000003, 8 - 128),
+                               _mm512_set1_epi8(1), _mm512_set1_epi16((short)0xff01),
+                               _mm512_loadu_si512(low), _mm512_add_epi16(_mm512_loadu_si512(low), _mm512_set1_epi16(1)),
+                               _mm512_loadu_si512(order),
+                               _mm512_mask_set1_epi16(_mm512_set1_epi16(512), 3, (short)(32 * (levels - 1)))};
+
+    XP_KEEP(k.top);
+    XP_KEEP(k.less);
+    XP_KEEP(k.plus);
+    XP_KEEP(k.minus);
+    return k;
+}
+
+XP_INLINE void butterfly_bytes(__m512i *x, __m512i *y)
+{
+    const __m512i sum = _mm512_add_epi8(*x, *y);
+
+    *y = _mm512_sub_epi8(*x, *y);
+    *x = sum;
+}
+
+/* The codes of block b as bytes: bits 0 .. 5 of the byte's number v5 v0 v1 v3 v2 v4, register v6. */
+XP_INLINE void byte_codes(const struct code_group *g, size_t b, const struct byte_constants *k, __m512i u[2])
+{
+    const __m512i recip = _mm512_set1_epi16((short)g->q.recip[b]), middle = _mm512_set1_epi16((short)g->q.middle[b]);
+    const __m128i shift = _mm_cvtsi32_si128(g->q.shift[b]);
+    __m512i w[4];
+
+    XP_UNROLL
+    for (int i = 0; i < 4; i++)
+        w[i] = xp_fixed512(_mm512_load_si512(g->q.h[b] + 32 * i), recip, middle, shift);
+    XP_UNROLL
+    for (int i = 0; i < 2; i++)
+        u[i] = _mm512_min_epu8(_mm512_packus_epi16(w[2 * i], w[2 * i + 1]), k->top);
+}
+
+XP_INLINE void put_byte_codes(const __m512i u[2], const int bits, const struct byte_constants *k, uint8_t *p)
+{
+    if (bits == 4)
+        _mm512_storeu_si512(p, _mm512_permutexvar_epi8(k->order, _mm512_or_si512(u[0], xp_shift_up512(u[1], 4))));
+    else
+        xp_put_bytes512(bits, _mm512_permutexvar_epi8(k->order, u[0]), _mm512_permutexvar_epi8(k->order, u[1]), p);
+}
+
+#define EACH_CODES(f)                        \
+    do {                                     \
+        XP_UNROLL                            \
+        for (int i = 0; i < blocks; i++)     \
+            f(&u[2 * i], &u[2 * i + 1]);     \
+    } while (0)
+
+XP_INLINE void trade_words(__m512i *x, __m512i *y, const struct byte_constants *k)
+{
+    const __m512i low = _mm512_permutex2var_epi16(*x, k->low, *y);
+
+    *y = _mm512_permutex2var_epi16(*x, k->high, *y);
+    *x = low;
+}
+
+/* Codes as bytes to words with w0 = v6, w1 w2 = v0 v1, l0 l1 = v2 v3, registers (v4, v5): all of the rotation but v6. */
+XP_INLINE void unrotate_bytes(__m512i *u, __m512i *w, const int blocks, const struct byte_constants *k)
+{
+    XP_UNROLL
+    for (int i = 0; i < 2 * blocks; i++)
+        u[i] = _mm512_sub_epi8(u[i], k->less);
+    EACH_CODES(xp_trade_unpack64_512); /* bits 3 .. 5: v6 v2 v4, register v3 */
+    EACH_CODES(butterfly_bytes);
+    EACH_CODES(xp_trade_dwords512); /* bits 2 .. 5: v6 v3 v2 v4, register v1 */
+    EACH_CODES(butterfly_bytes);
+    EACH_CODES(xp_trade_quarters512); /* bits 4 5: v4 v1, register v2 */
+    EACH_CODES(butterfly_bytes);
+    EACH_BLOCK(trade_words(&u[2 * i], &u[2 * i + 1], k)); /* bits 1 .. 5: v6 v1 v4 v2 v3, register v0 */
+    EACH_CODES(butterfly_bytes);
+    XP_UNROLL
+    for (int i = 0; i < blocks; i++) { /* registers (v0, v5) */
+        w[4 * i] = _mm512_maddubs_epi16(u[2 * i], k->plus);
+        w[4 * i + 1] = _mm512_maddubs_epi16(u[2 * i + 1], k->plus);
+        w[4 * i + 2] = _mm512_maddubs_epi16(u[2 * i], k->minus);
+        w[4 * i + 3] = _mm512_maddubs_epi16(u[2 * i + 1], k->minus);
+    }
+    EACH_PAIR(xp_turn_dwords); /* w1 w2 = v0 v1, register v4 */
+    EACH_PAIR(xp_butterfly512);
+    EACH_BLOCK(w[4 * i] = _mm512_sub_epi16(w[4 * i], k->middle));
+}
+
 /* Words (a, b) to (a +- b) * step: the last butterfly. Exact, so the fused form gives what a product would. */
 XP_INLINE __m512 last_values(__m512i magic, __m512i w, __m512i butterfly, __m512 step, __m512 offset)
 {
@@ -247,58 +353,91 @@ XP_INLINE void add_distance(const float *x, const __m512i w[2], __m512i butterfl
 {
     const __m512 low = last_values(k->magic, w[0], butterfly, step, offset), high = last_values(k->magic, w[1], butterfly, step, offset);
     const __m512bh y = _mm512_cvtne2ps_pbh(high, low);
-    const __m512 even = _mm512_dpbf16_ps(_mm512_load_ps(x), y, (__m512bh)k->minus_even);
+    const __m512 even = _mm512_sub_ps(_mm512_load_ps(x), xp_even_bf16_512((__m512i)y));
     const __m512 odd = _mm512_sub_ps(_mm512_load_ps(x + 16), _mm512_castsi512_ps(_mm512_and_si512((__m512i)y, k->upper)));
 
     sum->even = xp_add_square512(sum->even, even);
     sum->odd = xp_add_square512(sum->odd, odd);
 }
 
-XP_INLINE void distance_of_block(const struct code_group *g, size_t b, const __m512i w[4], const struct constants *k, struct xp_pair512 *sum)
+/* w: with registers (v4, v6) and v5 still to be rotated, or, narrow, (v4, v5) and v6. */
+XP_INLINE void distance_of_block(const struct code_group *g, size_t b, const __m512i w[4], const int narrow, const struct constants *k,
+                                 struct xp_pair512 *sum)
 {
     const __m512 step = _mm512_set1_ps(g->step[b]), offset = _mm512_set1_ps(g->offset[b]);
+    const int second = narrow ? 2 : 0, third = 2 - second;
 
     add_distance(g->x[b], w, k->plus, step, offset, k, sum);
-    add_distance(g->x[b] + 32, w, k->minus, step, offset, k, sum);
-    add_distance(g->x[b] + 64, w + 2, k->plus, step, offset, k, sum);
+    add_distance(g->x[b] + 32, w + second, narrow ? k->plus : k->minus, step, offset, k, sum);
+    add_distance(g->x[b] + 64, w + third, narrow ? k->minus : k->plus, step, offset, k, sum);
     add_distance(g->x[b] + 96, w + 2, k->minus, step, offset, k, sum);
 }
 
-/* One or two blocks, from block b on. */
-XP_INLINE void codes_of_blocks(const struct code_group *g, size_t b, const int blocks, const int levels, const int bits, const int paired,
-                               uint8_t *step, uint8_t *codes, const struct constants *k, struct xp_pair512 *sum)
+/* Codes of one or two blocks, from block b on, as bytes. */
+XP_INLINE void narrow_codes(const struct code_group *g, size_t b, const int blocks, const int bits, uint8_t *codes, const struct byte_constants *k,
+                            __m512i *w)
 {
-    const size_t bytes = (size_t)bits * (paired ? 8 : 16);
-    __m512i w[8];
+    __m512i u[4];
 
     XP_UNROLL
-    for (size_t i = 0; i < (size_t)blocks; i++) {
-        xp_put16(step + 2 * (b + i), (uint16_t)g->q.wire[b + i]);
+    for (size_t i = 0; i < (size_t)blocks; i++)
+        byte_codes(g, b + i, k, u + 2 * i);
+    XP_UNROLL
+    for (size_t i = 0; i < (size_t)blocks; i++)
+        put_byte_codes(u + 2 * i, bits, k, codes + (b + i) * 16 * (size_t)bits);
+    unrotate_bytes(u, w, blocks, k);
+}
+
+/* The same as words. */
+XP_INLINE void wide_codes(const struct code_group *g, size_t b, const int blocks, const int levels, const int bits, const int paired,
+                          uint8_t *codes, const struct constants *k, __m512i *w)
+{
+    const size_t bytes = (size_t)bits * (paired ? 8 : 16);
+
+    XP_UNROLL
+    for (size_t i = 0; i < (size_t)blocks; i++)
         xp_codes512(&g->q, b + i, levels, w + 4 * i);
-    }
     XP_UNROLL
     for (size_t i = 0; i < (size_t)blocks; i++)
         xp_put_codes512(w + 4 * i, levels, bits, paired, 1, codes + (b + i) * bytes);
     unrotate_turned(w, blocks, k);
+}
+
+/* One or two blocks, from block b on. */
+XP_INLINE void codes_of_blocks(const struct code_group *g, size_t b, const int blocks, const int levels, const int bits, const int paired,
+                               uint8_t *step, uint8_t *codes, const struct constants *k, const struct byte_constants *bytes,
+                               struct xp_pair512 *sum)
+{
+    const int narrow = bits <= 4 && !paired;
+    __m512i w[8];
+
     XP_UNROLL
     for (size_t i = 0; i < (size_t)blocks; i++)
-        distance_of_block(g, b + i, w + 4 * i, k, sum);
+        xp_put16(step + 2 * (b + i), (uint16_t)g->q.wire[b + i]);
+    if (narrow)
+        narrow_codes(g, b, blocks, bits, codes, bytes, w);
+    else
+        wide_codes(g, b, blocks, levels, bits, paired, codes, k, w);
+    XP_UNROLL
+    for (size_t i = 0; i < (size_t)blocks; i++)
+        distance_of_block(g, b + i, w + 4 * i, narrow, k, sum);
 }
 
 XP_INLINE void codes_of_group(const struct code_group *g, size_t count, const int levels, const int bits, const int paired, const char *ahead,
                               uint8_t *step, uint8_t *codes, struct xp_pair512 *distance)
 {
     const struct constants k = constants(levels);
+    const struct byte_constants bc = byte_constants(levels);
     struct xp_pair512 sum = *distance;
     size_t b = 0;
 
     for (; b + 2 <= count; b += 2) {
         fetch(ahead, b, 2);
-        codes_of_blocks(g, b, 2, levels, bits, paired, step, codes, &k, &sum);
+        codes_of_blocks(g, b, 2, levels, bits, paired, step, codes, &k, &bc, &sum);
     }
     if (b < count) {
         fetch(ahead, b, 1);
-        codes_of_blocks(g, b, 1, levels, bits, paired, step, codes, &k, &sum);
+        codes_of_blocks(g, b, 1, levels, bits, paired, step, codes, &k, &bc, &sum);
     }
     *distance = sum;
 }

@@ -87,10 +87,15 @@ struct rounding {
     __m128i shift;
 };
 
+/* The code, where it is one. */
+XP_INLINE __m512i xp_fixed512(__m512i h, __m512i recip, __m512i middle, __m128i shift)
+{
+    return _mm512_sra_epi16(_mm512_adds_epi16(_mm512_mulhrs_epi16(h, recip), middle), shift);
+}
+
 XP_INLINE __m512i code_of(__m512i h, const struct rounding *r)
 {
-    const __m512i fixed = _mm512_adds_epi16(_mm512_mulhrs_epi16(h, r->recip), r->middle);
-    const __m512i u = _mm512_sra_epi16(fixed, r->shift);
+    const __m512i u = xp_fixed512(h, r->recip, r->middle, r->shift);
 
     return _mm512_min_epi16(_mm512_max_epi16(u, _mm512_setzero_si512()), r->top);
 }
@@ -104,16 +109,9 @@ XP_INLINE __m512i in_order(__m512i x, const int turned)
     return turned ? _mm512_permutexvar_epi16(from, x) : x;
 }
 
-XP_INLINE void put_single(const int bits, const __m512i w[4], const int turned, uint8_t *p)
+/* Bytes in the order of the codes, as fields of so many bits. */
+XP_INLINE void xp_put_bytes512(const int bits, __m512i a, __m512i b, uint8_t *p)
 {
-    __m512i a = _mm512_or_si512(w[0], _mm512_slli_epi16(w[1], 8)), b = _mm512_or_si512(w[2], _mm512_slli_epi16(w[3], 8));
-
-    if (bits == 4) {
-        _mm512_storeu_si512(p, in_order(_mm512_or_si512(a, xp_shift_up512(b, 4)), turned));
-        return;
-    }
-    a = in_order(a, turned);
-    b = in_order(b, turned);
     if (bits == 8) {
         _mm512_storeu_si512(p, a);
         _mm512_storeu_si512(p + 64, b);
@@ -134,6 +132,17 @@ XP_INLINE void put_single(const int bits, const __m512i w[4], const int turned, 
         xp_put_plane64(p, a, 1 << at);
         xp_put_plane64(p + 8, b, 1 << at);
     }
+}
+
+XP_INLINE void put_single(const int bits, const __m512i w[4], const int turned, uint8_t *p)
+{
+    __m512i a = _mm512_or_si512(w[0], _mm512_slli_epi16(w[1], 8)), b = _mm512_or_si512(w[2], _mm512_slli_epi16(w[3], 8));
+
+    if (bits == 4) {
+        _mm512_storeu_si512(p, in_order(_mm512_or_si512(a, xp_shift_up512(b, 4)), turned));
+        return;
+    }
+    xp_put_bytes512(bits, in_order(a, turned), in_order(b, turned), p);
 }
 
 XP_INLINE void put_pair_part(const int bits, __m512i x, uint8_t *p)
