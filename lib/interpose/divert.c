@@ -15,7 +15,7 @@
 
 #define TRIAL 4       /* exchanges before the first verdict, and before each later one after a bypass */
 #define BYPASS 500    /* exchanges that then go straight through, or are diverted, until the next one */
-#define MUST_SAVE 0.03
+#define MUST_SAVE 0.15 /* of the bytes: what staging through host memory costs beside sending them */
 #define UNIT_MIN 64
 #define UNIT_MAX ((size_t)64 << 10)
 
