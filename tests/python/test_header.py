@@ -13,7 +13,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 TEXT = open(os.path.join(ROOT, 'lib/include/crosspress/crosspress.h')).read()
 CODE = re.sub(r'/\*.*?\*/', '', TEXT, flags=re.S)
 
-SCALARS = {'int': ctypes.c_int, 'size_t': ctypes.c_size_t, 'double': ctypes.c_double, 'uint64_t': ctypes.c_uint64,
+SCALARS = {'int': ctypes.c_int, 'size_t': ctypes.c_size_t, 'double': ctypes.c_double, 'uint64_t': ctypes.c_uint64, 'uint32_t': ctypes.c_uint32,
            'int32_t': ctypes.c_int32, 'float': ctypes.c_float, 'char': ctypes.c_char, 'void': None,
            'xp_log_fn': _lib.LogFn, 'xp_allgather_fn': _lib.AllgatherFn}
 
