@@ -14,7 +14,7 @@
 #include "lib/interpose/options.h"
 
 #define TRIAL 4       /* exchanges before the first verdict, and before each later one after a bypass */
-#define BYPASS 500    /* exchanges that then go straight through, or are diverted, until the next one */
+#define BYPASS 500    /* exchanges that then go straight through; the most that are diverted until the next verdict */
 #define MUST_SAVE 0.15 /* of the bytes: what staging through host memory costs beside sending them */
 #define UNIT_MIN 64
 #define UNIT_MAX ((size_t)64 << 10)
@@ -154,7 +154,10 @@ static void judge(struct xp_divert *d, struct xp_class *k, int klass)
     k->ratio = sum.raw ? (double)sum.wire / (double)sum.raw : 1;
     k->pays = k->ratio <= 1 - MUST_SAVE && sum.raw >= sum.exchanges * xp_options()->params.min_size;
     k->bypass_until = k->pays ? 0 : k->issued + BYPASS;
-    k->trial_end = k->issued + BYPASS + (k->pays ? 0 : TRIAL);
+    if (!k->pays)
+        k->trial_end = k->issued + BYPASS + TRIAL;
+    else /* soon again: the first exchanges may be coded otherwise than the later ones */
+        k->trial_end = k->issued + (2 * k->issued < BYPASS ? 2 * k->issued : BYPASS);
     xp_say(XP_LOG_INFO, "communicator %p, rank %d of %d: %s of type %d: %.3f of the bytes cross to other nodes: %s", (void *)d->side->handle,
            d->side->rank, d->side->size, klass % 2 ? "ncclAlltoAll" : "sends and receives", klass / 2, k->ratio,
            k->pays ? "goes on" : "the next ones go straight through");
