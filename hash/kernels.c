@@ -92,6 +92,7 @@ static void fill_avx512(struct xp_kernels *k)
 
 static void fill_avx512bf16(struct xp_kernels *k)
 {
+    k->dequantise = xp_dequantise_avx512bf16;
     k->code = xp_code_avx512bf16;
 }
 #else

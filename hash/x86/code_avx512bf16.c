@@ -15,16 +15,15 @@
  */
 #include "hash/variants.h"
 #include "hash/x86/hadamard_avx512.h"
+#include "hash/x86/narrow_avx512.h"
 #include "hash/x86/quantise_avx512.h"
 
 #include <string.h>
 
-#define MAGIC 0x1.8p23f /* its bits plus an integer are those of MAGIC + the integer */
-
 struct code_group {
     struct xp_qgroup512 q; /* h is "turned": w0 = v5, w1 w2 = v0 v1, l0 l1 = v2 v4, registers (v3, v6) (x86/qblock_avx512.h) */
     _Alignas(64) float x[XP_QGROUP][XP_QBLOCK]; /* the flipped row: per 32 values those of even index, then those of odd index */
-    _Alignas(64) float step[XP_QGROUP], offset[XP_QGROUP]; /* offset: -MAGIC steps */
+    _Alignas(64) float step[XP_QGROUP], offset[XP_QGROUP]; /* offset: -XP_MAGIC steps */
     /* Partial results: 16 words of 32 bits a block, to be folded. */
     _Alignas(64) float l1[XP_QGROUP][16];
     _Alignas(64) int32_t squares[XP_QGROUP][16], peaks[XP_QGROUP][16];
@@ -119,12 +118,7 @@ XP_INLINE void fetch(const char *part, size_t b, const int blocks)
         for (int i = 0; i < blocks; i++) \
             body;                        \
     } while (0)
-#define EACH_PAIR(f)                            \
-    do {                                        \
-        XP_UNROLL                               \
-        for (int i = 0; i < 4 * blocks; i += 2) \
-            f(&w[i], &w[i + 1]);                \
-    } while (0)
+#define EACH_PAIR(f) XP_EACH_PAIR(w, 4 * blocks, f)
 
 /* Registers (v5, v6), w0 w1 w2 = v1 v2 v0, l0 l1 = v3 v4 to what struct code_group says. */
 XP_INLINE void rotate_turned(__m512i *w, const int blocks)
@@ -198,7 +192,7 @@ struct constants {
 static inline struct constants constants(int levels)
 {
     struct constants k = {_mm512_set1_epi32(0x00010001), _mm512_set1_epi32((int)0xffff0001),
-                          _mm512_set1_epi32((int)0xffff0000), _mm512_castps_si512(_mm512_set1_ps(MAGIC)),
+                          _mm512_set1_epi32((int)0xffff0000), _mm512_castps_si512(_mm512_set1_ps(XP_MAGIC)),
                           _mm512_setr_epi32(0, 8, 2, 10, 16, 24, 18, 26, 1, 9, 3, 11, 17, 25, 19, 27),
                           _mm512_setr_epi32(4, 12, 6, 14, 20, 28, 22, 30, 5, 13, 7, 15, 21, 29, 23, 31),
                           _mm512_maskz_set1_epi16(3, (short)(32 * (levels - 1)))};
@@ -233,15 +227,12 @@ XP_INLINE void unrotate_turned(__m512i *w, const int blocks, const struct consta
     EACH_BLOCK(w[4 * i] = _mm512_sub_epi16(w[4 * i], k->middle));
 }
 
-/*
- * Codes of up to 4 bits are rotated back as bytes for four of the seven stages: less 8 they lie in -8 .. 7, and sums and differences of
- * 16 such fit a byte. The fifth is VPMADDUBSW, which wants them unsigned; 128 on all of them there is 128 on one in 16 before.
- */
+/* Codes of up to 4 bits are rotated back as bytes first (x86/narrow_avx512.h). */
 struct byte_constants {
     __m512i top;         /* the largest code */
     __m512i less;        /* 8, less that 128 */
     __m512i plus, minus; /* bytes (1, 1) and (1, -1) */
-    __m512i low, high;   /* words with w0 w1 w2 = v0 v6 v3, l0 l1 = v4 v1, register v2 to w0 w1 w2 = v6 v1 v4, l0 l1 = v2 v3, register v0 */
+    __m512i words[2];    /* words with w0 w1 w2 = v0 v6 v3, l0 l1 = v4 v1, register v2 to w0 w1 w2 = v6 v1 v4, l0 l1 = v2 v3, register v0 */
     __m512i order;       /* bytes to the order of the codes */
     __m512i middle;      /* twice the 256 that two of 128 are, and in value 0 the middle of the codes less 8 */
 };
@@ -258,7 +249,7 @@ static inline struct byte_constants byte_constants(const int levels)
     struct byte_constants k = {_mm512_set1_epi8((char)(levels - 1)),
                                _mm512_mask_set1_epi8(_mm512_set1_epi8(8), 0x300000003, 8 - 128),
                                _mm512_set1_epi8(1), _mm512_set1_epi16((short)0xff01),
-                               _mm512_loadu_si512(low), _mm512_add_epi16(_mm512_loadu_si512(low), _mm512_set1_epi16(1)),
+                               {_mm512_loadu_si512(low), _mm512_add_epi16(_mm512_loadu_si512(low), _mm512_set1_epi16(1))},
                                _mm512_loadu_si512(order),
                                _mm512_mask_set1_epi16(_mm512_set1_epi16(512), 3, (short)(32 * (levels - 1)))};
 
@@ -267,14 +258,6 @@ static inline struct byte_constants byte_constants(const int levels)
     XP_KEEP(k.plus);
     XP_KEEP(k.minus);
     return k;
-}
-
-XP_INLINE void butterfly_bytes(__m512i *x, __m512i *y)
-{
-    const __m512i sum = _mm512_add_epi8(*x, *y);
-
-    *y = _mm512_sub_epi8(*x, *y);
-    *x = sum;
 }
 
 /* The codes of block b as bytes: bits 0 .. 5 of the byte's number v5 v0 v1 v3 v2 v4, register v6. */
@@ -300,35 +283,20 @@ XP_INLINE void put_byte_codes(const __m512i u[2], const int bits, const struct b
         xp_put_bytes512(bits, _mm512_permutexvar_epi8(k->order, u[0]), _mm512_permutexvar_epi8(k->order, u[1]), p);
 }
 
-#define EACH_CODES(f)                        \
-    do {                                     \
-        XP_UNROLL                            \
-        for (int i = 0; i < blocks; i++)     \
-            f(&u[2 * i], &u[2 * i + 1]);     \
-    } while (0)
-
-XP_INLINE void trade_words(__m512i *x, __m512i *y, const struct byte_constants *k)
-{
-    const __m512i low = _mm512_permutex2var_epi16(*x, k->low, *y);
-
-    *y = _mm512_permutex2var_epi16(*x, k->high, *y);
-    *x = low;
-}
-
 /* Codes as bytes to words with w0 = v6, w1 w2 = v0 v1, l0 l1 = v2 v3, registers (v4, v5): all of the rotation but v6. */
 XP_INLINE void unrotate_bytes(__m512i *u, __m512i *w, const int blocks, const struct byte_constants *k)
 {
     XP_UNROLL
     for (int i = 0; i < 2 * blocks; i++)
         u[i] = _mm512_sub_epi8(u[i], k->less);
-    EACH_CODES(xp_trade_unpack64_512); /* bits 3 .. 5: v6 v2 v4, register v3 */
-    EACH_CODES(butterfly_bytes);
-    EACH_CODES(xp_trade_dwords512); /* bits 2 .. 5: v6 v3 v2 v4, register v1 */
-    EACH_CODES(butterfly_bytes);
-    EACH_CODES(xp_trade_quarters512); /* bits 4 5: v4 v1, register v2 */
-    EACH_CODES(butterfly_bytes);
-    EACH_BLOCK(trade_words(&u[2 * i], &u[2 * i + 1], k)); /* bits 1 .. 5: v6 v1 v4 v2 v3, register v0 */
-    EACH_CODES(butterfly_bytes);
+    XP_EACH_PAIR(u, 2 * blocks, xp_trade_unpack64_512); /* bits 3 .. 5: v6 v2 v4, register v3 */
+    XP_EACH_PAIR(u, 2 * blocks, xp_butterfly_bytes);
+    XP_EACH_PAIR(u, 2 * blocks, xp_trade_dwords512); /* bits 2 .. 5: v6 v3 v2 v4, register v1 */
+    XP_EACH_PAIR(u, 2 * blocks, xp_butterfly_bytes);
+    XP_EACH_PAIR(u, 2 * blocks, xp_trade_quarters512); /* bits 4 5: v4 v1, register v2 */
+    XP_EACH_PAIR(u, 2 * blocks, xp_butterfly_bytes);
+    EACH_BLOCK(xp_trade_words(&u[2 * i], &u[2 * i + 1], k->words)); /* bits 1 .. 5: v6 v1 v4 v2 v3, register v0 */
+    XP_EACH_PAIR(u, 2 * blocks, xp_butterfly_bytes);
     XP_UNROLL
     for (int i = 0; i < blocks; i++) { /* registers (v0, v5) */
         w[4 * i] = _mm512_maddubs_epi16(u[2 * i], k->plus);
@@ -496,7 +464,7 @@ static void second_walk(struct code_group *g, const char *row, const uint32_t *s
     xp_choose_steps512(&g->q, count, f);
     const __m512 steps = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_load_si512(g->q.wire), 16));
     _mm512_store_ps(g->step, steps);
-    _mm512_store_ps(g->offset, _mm512_mul_ps(steps, _mm512_set1_ps(-MAGIC)));
+    _mm512_store_ps(g->offset, _mm512_mul_ps(steps, _mm512_set1_ps(-XP_MAGIC)));
 }
 
 /* A block that is not whole. */
