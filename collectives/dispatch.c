@@ -29,7 +29,8 @@ static void scale_row(void *out, const void *in, xp_dtype t, size_t dim, float w
     float acc[XP_ROW_BLOCK];
     for (size_t at = 0; at < dim; at += XP_ROW_BLOCK) {
         size_t n = dim - at < XP_ROW_BLOCK ? dim - at : XP_ROW_BLOCK;
-        memset(acc, 0, n * sizeof *acc);
+        for (size_t i = 0; i < n; i++)
+            acc[i] = -0.0f; /* what is added to it stays as it is, the sign of a zero included */
         xp_row_add(acc, in, t, at, n, w);
         xp_row_store(out, t, at, n, acc);
     }

@@ -91,8 +91,14 @@ Test(moe, random_cases)
     }
 }
 
-/* ---- algorithms against each other ------------------------------------------------------------------------------------ */
+/* The gradient of one row held a zero whose sign got lost when it was scaled. */
+Test(moe, scaled_zeros_keep_their_sign)
+{
+    run(&worlds[8], (struct layer){.tokens = 29, .dim = 137, .experts = 10, .topk = 5, .dtype = XP_F16, .mode = XP_MODE_EXACT, .algo = "leader",
+                                   .combine = XP_COMBINE_ROWS, .moving = 1, .steps = 2, .seed = 1633022757713});
+}
 
+/* ---- algorithms against each other ------------------------------------------------------------------------------------ */
 
 /* All results of one step on a plan of one algorithm, one behind the other. The caller frees them. */
 static char *everything(xp_comm *comm, const struct layer *l, const struct layer_step *s, size_t *bytes, char *why)
