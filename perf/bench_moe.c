@@ -98,7 +98,8 @@ static void make_case(struct layer *l)
     const struct options *o = l->opt;
 
     l->plain = (struct moe_case){.rows = &l->p->rows, .routing = &l->routes, .T = o->rows, .rank = l->rank, .nranks = l->n,
-                                 .run = run_expert, .expert = &l->expert, .identity = expert_is_identity(&l->expert)};
+                                 .run = run_expert, .expert = &l->expert, .identity = expert_is_identity(&l->expert),
+                                 .sums = o->moe.combine == XP_COMBINE_SUM};
     l->plain.mode = o->mode != XP_MODE_DEFAULT ? o->mode : l->comm->params.mode;
     if (l->plain.mode == XP_MODE_BOUNDED)
         l->plain.eps = o->eps != 0.0 ? o->eps : l->comm->params.eps;
@@ -145,6 +146,7 @@ static int make_plan(struct layer *l)
     m.alpha_rule = o->moe.alpha_fixed ? XP_ALPHA_FIXED : XP_ALPHA_FIT;
     m.alpha = o->moe.alpha;
     m.centroid = o->moe.centroid;
+    m.combine = o->moe.combine;
     m.refine = o->moe.refine;
     xp_plan_desc_init(&d);
     d.dtype = l->p->rows.dtype;

@@ -150,12 +150,14 @@ static double token_result(const struct moe_case *c, uint64_t number, struct scr
 /* How far a result may be off; infinite where the mode says nothing. */
 static double result_limit(const struct moe_case *c, double weights)
 {
+    const double rounding = c->rows->dtype == XP_BF16 ? 0x1p-7 : 0x1p-9;
+
     if (c->mode == XP_MODE_RAW || c->mode == XP_MODE_EXACT)
-        return 0.0;
+        return c->sums ? rounding : 0.0;
     if (c->mode != XP_MODE_BOUNDED || !c->identity || weights <= 0.0)
         return (double)INFINITY;
     /* There, back, and the roundings of partial sums and sum. */
-    return 2.0 * c->eps + c->eps * c->eps + (c->rows->dtype == XP_BF16 ? 0x1p-7 : 0x1p-9);
+    return 2.0 * c->eps + c->eps * c->eps + rounding;
 }
 
 int moe_check_results(const struct moe_case *c, const void *y, struct reference_result *out)

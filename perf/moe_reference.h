@@ -21,6 +21,7 @@ struct moe_case {
     moe_expert_fn run;
     const void *expert;
     int identity;       /* run returns its rows */
+    int sums;           /* raw and exact: partial sums came home, rounded */
     xp_mode mode;
     double eps;         /* bounded */
     double fold_limit;  /* folded: allowed distance from the formula */

@@ -47,6 +47,7 @@ const char options_help[] =
     "  --routing R      without a trace: uniform or zipf (default uniform)\n"
     "  --k K            experts of a token (default: the trace's columns, else 2)\n"
     "  --expert E       identity, or W1.npy,W2.npy[,b1.npy,b2.npy] (default identity)\n"
+    "  --combine C      rows or sum: what comes home over the slow hop (default: rows in raw and exact mode, sum in bounded)\n"
     "  --backward       gradients too: combine_backward and dispatch_backward\n"
     "  --rate R         folded: centroids per row (default CROSSPRESS_RATE)\n"
     "  --alpha A        folded: fit, or a number (default fit)\n"
@@ -109,6 +110,7 @@ static const struct word modes[] = {{"raw", XP_MODE_RAW}, {"exact", XP_MODE_EXAC
 static const struct word dtypes[] = {{"bf16", XP_BF16}, {"f16", XP_F16}, {"f32", XP_F32}, {0}};
 static const struct word refs[] = {{"min", XP_EPS_REF_MIN}, {"row", XP_EPS_REF_ROW}, {0}};
 static const struct word centroids[] = {{"mean", XP_CENTROID_MEAN}, {"leader", XP_CENTROID_LEADER}, {0}};
+static const struct word combines[] = {{"rows", XP_COMBINE_ROWS}, {"sum", XP_COMBINE_SUM}, {0}};
 static const struct word routings[] = {{"uniform", 0}, {"zipf", 1}, {0}};
 static const struct word presets[] = {{"paper", 0}, {0}};
 static const struct word kinds[] = {{"gaussian", 0}, {"clustered", 1}, {"duplicates", 2}, {0}};
@@ -180,6 +182,9 @@ static int set_word(struct options *o, const char *name, const char *text, char 
     } else if (strcmp(name, "--centroid") == 0) {
         v = lookup(centroids, text);
         o->moe.centroid = (xp_centroid)v;
+    } else if (strcmp(name, "--combine") == 0) {
+        v = lookup(combines, text);
+        o->moe.combine = (xp_combine_sum)v;
     } else if (strcmp(name, "--routing") == 0) {
         v = lookup(routings, text);
         o->moe.routing = text;
@@ -242,7 +247,7 @@ static const struct {
     {"--seed", set_number}, {"--iters", set_number}, {"--dtype", set_word}, {"--data", set_word},
     {"--mode", set_word}, {"--eps-ref", set_word}, {"--eps", set_eps}, {"--input", set_text},
     {"--codec", set_text}, {"--algo", set_text}, {"--transport", set_text}, {"--json", set_text},
-    {"--experts", set_number}, {"--k", set_number}, {"--refine", set_number}, {"--centroid", set_word}, {"--routing", set_word},
+    {"--experts", set_number}, {"--k", set_number}, {"--refine", set_number}, {"--centroid", set_word}, {"--combine", set_word}, {"--routing", set_word},
     {"--preset", set_word}, {"--topk", set_text}, {"--weights", set_text}, {"--expert", set_text}, {"--rate", set_rate},
     {"--alpha", set_alpha},
 };
@@ -261,7 +266,7 @@ static int moe_given(const struct options *o)
     const struct moe_options *m = &o->moe;
 
     return m->experts || m->k || m->refine || m->topk || m->weights || m->routing || m->expert || m->preset || m->rate > 0 ||
-           m->alpha_fixed || m->centroid || m->backward;
+           m->alpha_fixed || m->centroid || m->combine || m->backward;
 }
 
 /* What only makes sense together, or apart. */

@@ -17,6 +17,7 @@ struct moe_options {
     double rate, alpha;
     int alpha_fixed, backward;
     xp_centroid centroid;
+    xp_combine_sum combine;
 };
 
 struct options {

@@ -67,6 +67,8 @@ for algo in ('hier', 'leader'):
     layer(f'{algo}: rows over the slow hop are the distinct (token, node) pairs', '--spawn', '4', '--nodes', '2', '--rows', '128', *REAL, '--mode', 'exact',
           '--algo', algo, check=lambda c: c['hop_rows_slow'] == once + each)
 
+layer('sums come home', '--spawn', '4', '--nodes', '2', '--rows', '128', *REAL, '--mode', 'exact', '--algo', 'hier', '--combine', 'sum',
+      check=lambda c: c['hop_rows_slow'] == 2 * once and c['rel_err_max'] < 2 ** -7)
 for ranks, nodes in ((1, 1), (3, 1), (3, 3), (5, 2)):
     layer(f'{ranks} ranks on {nodes} nodes, zipf routing', '--spawn', str(ranks), '--nodes', str(nodes), '--rows', '100', '--dim', '96', '--routing', 'zipf',
           '--k', '3', '--experts', '7', '--mode', 'exact', check=lossless)
