@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "hash/bytes.h"
+#include "hash/frame.h"
 #include "hash/quant_rows.h"
 
 #define PREFIX 4
@@ -83,8 +84,24 @@ static int mean_pays(struct xp_coder *c, const struct xp_rows *in, const uint32_
 
 /* ---- encode ---------------------------------------------------------------------------------------------------- */
 
+/*
+ * The payload is summed as it grows. Its format bytes lie before the rows, so all are taken to be that of the first row; where one
+ * is not, what was summed is of no use.
+ */
+static void sum_row(struct xp_coder *c, const uint8_t *payload, uint8_t *formats, size_t r, size_t rows, const uint8_t *end)
+{
+    if (r == 0) {
+        memset(formats, formats[0], rows);
+        xp_running_start(c->running, payload);
+    } else if (formats[r] != formats[0]) {
+        xp_running_drop(c->running);
+    }
+    xp_running_reach(c->running, end);
+}
+
+/* out: in the payload, behind what precedes the rows. */
 static xp_status encode_rows(struct xp_coder *c, const struct xp_rows *in, struct xp_row_plan *p, const float *base,
-                             uint8_t *out, size_t cap, size_t *len, xp_codec_stats *st)
+                             const uint8_t *payload, uint8_t *out, size_t cap, size_t *len, xp_codec_stats *st)
 {
     uint8_t *formats = out;
     size_t at = in->rows;
@@ -97,6 +114,7 @@ static xp_status encode_rows(struct xp_coder *c, const struct xp_rows *in, struc
         if (bytes == XP_ROW_NO_ROOM)
             return XP_ERR_UNSUPPORTED;
         at += bytes;
+        sum_row(c, payload, formats, r, in->rows, out + at);
     }
     *len = at;
     return XP_OK;
@@ -118,7 +136,7 @@ static xp_status quant_encode(struct xp_coder *c, const struct xp_rows *in, uint
     }
     xp_put32(out, at > PREFIX ? FLAG_MEAN : 0);
     xp_row_plan_init(&plan, c, c->formats, n ? c->mean : NULL);
-    const xp_status s = encode_rows(c, in, &plan, at > PREFIX ? c->mean : NULL, out + at, cap - at, &bytes, st);
+    const xp_status s = encode_rows(c, in, &plan, at > PREFIX ? c->mean : NULL, out, out + at, cap - at, &bytes, st);
     if (s)
         return s;
     st->err_mean /= (double)in->rows;

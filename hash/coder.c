@@ -82,6 +82,9 @@ static xp_status allocate(struct xp_coder *c)
 {
     size_t pad = XP_ROW_PAD(c->desc.dim);
 
+    c->running = xp_running_create();
+    if (!c->running)
+        return XP_ERR_NO_MEMORY;
     if (renew(&c->mean, pad, 4) || renew(&c->residual, pad, 4) || renew(&c->apart, pad, 4) || renew(&c->base, pad, 4) ||
         renew(&c->decoded, c->row_bytes + 64, 1) || renew(&c->code, 2 * XP_CODE_ROOM(c->desc.dim), 1) ||
         renew(&c->quantiser.signs, xp_sign_words(pad), 4))
@@ -175,6 +178,7 @@ void xp_coder_destroy(struct xp_coder *c)
 {
     if (!c)
         return;
+    xp_running_destroy(c->running);
     xp_lsh_destroy(c);
     xp_book_state_destroy(c->book);
     xp_pack_state_destroy(c->pack);
@@ -258,6 +262,7 @@ static xp_status try_codec(struct xp_coder *c, const struct xp_codec_ops *ops, c
     size_t room = ops == &xp_codec_raw || c->desc.row_wise ? cap : in->rows * c->row_bytes - 1;
 
     begin_stats(&c->stats, c, ops, in->rows);
+    xp_running_drop(c->running);
     return ops->encode(c, in, frame + XP_FRAME_HEADER, room < cap ? room : cap, payload, &c->stats);
 }
 
@@ -292,7 +297,7 @@ xp_status xp_coder_encode(struct xp_coder *c, const struct xp_rows *in, void *fr
         return s;
     h.codec = ops->id;
     h.payload_bytes = payload;
-    h.checksum = xp_checksum((uint8_t *)frame + XP_FRAME_HEADER, payload);
+    h.checksum = xp_running_finish(c->running, (uint8_t *)frame + XP_FRAME_HEADER, payload);
     xp_frame_write(frame, &h);
     *len = XP_FRAME_HEADER + payload;
     c->stats.frame_bytes = *len;

@@ -22,6 +22,7 @@
 #define XP_SAMPLE_MAX 128
 
 struct xp_lsh_scratch;
+struct xp_running;
 
 /* What select.c remembers from call to call. */
 #define XP_CODECS 6 /* ids below */
@@ -77,7 +78,8 @@ struct xp_coder {
 
     struct xp_select select;
 
-    xp_codec_stats stats;         /* of the frame being encoded */
+    xp_codec_stats stats;         /* of the frame being encoded, */
+    struct xp_running *running;   /* and the checksum of its payload, for codecs that write it from front to back (frame.h) */
 };
 
 /* Makes room for `rows` rows. XP_ERR_NO_MEMORY; XP_ERR_INVALID_ARG beyond desc.max_rows when that is fixed. */

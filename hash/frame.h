@@ -33,4 +33,17 @@ xp_status xp_frame_read(const uint8_t *frame, size_t len, int payload, struct xp
 /* XXH3-64 (checksum.c). */
 uint64_t xp_checksum(const void *data, size_t len);
 
+/*
+ * The same of a payload while it is written, so that it is read from the cache: start says where it will lie, reach that all bytes
+ * before `end` are there and final, drop that this does not hold any more. finish gives the checksum of any bytes, from what has been
+ * summed if it was of these.
+ */
+struct xp_running;
+struct xp_running *xp_running_create(void);
+void xp_running_destroy(struct xp_running *r);
+void xp_running_start(struct xp_running *r, const uint8_t *data);
+void xp_running_reach(struct xp_running *r, const uint8_t *end);
+void xp_running_drop(struct xp_running *r);
+uint64_t xp_running_finish(struct xp_running *r, const uint8_t *data, size_t len);
+
 #endif

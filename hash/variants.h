@@ -111,5 +111,6 @@ void xp_rans_decode_avx512(struct xp_rans_stream *s, size_t count, size_t n, uns
 
 /* checksum.c chooses by itself; the result is the same. */
 uint64_t xp_checksum_avx2(const void *data, size_t len);
+void xp_checksum_update_avx2(void *state, const void *data, size_t len); /* state: XXH3_state_t */
 
 #endif

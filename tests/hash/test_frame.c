@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "hash/frame.h"
+#include "tests/harness/random.h"
 
 #define PAYLOAD 37
 
@@ -100,4 +101,46 @@ Test(frame, the_checksum_is_xxh3_64)
 {
     /* Published test values of XXH3 with seed 0: the empty input. */
     cr_assert_eq(xp_checksum("", 0), 0x2d06800538d394c2u);
+}
+
+/* Pieces of random lengths, most of them final long before the end is known. */
+Test(frame, a_running_checksum_is_that_of_the_whole)
+{
+    enum { MOST = 200000 };
+    struct xp_running *run = xp_running_create();
+    uint8_t *data = malloc(MOST);
+    struct random rng = random_start("a_running_checksum");
+
+    cr_assert(run && data);
+    for (size_t i = 0; i < MOST; i++)
+        data[i] = (uint8_t)random_bits(&rng);
+    for (int round = 0; round < 200; round++) {
+        const size_t len = random_below(&rng, round % 4 ? MOST : 1500), step = 1 + random_below(&rng, round % 2 ? 3000 : 60000);
+
+        xp_running_start(run, data);
+        for (size_t at = 0; at < len; at += step)
+            xp_running_reach(run, data + at);
+        if (round % 8 == 7)
+            xp_running_drop(run);
+        cr_assert_eq(xp_running_finish(run, data, len), xp_checksum(data, len), "round %d, %zu bytes", round, len);
+    }
+    free(data);
+    xp_running_destroy(run);
+}
+
+/* What was summed is of other bytes, of more than are asked for, or has been asked for before. */
+Test(frame, a_running_checksum_that_does_not_apply_is_taken_anew)
+{
+    static uint8_t data[100000];
+    struct xp_running *run = xp_running_create();
+
+    cr_assert(run);
+    xp_running_start(run, data);
+    xp_running_reach(run, data + 50000);
+    cr_assert_eq(xp_running_finish(run, data + 1, 60000), xp_checksum(data + 1, 60000));
+    cr_assert_eq(xp_running_finish(run, data, 40000), xp_checksum(data, 40000));
+    cr_assert_eq(xp_running_finish(run, data, 60000), xp_checksum(data, 60000));
+    data[7] = 1;
+    cr_assert_eq(xp_running_finish(run, data, 60000), xp_checksum(data, 60000));
+    xp_running_destroy(run);
 }
