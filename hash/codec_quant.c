@@ -39,7 +39,7 @@ static uint32_t mean_rows(struct xp_coder *c, const struct xp_rows *in, uint32_t
     for (size_t i = 0; i < take; i++) {
         const size_t r = (2 * i + 1) * in->rows / (2 * take), next = (2 * i + 3) * in->rows / (2 * take);
         const void *ahead = i + 1 < take ? xp_row(in, next) : NULL;
-        if (c->kernels.mean_add(xp_row(in, r), in->dtype, in->dim, XP_MEAN_LARGEST, ahead, c->mean) <= XP_MEAN_LARGEST)
+        if (c->kernels.mean_add(xp_row(in, r), in->dtype, in->dim, XP_MEAN_LARGEST, ahead, c->mean))
             order[n++] = (uint32_t)r;
     }
     for (size_t i = 0; i < in->dim && n > 0; i++)

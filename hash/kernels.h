@@ -37,9 +37,9 @@ typedef void (*xp_residual_sums_fn)(const void *row, xp_dtype t, const float *ba
 /* restore: row[i] = round_to_type(in[i] + base[i]) (base NULL: no addition); nearest-even; NaN stays NaN. Exact. */
 typedef void (*xp_restore_fn)(const float *in, const float *base, size_t dim, xp_dtype t, void *row);
 
-/* mean_add: returns the row sum of row[i]^2; where that is at most `most`, sum[i] += (float)row[i]. ahead: the row that comes next,
- * which may be fetched; NULL: none. Exact, but for which NaN. */
-typedef float (*xp_mean_add_fn)(const void *row, xp_dtype t, size_t dim, float most, const void *ahead, float *sum);
+/* mean_add: where the row sum of row[i]^2 is at most `most`, sum[i] += (float)row[i] and 1 is returned, else 0. ahead: the row that
+ * comes next, which may be fetched; NULL: none. Exact. */
+typedef int (*xp_mean_add_fn)(const void *row, xp_dtype t, size_t dim, float most, const void *ahead, float *sum);
 
 /* centroid: out[k * dim + i] = mean in f32 of rows order[start[k]] .. order[start[k+1] - 1], summed in that order in
  * runs of at most 4096 rows, run sums added in order, divided once by the count. K clusters; empty ones give 0. Exact. */

@@ -56,11 +56,11 @@ void xp_residual_sums_c(const void *row, xp_dtype t, const float *base, size_t d
     sums[1] = xp_energy_c(out, dim);
 }
 
-float xp_mean_add_c(const void *row, xp_dtype t, size_t dim, float most, const void *ahead, float *sum)
+int xp_mean_add_c(const void *row, xp_dtype t, size_t dim, float most, const void *ahead, float *sum)
 {
-    const float energy = xp_distance_c(row, NULL, t, dim);
+    const int counts = xp_distance_c(row, NULL, t, dim) <= most;
 
-    for (size_t i = 0; i < dim && energy <= most; i++)
+    for (size_t i = 0; i < dim && counts; i++)
         sum[i] += xp_load_f32(row, t, i);
-    return energy;
+    return counts;
 }

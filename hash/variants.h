@@ -44,9 +44,9 @@ void xp_residual_sums_avx2(const void *row, xp_dtype t, const float *base, size_
 void xp_restore_avx2(const float *in, const float *base, size_t dim, xp_dtype t, void *row);
 void xp_residual_sums_avx512(const void *row, xp_dtype t, const float *base, size_t dim, float *out, float sums[2]);
 void xp_restore_avx512(const float *in, const float *base, size_t dim, xp_dtype t, void *row);
-float xp_mean_add_c(const void *row, xp_dtype t, size_t dim, float most, const void *ahead, float *sum);
-float xp_mean_add_avx2(const void *row, xp_dtype t, size_t dim, float most, const void *ahead, float *sum);
-float xp_mean_add_avx512(const void *row, xp_dtype t, size_t dim, float most, const void *ahead, float *sum);
+int xp_mean_add_c(const void *row, xp_dtype t, size_t dim, float most, const void *ahead, float *sum);
+int xp_mean_add_avx2(const void *row, xp_dtype t, size_t dim, float most, const void *ahead, float *sum);
+int xp_mean_add_avx512(const void *row, xp_dtype t, size_t dim, float most, const void *ahead, float *sum);
 
 /* centroid.c, x86/centroid_*.c */
 void xp_centroid_c(const struct xp_rows *in, const uint32_t *order, const uint32_t *start, size_t K, float *out);

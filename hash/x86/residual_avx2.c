@@ -169,7 +169,7 @@ XP_INLINE void add_row(const char *row, const xp_dtype t, const size_t size, siz
         sum[i] += xp_load_f32(row, t, i);
 }
 
-float xp_mean_add_avx2(const void *row, xp_dtype t, size_t dim, float most, const void *ahead, float *sum)
+int xp_mean_add_avx2(const void *row, xp_dtype t, size_t dim, float most, const void *ahead, float *sum)
 {
     const size_t size = xp_dtype_size(t);
 
@@ -177,11 +177,11 @@ float xp_mean_add_avx2(const void *row, xp_dtype t, size_t dim, float most, cons
     const float energy = xp_distance_avx2(row, NULL, t, dim);
     xp_prefetch_part(ahead, dim * size, 1, 2);
     if (!(energy <= most))
-        return energy;
+        return 0;
     switch (t) {
     case XP_BF16: add_row(row, XP_BF16, 2, dim, sum); break;
     case XP_F16: add_row(row, XP_F16, 2, dim, sum); break;
     default: add_row(row, XP_F32, 4, dim, sum); break;
     }
-    return energy;
+    return 1;
 }

@@ -182,20 +182,20 @@ static void compare_mean_add(struct check *c, const struct xp_kernels *plain, co
             const size_t dim = choose_dim(c);
             const xp_dtype t = types[check_below(c, 3)];
             const float most = round & 1 ? 1e30f : 3.0f * (float)dim; /* some rows are above */
-            struct guarded row = typed_row(c, (enum check_fill)fill, t, dim), sum[2], energy[2];
+            struct guarded row = typed_row(c, (enum check_fill)fill, t, dim), sum[2], counts[2];
             for (int i = 0; i < 2; i++) {
                 sum[i] = guard_alloc(dim * 4, 4 * check_below(c, 20), 0);
-                energy[i] = guard_alloc(4, 0, 0);
+                counts[i] = guard_alloc(4, 0, 0);
             }
             check_fill_row(c, FILL_GAUSS, XP_F32, dim, sum[0].p);
             memcpy(sum[1].p, sum[0].p, dim * 4);
-            put_sum(&energy[0], plain->mean_add(row.p, t, dim, most, NULL, sum[0].p));
-            put_sum(&energy[1], tested->mean_add(row.p, t, dim, most, round & 2 ? row.p : NULL, sum[1].p));
-            check_equal(c, &energy[0], &energy[1], "energy: %s dim %zu fill %s", check_dtype_name(t), dim, check_fill_name((enum check_fill)fill));
+            put_sum(&counts[0], (float)plain->mean_add(row.p, t, dim, most, NULL, sum[0].p));
+            put_sum(&counts[1], (float)tested->mean_add(row.p, t, dim, most, round & 2 ? row.p : NULL, sum[1].p));
+            check_equal(c, &counts[0], &counts[1], "counts: %s dim %zu fill %s", check_dtype_name(t), dim, check_fill_name((enum check_fill)fill));
             check_equal(c, &sum[0], &sum[1], "%s dim %zu fill %s", check_dtype_name(t), dim, check_fill_name((enum check_fill)fill));
             for (int i = 0; i < 2; i++) {
                 guard_free(&sum[i]);
-                guard_free(&energy[i]);
+                guard_free(&counts[i]);
             }
             guard_free(&row);
         }
@@ -486,7 +486,7 @@ static void run_mean_add(void *arg)
 {
     struct rows_run *r = arg;
     const size_t row_bytes = r->dim * xp_dtype_size(r->type);
-    EACH_ROW(r, r->sum += r->k->mean_add(row, r->type, r->dim, 1e30f, row + row_bytes, r->f32))
+    EACH_ROW(r, r->sum += (float)r->k->mean_add(row, r->type, r->dim, 1e30f, row + row_bytes, r->f32))
 }
 
 static void run_centroid(void *arg)
