@@ -196,11 +196,16 @@ void xp_restore_avx512(const float *in, const float *base, size_t dim, xp_dtype 
     }
 }
 
-/* Half a row to come, in steps of half as many bytes as are worked on. */
-XP_INLINE void fetch_half(const char *ahead, size_t at)
+/*
+ * The row to come, a quarter of as many bytes at a time as are worked on in two passes: from both halves, so that the next page is
+ * looked up while the one before it is read. Lines are asked for again and again, as a request is dropped where too many are under way.
+ */
+XP_INLINE void fetch_halves(const char *ahead, size_t bytes, size_t at)
 {
-    if (ahead)
-        _mm_prefetch(ahead + at / 2, _MM_HINT_T1);
+    if (!ahead)
+        return;
+    _mm_prefetch(ahead + at / 4, _MM_HINT_T1);
+    _mm_prefetch(ahead + bytes / 2 + at / 4, _MM_HINT_T1);
 }
 
 XP_INLINE void add16(const char *row, const xp_dtype t, size_t n, float *sum)
@@ -217,7 +222,7 @@ XP_INLINE int small_bf16(const char *row, size_t n, float most, const char *ahea
     size_t i = 0;
 
     for (; i + 32 <= n; i += 32) {
-        fetch_half(ahead, i * 2);
+        fetch_halves(ahead, n * 2, i * 2);
         peak = _mm512_max_epu16(peak, _mm512_and_si512(magnitude, _mm512_loadu_si512(row + i * 2)));
     }
     if (i < n)
@@ -235,7 +240,7 @@ XP_INLINE int counts(const char *row, const xp_dtype t, const size_t size, size_
     size_t i = 0;
 
     for (; i + 32 <= n; i += 32) {
-        fetch_half(ahead, i * size);
+        fetch_halves(ahead, n * size, i * size);
         add_values(&s, row + i * size, t, size, 32);
     }
     if (i < n)
@@ -250,7 +255,7 @@ XP_INLINE int mean_add(const char *row, const xp_dtype t, const size_t size, siz
     if (!(t == XP_BF16 && small_bf16(row, n, most, ahead)) && !counts(row, t, size, n, most, ahead))
         return 0;
     for (i = 0; i + 32 <= n; i += 32) {
-        fetch_half(ahead, (n + i) * size);
+        fetch_halves(ahead, n * size, (n + i) * size);
         add16(row + i * size, t, 16, sum + i);
         add16(row + (i + 16) * size, t, 16, sum + i + 16);
     }
