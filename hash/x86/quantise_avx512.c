@@ -47,9 +47,15 @@ XP_INLINE __m512i sign_and_pair(__m512i x, uint32_t minus)
     return _mm512_add_epi16(_mm512_rol_epi32(a, 16), b);
 }
 
+/* Not _mm512_reduce_add_epi32: the compiler's header adds in int, where wrapping is undefined. */
 static int32_t sum_of(__m512i x)
 {
-    return _mm512_reduce_add_epi32(x);
+    const __m256i h = _mm256_add_epi32(_mm512_castsi512_si256(x), xp_upper256(x));
+    __m128i q = _mm_add_epi32(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
+
+    q = _mm_add_epi32(q, _mm_shuffle_epi32(q, 0x4E));
+    q = _mm_add_epi32(q, _mm_shuffle_epi32(q, 0xB1));
+    return _mm_cvtsi128_si32(q);
 }
 
 /* Largest of 32 unsigned words. */
