@@ -67,11 +67,10 @@ static double mean_gain(struct xp_coder *c, const struct xp_rows *in, const uint
 
     for (uint32_t i = 0; i < take; i++) {
         const void *row = xp_row(in, order[(size_t)i * n / take]);
-        const double energy = c->kernels.distance(row, NULL, in->dtype, in->dim);
-        c->kernels.residual(row, in->dtype, c->mean, in->dim, c->residual);
-        const double rest = c->kernels.energy(c->residual, in->dim);
-        if (energy > 0)
-            bits += 0.5 * log2(fmax(rest, 1e-6 * energy) / energy);
+        float sums[2]; /* of the row, and of what is left of it */
+        c->kernels.residual_sums(row, in->dtype, c->mean, in->dim, c->residual, sums);
+        if (sums[0] > 0)
+            bits += 0.5 * log2(fmax(sums[1], 1e-6 * sums[0]) / sums[0]);
     }
     return -bits / take;
 }
