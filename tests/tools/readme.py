@@ -18,7 +18,7 @@ xp_info, library, compiler = sys.argv[1], sys.argv[2], sys.argv[3:]
 readme = open(os.path.join(ROOT, 'README.md')).read()
 
 example = re.findall(r'```c\n(.*?)```', readme, re.S)
-case('there is one example', len(example) == 1, len(example))
+case('there are an example and a fragment', len(example) == 2, len(example))
 with tempfile.TemporaryDirectory() as folder:
     source, program = os.path.join(folder, 'example.c'), os.path.join(folder, 'example')
     open(source, 'w').write(example[0])
@@ -27,6 +27,13 @@ with tempfile.TemporaryDirectory() as folder:
     if case('the example compiles without a warning', code == 0, err):
         got = torchrun(2, [program])
         case('the example runs on two ranks', all(c == 0 for c, _, _ in got), got)
+    # The fragment stands inside a function of a program that has a plan's description and rows.
+    fragment = os.path.join(folder, 'fragment.c')
+    head = ('void layer(xp_comm *comm, xp_plan_desc d, size_t tokens, const int32_t *topk_idx, const float *topk_weight, const void *x, void *rows, '
+            'void *results, void *y)')
+    open(fragment, 'w').write(f'#include <crosspress/crosspress.h>\n{head};\n{head}\n{{\nxp_plan *plan = NULL; xp_routing *routing = NULL;\n{example[-1]}}}\n')
+    code, _, err = run([*compiler, '-std=c11', '-Wall', '-Wextra', '-Werror', '-fsyntax-only', '-I', os.path.join(ROOT, 'lib/include'), fragment])
+    case('the fragment compiles without a warning', code == 0, err)
 case('the example is short', len([line for line in example[0].splitlines() if line.strip()]) <= 20, example[0])
 
 
