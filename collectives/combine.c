@@ -11,12 +11,6 @@
 #include "collectives/moe.h"
 #include "collectives/rowmath.h"
 
-static int is_far(const struct xp_moe *m, const struct xp_map *map, const struct xp_entry *e)
-{
-    const int *node_of = m->shape.comm->node_of;
-    return node_of[e->source] != node_of[map->rank_of[e->expert]];
-}
-
 /* acc = sum over entries [begin, end) of weight * their row in `from`, columns at .. at + n - 1. */
 static void sum_entries(float *acc, const struct xp_moe *m, const struct xp_map_level *v, size_t begin, size_t end, const char *from,
                         int weighted, size_t at, size_t n)
@@ -35,7 +29,7 @@ void xp_units_leave(struct xp_moe *m, const struct xp_map *map, int hop, const v
     for (size_t u = 0; u < p->units_in; u++) {
         size_t begin = p->first[u], end = p->first[u + 1];
         char *out = m->out + u * bytes;
-        if (!map->sum || hop != m->slow_hop || !is_far(m, map, &v->entry[begin])) {
+        if (!map->sum || hop != m->slow_hop || !xp_entry_is_far(m, map, &v->entry[begin])) {
             memcpy(out, (const char *)from + v->unit[begin] * bytes, bytes);
             continue;
         }
@@ -68,7 +62,7 @@ static void add_token(float *acc, float *part, struct xp_moe *m, const struct xp
     memset(acc, 0, n * sizeof *acc);
     for (size_t i = begin; i < end;) {
         size_t stop = part_end(m, map, i, end);
-        if (map->sum && is_far(m, map, &v->entry[i])) {
+        if (map->sum && xp_entry_is_far(m, map, &v->entry[i])) {
             /* Several units only in flat: one for every rank of the node. */
             for (size_t k = i; k < stop; k++)
                 if (k == i || v->unit[k] != v->unit[k - 1])

@@ -165,6 +165,13 @@ struct xp_moe {
     char codec_before[16];
 };
 
+/* Whether the expert of an entry is on another node than its token. */
+static inline int xp_entry_is_far(const struct xp_moe *m, const struct xp_map *map, const struct xp_entry *e)
+{
+    const int *node_of = m->shape.comm->node_of;
+    return node_of[e->source] != node_of[map->rank_of[e->expert]];
+}
+
 /* moe.c: the state machine. ops is the table that an outer plan drives. */
 extern const struct xp_algo_ops xp_moe_ops;
 xp_status xp_moe_create(struct xp_moe **out, const struct xp_moe_shape *shape, const struct xp_channel *channels,

@@ -323,12 +323,6 @@ int xp_hello_flags(const struct xp_moe *m)
 
 /* ---- hops ------------------------------------------------------------------------------------------------------------- */
 
-static int is_far(const struct xp_moe *m, const struct xp_map *map, const struct xp_entry *e)
-{
-    const int *node_of = m->shape.comm->node_of;
-    return node_of[e->source] != node_of[map->rank_of[e->expert]];
-}
-
 static int node_to(const struct xp_moe *m, const struct xp_map *map, const struct xp_entry *e)
 {
     return m->shape.comm->node_of[map->rank_of[e->expert]];
@@ -338,7 +332,7 @@ static int node_to(const struct xp_moe *m, const struct xp_map *map, const struc
 static int64_t sum_key(const struct xp_moe *m, const struct xp_map *map, const struct xp_entry *e)
 {
     int64_t node = node_to(m, map, e);
-    int by_rank = m->shape.path == XP_PATH_FLAT && is_far(m, map, e);
+    int by_rank = m->shape.path == XP_PATH_FLAT && xp_entry_is_far(m, map, e);
     return node << 32 | (by_rank ? map->rank_of[e->expert] : 0);
 }
 
@@ -383,7 +377,7 @@ static int begins_row(const struct xp_moe *m, const struct xp_entry *e, const st
 
 static int begins_unit(const struct xp_moe *m, const struct xp_map *map, int hop, const struct xp_entry *e, const struct xp_entry *before)
 {
-    int summed = map->sum && hop <= m->slow_hop && is_far(m, map, e);
+    int summed = map->sum && hop <= m->slow_hop && xp_entry_is_far(m, map, e);
     return !summed || e->source != before->source || e->token != before->token || node_to(m, map, e) != node_to(m, map, before);
 }
 

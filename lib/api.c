@@ -63,7 +63,7 @@ static int sum_rows(const size_t *rows, int n, size_t row_bytes, size_t *sum)
     return __builtin_mul_overflow(*sum, row_bytes, &bytes) ? -1 : 0;
 }
 
-static int overlap(const void *a, size_t a_bytes, const void *b, size_t b_bytes)
+int xp_overlap(const void *a, size_t a_bytes, const void *b, size_t b_bytes)
 {
     uintptr_t x = (uintptr_t)a, y = (uintptr_t)b;
     return a_bytes && b_bytes && x < y + b_bytes && y < x + a_bytes;
@@ -95,7 +95,7 @@ static xp_status check_call(struct xp_plan *p, const void *send, const size_t *s
         st = check_side(p, "recv", recv, recv_rows, s->max_recv_rows, &expected);
     if (st != XP_OK)
         return st;
-    if (overlap(send, sent * s->row_bytes, recv, expected * s->row_bytes))
+    if (xp_overlap(send, sent * s->row_bytes, recv, expected * s->row_bytes))
         return xp_error(s->comm, XP_ERR_INVALID_ARG, "alltoallv: rank %d: send and recv overlap", s->comm->rank);
     if (p->request->active)
         return xp_error(s->comm, XP_ERR_STATE, "alltoallv: rank %d: an exchange of this plan is under way", s->comm->rank);
@@ -110,13 +110,7 @@ static xp_status exchange(struct xp_plan *p, const void *send, const size_t *sen
     xp_status st = check_call(p, send, send_rows, recv, recv_rows);
     if (st == XP_OK)
         st = xp_request_start(p, "alltoallv", send, send_rows, recv, recv_rows);
-    if (st != XP_OK)
-        return st;
-    if (!req)
-        return xp_request_finish(p->request);
-    p->request->held = 1;
-    *req = p->request;
-    return XP_OK;
+    return st == XP_OK ? xp_request_answer(p, req) : st;
 }
 
 xp_status xp_alltoallv(xp_plan *plan, const void *send, const size_t *send_rows, void *recv, const size_t *recv_rows,

@@ -3,7 +3,6 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -154,12 +153,6 @@ static xp_status check_buffer(struct xp_comm *c, const char *what, const char *n
     return XP_OK;
 }
 
-static int overlap(const void *a, size_t a_bytes, const void *b, size_t b_bytes)
-{
-    uintptr_t x = (uintptr_t)a, y = (uintptr_t)b;
-    return a_bytes && b_bytes && x < y + b_bytes && y < x + a_bytes;
-}
-
 /* The order of a folded step's operations, and what they need at home. */
 static xp_status check_folded(struct xp_comm *c, const char *what, const struct xp_moe_op *op)
 {
@@ -194,7 +187,7 @@ static xp_status check_operation(struct xp_plan *p, const char *what, const stru
     st = check_buffer(c, what, "the input", op->in, in);
     if (st == XP_OK)
         st = check_buffer(c, what, "the output", op->out, out);
-    if (st == XP_OK && overlap(op->in, in * bytes, op->out, out * bytes))
+    if (st == XP_OK && xp_overlap(op->in, in * bytes, op->out, out * bytes))
         st = xp_error(c, XP_ERR_INVALID_ARG, "%s: rank %d: input and output overlap", what, c->rank);
     return st == XP_OK ? check_free(p, what) : st;
 }
@@ -207,13 +200,7 @@ static xp_status operate(struct xp_plan *p, const char *what, const struct xp_mo
     const struct xp_map *map = &op->routing->map;
     xp_moe_prepare(p->state, op);
     st = xp_request_start(p, what, NULL, outward ? map->sends : map->gets, NULL, outward ? map->gets : map->sends);
-    if (st != XP_OK)
-        return st;
-    if (!req)
-        return xp_request_finish(p->request);
-    p->request->held = 1;
-    *req = p->request;
-    return XP_OK;
+    return st == XP_OK ? xp_request_answer(p, req) : st;
 }
 
 static xp_status enter(xp_plan *plan, const char *what, const struct xp_moe_op *op, int outward, xp_request **req)

@@ -54,12 +54,17 @@ void xp_plan_release(struct xp_plan *p);
  * operation in texts (a string that stays). */
 xp_status xp_request_start(struct xp_plan *p, const char *what, const void *send, const size_t *send_rows, void *recv,
                            const size_t *recv_rows);
+/* What a call that has started its exchange returns: the exchange is finished, or handed over as a request. */
+xp_status xp_request_answer(struct xp_plan *p, xp_request **req);
 /* One round. XP_IN_PROGRESS or how it ended. */
 xp_status xp_request_round(struct xp_request *r);
 /* Rounds until it has ended. */
 xp_status xp_request_finish(struct xp_request *r);
 /* Gives an exchange up; one under way takes the comm with it, because its messages are half sent. */
 void xp_request_abandon(struct xp_request *r);
+
+/* api.c: whether two buffers share bytes. */
+int xp_overlap(const void *a, size_t a_bytes, const void *b, size_t b_bytes);
 
 /* moe_plan.c: a plan for xp_route, and the inner plans that it stands on. */
 xp_status xp_moe_plan_open(struct xp_plan **out, struct xp_comm *c, const xp_plan_desc *d);

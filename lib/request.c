@@ -119,6 +119,15 @@ xp_status xp_request_finish(struct xp_request *r)
     return st;
 }
 
+xp_status xp_request_answer(struct xp_plan *p, xp_request **req)
+{
+    if (!req)
+        return xp_request_finish(p->request);
+    p->request->held = 1;
+    *req = p->request;
+    return XP_OK;
+}
+
 void xp_request_abandon(struct xp_request *r)
 {
     if (!r->active)

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "lib/tools/npy.h"
+#include "perf/rows.h"
 
 /* The k largest of n scores, largest first, the lowest index of equals first. */
 static void largest(const float *score, int n, int k, int32_t *out)
@@ -142,15 +143,6 @@ void routing_close(struct routing_source *s)
     s->weight = NULL;
 }
 
-/* splitmix64, as in rows.c. */
-static uint64_t mix(uint64_t x)
-{
-    x += 0x9e3779b97f4a7c15u;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
-}
-
 /* An exponential race: the k experts whose clocks ring first are a draw without replacement. */
 static void draw(const struct routing_source *s, uint64_t i, int32_t *expert, float *weight)
 {
@@ -158,7 +150,7 @@ static void draw(const struct routing_source *s, uint64_t i, int32_t *expert, fl
     int n = 0;
 
     for (int e = 0; e < s->experts; e++) {
-        double u = ((double)(mix(s->seed ^ mix(i * 65536 + (uint64_t)e)) >> 11) + 1.0) / 9007199254740993.0;
+        double u = ((double)(rows_mix(s->seed ^ rows_mix(i * 65536 + (uint64_t)e)) >> 11) + 1.0) / 9007199254740993.0;
         double ring = -log(u) * (s->kind == ROUTING_ZIPF ? e + 1 : 1);
         int at = n < s->k ? n : s->k;
 

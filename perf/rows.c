@@ -14,8 +14,7 @@
 
 #define DISTINCT 256 /* centres, or distinct rows */
 
-/* splitmix64: one well-mixed word for each input word. */
-static uint64_t mix(uint64_t x)
+uint64_t rows_mix(uint64_t x)
 {
     x += 0x9e3779b97f4a7c15u;
     x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
@@ -26,7 +25,7 @@ static uint64_t mix(uint64_t x)
 /* Close to a normal variable: eight 16-bit uniforms added up, in integers, so that all machines agree. */
 static float normal(uint64_t key)
 {
-    uint64_t a = mix(key), b = mix(key ^ 0x5851f42d4c957f2du);
+    uint64_t a = rows_mix(key), b = rows_mix(key ^ 0x5851f42d4c957f2du);
     int32_t sum = 0;
 
     for (int i = 0; i < 4; i++) {
@@ -67,8 +66,8 @@ void rows_put(xp_dtype t, void *row, size_t i, float x)
 
 static void generate(const struct row_source *s, uint64_t i, void *row)
 {
-    uint64_t centre = mix(s->seed ^ mix(~i)) % DISTINCT;
-    uint64_t row_key = mix(s->seed * 3 + mix(i)), centre_key = mix(s->seed * 5 + mix(centre));
+    uint64_t centre = rows_mix(s->seed ^ rows_mix(~i)) % DISTINCT;
+    uint64_t row_key = rows_mix(s->seed * 3 + rows_mix(i)), centre_key = rows_mix(s->seed * 5 + rows_mix(centre));
 
     for (size_t c = 0; c < s->dim; c++) {
         float x = 0.0f;
@@ -126,7 +125,7 @@ static int make_mean(struct row_source *s)
 /* Row i beyond the file: two rows of it blended around the mean, a^2 + b^2 = 1, which keeps mean and covariance. */
 static void blend(const struct row_source *s, uint64_t i, void *row)
 {
-    const uint64_t key = mix(s->seed * 7 + mix(i));
+    const uint64_t key = rows_mix(s->seed * 7 + rows_mix(i));
     const void *x = file_row(s, i), *y = file_row(s, i + 1 + (key >> 32) % (s->file_rows > 1 ? s->file_rows - 1 : 1));
     const double share = 0.25 + 0.5 * (double)(uint32_t)key / 4294967296.0, a = sqrt(share), b = sqrt(1 - share);
 

@@ -49,6 +49,9 @@ void rows_get(const struct row_source *s, uint64_t i, void *row);
 /* Spreads T rows of `rank` evenly over n ranks, itself included; the T % n left over go to the ranks after it. */
 void rows_spread(size_t T, int n, int rank, size_t *counts);
 
+/* splitmix64: one well-mixed word for each input word. */
+uint64_t rows_mix(uint64_t x);
+
 /* Value i of a row, and storing one, rounded to the type. */
 double rows_value(xp_dtype t, const void *row, size_t i);
 void rows_put(xp_dtype t, void *row, size_t i, float x);
