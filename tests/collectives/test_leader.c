@@ -4,171 +4,52 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include <criterion/criterion.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
-#include "lib/transport/transport.h"
-#include "tests/harness/random.h"
-#include "tests/harness/world.h"
+#include "tests/collectives/algo_cases.h"
 
 static const struct world worlds[] = {{{1}},       {{3}},          {{1, 1}},       {{2, 2}},          {{2, 2}, 1},
                                       {{1, 2, 1}}, {{3, 1, 2}, 1}, {{2, 2, 2, 2}}, {{5, 1, 1, 2}, 1}};
-
-static void run(const struct world *w, struct exchange e)
-{
-    e.algo = "leader";
-    const char *why = world_run(w, exchange_body, &e);
-    cr_assert(why[0] == 0, "%s: %s", exchange_text(&e, w), why);
-}
-
-#define EACH_WORLD(w) for (const struct world *w = worlds; w < worlds + sizeof worlds / sizeof *worlds; w++)
+static const struct algo_cases cases = {"leader", worlds, sizeof worlds / sizeof *worlds};
 
 Test(leader, raw_every_pattern_and_type)
 {
-    static const size_t dims[] = {1, 3, 129, 768};
-    unsigned n = 0;
-    EACH_WORLD(w)
-        for (enum pattern p = 0; p < PATTERNS; p++, n++)
-            run(w, (struct exchange){.pattern = p, .rows = 9, .dim = dims[n % 4], .dtype = XP_BF16 + n % 4, .mode = XP_MODE_RAW});
+    algo_raw_every_pattern_and_type(&cases);
 }
 
 Test(leader, exact_keeps_every_bit_of_copies_and_nan)
 {
-    unsigned n = 0;
-    EACH_WORLD(w)
-        for (enum filling f = 0; f < FILLINGS; f++, n++)
-            run(w, (struct exchange){.pattern = RANDOM_SKEW, .filling = f, .rows = 60, .dim = 64, .dtype = XP_BF16 + n % 4,
-                                     .mode = XP_MODE_EXACT, .seed = n});
+    algo_exact_keeps_every_bit_of_copies_and_nan(&cases);
 }
 
 Test(leader, bounded_keeps_its_promise)
 {
-    unsigned n = 0;
-    EACH_WORLD(w)
-        for (enum filling f = 0; f < FILLINGS; f++, n++)
-            run(w, (struct exchange){.pattern = UNIFORM, .filling = f, .rows = 50, .dim = 200, .dtype = XP_BF16 + n % 3,
-                                     .mode = XP_MODE_BOUNDED, .eps = 0.03, .codec = n % 2 ? "quant" : NULL, .seed = n});
+    algo_bounded_keeps_its_promise(&cases);
 }
 
 Test(leader, many_chunks_and_calls)
 {
     static const struct world w = {{2, 1, 2}, 1};
-    for (xp_mode mode = XP_MODE_RAW; mode <= XP_MODE_BOUNDED; mode++)
-        run(&w, (struct exchange){.pattern = RANDOM_SKEW, .filling = SOME_COPIES, .rows = 500, .dim = 2048, .dtype = XP_BF16,
-                                  .mode = mode, .eps = mode == XP_MODE_BOUNDED ? 0.05 : 0, .calls = 3});
+    algo_many_chunks_and_calls(&cases, &w);
 }
 
 Test(leader, random_cases)
 {
-    struct random r = random_start("leader, random_cases");
-    for (int i = 0; i < 60; i++) {
-        const struct world *w = &worlds[random_below(&r, sizeof worlds / sizeof *worlds)];
-        xp_mode mode = XP_MODE_RAW + (xp_mode)random_below(&r, 3);
-        run(w, (struct exchange){.pattern = random_below(&r, PATTERNS), .filling = random_below(&r, FILLINGS),
-                                 .rows = random_below(&r, 80), .dim = 1 + random_below(&r, 300),
-                                 .dtype = XP_BF16 + random_below(&r, mode == XP_MODE_BOUNDED ? 3 : 4), .mode = mode,
-                                 .eps = mode == XP_MODE_BOUNDED ? 0.01 + 0.2 * random_unit(&r) : 0, .seed = random_bits(&r),
-                                 .calls = 3});
-    }
-}
-
-/* Two plans, one of each algorithm, on the same rows. */
-static void both_body(xp_comm *comm, int rank, void *arg, char *why)
-{
-    static const char *const names[] = {"flat", "leader"};
-    struct exchange e = *(const struct exchange *)arg;
-    int ranks = xp_comm_size(comm);
-    size_t out[WORLD_MAX], in[WORLD_MAX], bytes = 0;
-    void *send = exchange_send(&e, ranks, rank, 0, out);
-    free(exchange_reference(&e, ranks, rank, 0, in));
-    for (int i = 0; i < ranks; i++)
-        bytes += in[i] * e.dim * xp_dtype_size(e.dtype);
-    char *got[2];
-    for (int k = 0; k < 2; k++) {
-        xp_plan_desc d;
-        xp_plan *plan;
-        e.algo = names[k];
-        exchange_plan(&e, ranks, &d);
-        got[k] = calloc(1, bytes + 1);
-        if (xp_plan_create(&plan, comm, &d) != XP_OK || xp_alltoallv(plan, send, out, got[k], in, NULL) != XP_OK)
-            snprintf(why, WORLD_TEXT, "%s: %.300s", names[k], xp_comm_last_error(comm));
-        xp_plan_destroy(plan);
-    }
-    if (!why[0] && memcmp(got[0], got[1], bytes) != 0)
-        snprintf(why, WORLD_TEXT, "flat and leader differ");
-    free(got[0]);
-    free(got[1]);
-    free(send);
+    algo_random_cases(&cases);
 }
 
 Test(leader, gives_the_bits_of_flat)
 {
-    EACH_WORLD(w) {
-        for (xp_mode mode = XP_MODE_RAW; mode <= XP_MODE_EXACT; mode++) {
-            struct exchange e = {.pattern = RANDOM_SKEW, .filling = WITH_NAN, .rows = 70, .dim = 33, .dtype = XP_F32, .mode = mode};
-            const char *why = world_run(w, both_body, &e);
-            cr_assert(why[0] == 0, "%s: %s", exchange_text(&e, w), why);
-        }
-    }
-}
-
-/* Every rank of a node sends the same 20 rows to everybody: to another node they must cross once. */
-static void copies_body(xp_comm *comm, int rank, void *arg, char *why)
-{
-    (void)arg;
-    int ranks = xp_comm_size(comm), node = xp_comm_node_of(comm, rank);
-    enum { ROWS = 20, DIM = 512 };
-    size_t counts[WORLD_MAX];
-    float *send = malloc((size_t)ranks * ROWS * DIM * 4), *recv = calloc((size_t)ranks * ROWS * DIM, 4);
-    for (int i = 0; i < ranks; i++) {
-        counts[i] = ROWS;
-        for (int r = 0; r < ROWS; r++)
-            for (int k = 0; k < DIM; k++)
-                send[((size_t)i * ROWS + (size_t)r) * DIM + (size_t)k] = (float)(node * 1000 + r) + (float)k / DIM;
-    }
-    xp_plan_desc d;
-    xp_plan *plan;
-    xp_plan_desc_init(&d);
-    d.dtype = XP_F32;
-    d.dim = DIM;
-    d.max_send_rows = d.max_recv_rows = (size_t)ranks * ROWS;
-    d.mode = XP_MODE_EXACT;
-    d.algo = "leader";
-    xp_stats s = {.size = sizeof s};
-    if (xp_plan_create(&plan, comm, &d) != XP_OK || xp_alltoallv(plan, send, counts, recv, counts, NULL) != XP_OK) {
-        snprintf(why, WORLD_TEXT, "%.300s", xp_comm_last_error(comm));
-        return;
-    }
-    for (int i = 0; i < ranks; i++)
-        if (recv[((size_t)i * ROWS + 7) * DIM + 5] != (float)(xp_comm_node_of(comm, i) * 1000 + 7) + 5.0f / DIM)
-            snprintf(why, WORLD_TEXT, "row 7 of rank %d is wrong", i);
-    xp_plan_stats(plan, &s);
-    int leads = rank == 0 || xp_comm_node_of(comm, rank - 1) != node;
-    uint64_t want = leads ? ROWS * (unsigned)(xp_comm_nodes(comm) - 1) : 0;
-    if (s.rows_unique != want)
-        snprintf(why, WORLD_TEXT, "%llu rows crossed, not %llu", (unsigned long long)s.rows_unique, (unsigned long long)want);
-    xp_plan_destroy(plan);
-    free(send);
-    free(recv);
+    algo_gives_the_bits_of_flat(&cases);
 }
 
 Test(leader, copies_of_a_whole_node_cross_once)
 {
     static const struct world w = {{4, 4, 3}};
-    const char *why = world_run(&w, copies_body, NULL);
-    cr_assert(why[0] == 0, "%s", why);
+    algo_copies_cross_once("leader", &w, 1);
 }
 
-/* The slow hop over UCX, as it is in use. */
 Test(leader, over_ucx)
 {
-    char why_not[200] = "";
     static const struct world w = {{2, 3}, .transport = "auto"};
-    if (!xp_transport_ucx.available(why_not, sizeof why_not))
-        cr_skip_test("no UCX: %s", why_not);
-    for (xp_mode mode = XP_MODE_RAW; mode <= XP_MODE_BOUNDED; mode++)
-        run(&w, (struct exchange){.pattern = RANDOM_SKEW, .filling = SOME_COPIES, .rows = 300, .dim = 1000, .dtype = XP_BF16,
-                                  .mode = mode, .eps = mode == XP_MODE_BOUNDED ? 0.05 : 0, .calls = 4,
-                                  .codec = mode == XP_MODE_BOUNDED ? "quant" : NULL});
+    algo_over_ucx(&cases, &w);
 }
