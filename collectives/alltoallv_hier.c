@@ -19,16 +19,11 @@
 #include <string.h>
 
 #include "collectives/cost.h"
-#include "collectives/counts.h"
-#include "collectives/pipeline.h"
-#include "collectives/round.h"
-#include "collectives/selfcopy.h"
+#include "collectives/near.h"
 #include "collectives/wire.h"
 
 struct hier {
     const struct xp_shape *shape;
-    const int *local;   /* [locals] ranks of this node */
-    int locals, index;  /* how many; which one is this rank */
     int *sources;       /* [nsources] ranks of other nodes whose streams this rank takes in for its node */
     int nsources;
     size_t tail_words;  /* most sources of any rank of the comm */
@@ -37,11 +32,9 @@ struct hier {
 
     struct xp_counts counts;
     struct xp_pipe pipe;
-    struct xp_self_copy self;
+    struct xp_near near;
     struct xp_segment *send_seg; /* [size] in the order of comm->node_ranks: a node's segments lie together */
     struct xp_segment *recv_seg; /* [size] by rank */
-    struct xp_send_stream *near_out; /* [locals] */
-    struct xp_recv_stream *near_in;
     struct xp_send_stream *node_out; /* [nodes] to the proxies */
     struct xp_recv_stream *node_in;  /* [nsources] as a proxy */
     struct xp_segment *node_in_seg;  /* [nsources][locals] */
@@ -101,8 +94,8 @@ static size_t passing_rows(const struct hier *h)
     size_t sent = 0, taken = 0;
     for (int i = 0; i < h->nsources; i++)
         sent = xp_add_saturated(sent, h->shape->peer_max_send[h->sources[i]]);
-    for (int i = 0; i < h->locals; i++)
-        taken = xp_add_saturated(taken, h->shape->peer_max_recv[h->local[i]]);
+    for (int i = 0; i < h->near.locals; i++)
+        taken = xp_add_saturated(taken, h->shape->peer_max_recv[h->near.local[i]]);
     return sent < taken ? sent : taken;
 }
 
@@ -117,8 +110,7 @@ static void hier_destroy(void *state)
     free(h->arena);
     free(h->send_seg);
     free(h->recv_seg);
-    free(h->near_out);
-    free(h->near_in);
+    xp_near_destroy(&h->near);
     free(h->node_out);
     free(h->node_in);
     free(h->node_in_seg);
@@ -131,11 +123,9 @@ static void hier_destroy(void *state)
 static xp_status allocate(struct hier *h)
 {
     const struct xp_comm *c = h->shape->comm;
-    size_t n = (size_t)c->size, m = (size_t)h->locals, src = (size_t)h->nsources, bytes;
+    size_t n = (size_t)c->size, m = (size_t)h->near.locals, src = (size_t)h->nsources, bytes;
     h->send_seg = calloc(n, sizeof *h->send_seg);
     h->recv_seg = calloc(n, sizeof *h->recv_seg);
-    h->near_out = calloc(m, sizeof *h->near_out);
-    h->near_in = calloc(m, sizeof *h->near_in);
     h->node_out = calloc((size_t)c->nodes, sizeof *h->node_out);
     h->node_in = calloc(src + 1, sizeof *h->node_in);
     h->node_in_seg = calloc(src * m + 1, sizeof *h->node_in_seg);
@@ -145,7 +135,7 @@ static xp_status allocate(struct hier *h)
     if (__builtin_mul_overflow(h->arena_rows, h->shape->row_bytes, &bytes))
         return XP_ERR_NO_MEMORY;
     h->arena = malloc(bytes + 1);
-    return h->send_seg && h->recv_seg && h->near_out && h->near_in && h->node_out && h->node_in && h->node_in_seg &&
+    return h->send_seg && h->recv_seg && h->node_out && h->node_in && h->node_in_seg &&
                    h->fan_out && h->fan_in && h->tail && h->arena
                ? XP_OK
                : XP_ERR_NO_MEMORY;
@@ -154,7 +144,7 @@ static xp_status allocate(struct hier *h)
 static struct xp_pipe_limits limits_of(const struct hier *h)
 {
     const struct xp_shape *s = h->shape;
-    size_t n = (size_t)s->comm->size, m = (size_t)h->locals, src = (size_t)h->nsources;
+    size_t n = (size_t)s->comm->size, m = (size_t)h->near.locals, src = (size_t)h->nsources;
     struct xp_pipe_limits l = {.recv_rows = s->max_recv_rows + h->arena_rows, .recv_segments = m + n + src * m};
     if (s->comm->nodes > 1 && (s->dedup || s->coder)) {
         l.send_rows_staged = s->max_send_rows;
@@ -172,12 +162,11 @@ static xp_status hier_create(void **state, const struct xp_shape *s)
     if (!h)
         return XP_ERR_NO_MEMORY;
     h->shape = s;
-    h->local = c->node_ranks + c->node_start[c->node];
-    h->locals = c->node_size[c->node];
-    h->index = c->local_index[c->rank];
     h->tail_words = most_sources(c);
     h->sources = calloc((size_t)c->size, sizeof *h->sources);
-    xp_status st = h->sources ? XP_OK : XP_ERR_NO_MEMORY;
+    xp_status st = xp_near_create(&h->near, c);
+    if (st == XP_OK && !h->sources)
+        st = XP_ERR_NO_MEMORY;
     if (st == XP_OK) {
         h->nsources = sources_of(c, c->rank, h->sources);
         h->arena_rows = passing_rows(h);
@@ -234,19 +223,13 @@ static xp_status hier_start(void *state, const struct xp_call *call, xp_stats *s
     struct hier *h = state;
     const struct xp_shape *s = h->shape;
     const struct xp_comm *c = s->comm;
-    struct xp_segment *own = node_segments(h, c->node);
     xp_pipe_begin(&h->pipe, call, stats);
     xp_counts_begin(&h->counts, call);
     lay_out_segments(h, call);
     h->phase = HIER_LOCAL;
     h->turn = 0;
     h->active = 1;
-    for (int i = 0; i < h->locals; i++) {
-        if (i == h->index)
-            continue;
-        xp_send_begin(&h->near_out[i], &h->pipe, h->local[i], XP_STREAM_PLAIN, &own[i], 1, 0);
-        xp_recv_begin(&h->near_in[i], &h->pipe, h->local[i], XP_STREAM_PLAIN, &h->recv_seg[h->local[i]], 1, 0);
-    }
+    xp_near_begin(&h->near, &h->pipe, call);
     for (int i = 0; i < c->size; i++) {
         int proxy = proxy_of(c, i, c->node);
         memset(&h->fan_in[i], 0, sizeof h->fan_in[i]);
@@ -261,10 +244,9 @@ static xp_status hier_start(void *state, const struct xp_call *call, xp_stats *s
     }
     for (int i = 0; i < h->nsources; i++)
         memset(&h->node_in[i], 0, sizeof h->node_in[i]);
-    memset(h->fan_out, 0, (size_t)h->nsources * (size_t)h->locals * sizeof *h->fan_out);
-    xp_self_copy_begin(&h->self, &own[h->index], &h->recv_seg[c->rank], s->row_bytes);
-    for (int i = 1; i < h->locals; i++) {
-        int to = h->local[(h->index + i) % h->locals];
+    memset(h->fan_out, 0, (size_t)h->nsources * (size_t)h->near.locals * sizeof *h->fan_out);
+    for (int i = 1; i < h->near.locals; i++) {
+        int to = h->near.local[(h->near.index + i) % h->near.locals];
         xp_counts_send(&h->counts, to, h->tail, expected_of_sources(h, to, call), stats);
     }
     return XP_OK;
@@ -272,27 +254,19 @@ static xp_status hier_start(void *state, const struct xp_call *call, xp_stats *s
 
 /* ---- step 2: the node streams ------------------------------------------------------------------------------------------ */
 
-static int local_headers_here(const struct hier *h)
-{
-    for (int i = 0; i < h->locals; i++)
-        if (i != h->index && !xp_counts_here(&h->counts, h->local[i]))
-            return 0;
-    return 1;
-}
-
 /* Rows that local rank i expects of source number k. */
 static uint64_t expected(const struct hier *h, int k, int i)
 {
-    if (i == h->index)
+    if (i == h->near.index)
         return h->recv_seg[h->sources[k]].rows;
-    return xp_get64(h->counts.peers[h->local[i]].tail + 8 * k);
+    return xp_get64(h->counts.peers[h->near.local[i]].tail + 8 * k);
 }
 
 static xp_status check_tails(const struct hier *h)
 {
-    for (int i = 0; i < h->locals; i++)
-        if (i != h->index && h->counts.peers[h->local[i]].tail_words != (uint32_t)h->nsources)
-            return xp_error(h->shape->comm, XP_ERR_CORRUPT, "alltoallv: the header of rank %d is damaged", h->local[i]);
+    for (int i = 0; i < h->near.locals; i++)
+        if (i != h->near.index && h->counts.peers[h->near.local[i]].tail_words != (uint32_t)h->nsources)
+            return xp_error(h->shape->comm, XP_ERR_CORRUPT, "alltoallv: the header of rank %d is damaged", h->near.local[i]);
     return XP_OK;
 }
 
@@ -302,12 +276,12 @@ static int place_sources(struct hier *h)
 {
     size_t used = 0;
     for (int k = 0; k < h->nsources; k++) {
-        for (int i = 0; i < h->locals; i++) {
+        for (int i = 0; i < h->near.locals; i++) {
             uint64_t rows = expected(h, k, i);
             if (rows > h->arena_rows - used)
                 return 0;
-            char *base = i == h->index ? h->recv_seg[h->sources[k]].base : h->arena + used * h->shape->row_bytes;
-            h->node_in_seg[k * h->locals + i] = (struct xp_segment){base, rows};
+            char *base = i == h->near.index ? h->recv_seg[h->sources[k]].base : h->arena + used * h->shape->row_bytes;
+            h->node_in_seg[k * h->near.locals + i] = (struct xp_segment){base, rows};
             used += rows;
         }
     }
@@ -323,13 +297,13 @@ static xp_status open_node_streams(struct hier *h)
         return st;
     h->phase = place_sources(h) ? HIER_COUNTS : HIER_REFUSED;
     for (int k = 0; h->phase == HIER_COUNTS && k < h->nsources; k++) {
-        struct xp_segment *seg = &h->node_in_seg[k * h->locals];
-        xp_recv_begin(&h->node_in[k], &h->pipe, h->sources[k], XP_STREAM_PLAIN, seg, (size_t)h->locals, s->dedup || s->coder);
-        for (int i = 0; i < h->locals; i++) {
-            if (i == h->index)
+        struct xp_segment *seg = &h->node_in_seg[k * h->near.locals];
+        xp_recv_begin(&h->node_in[k], &h->pipe, h->sources[k], XP_STREAM_PLAIN, seg, (size_t)h->near.locals, s->dedup || s->coder);
+        for (int i = 0; i < h->near.locals; i++) {
+            if (i == h->near.index)
                 continue;
-            struct xp_send_stream *fan = &h->fan_out[k * h->locals + i];
-            xp_send_begin(fan, &h->pipe, h->local[i], XP_STREAM_RELAY + (unsigned)h->sources[k], &seg[i], 1, 0);
+            struct xp_send_stream *fan = &h->fan_out[k * h->near.locals + i];
+            xp_send_begin(fan, &h->pipe, h->near.local[i], XP_STREAM_RELAY + (unsigned)h->sources[k], &seg[i], 1, 0);
             fan->ready = 0;
         }
     }
@@ -349,9 +323,9 @@ static xp_status step_source(struct hier *h, int k, struct xp_round *r)
     struct xp_recv_stream *in = &h->node_in[k];
     xp_status st = xp_round_recv(r, in);
     size_t first = 0;
-    for (int i = 0; st == XP_OK && i < h->locals; i++) {
-        struct xp_send_stream *fan = &h->fan_out[k * h->locals + i];
-        size_t rows = h->node_in_seg[k * h->locals + i].rows, here = in->complete > first ? in->complete - first : 0;
+    for (int i = 0; st == XP_OK && i < h->near.locals; i++) {
+        struct xp_send_stream *fan = &h->fan_out[k * h->near.locals + i];
+        size_t rows = h->node_in_seg[k * h->near.locals + i].rows, here = in->complete > first ? in->complete - first : 0;
         if (fan->pipe) {
             fan->ready = here < rows ? here : rows;
             st = xp_round_send(r, fan);
@@ -371,12 +345,8 @@ static xp_status rows_round(struct hier *h, struct xp_round *r)
         st = step_source(h, (h->turn + k) % h->nsources, r);
     for (int i = 0; st == XP_OK && i < c->size; i++)
         st = xp_round_recv(r, &h->fan_in[i]);
-    for (int i = 1; st == XP_OK && i < h->locals; i++) {
-        int peer = (h->index + i) % h->locals;
-        st = xp_round_send(r, &h->near_out[peer]);
-        if (st == XP_OK)
-            st = xp_round_recv(r, &h->near_in[peer]);
-    }
+    if (st == XP_OK)
+        st = xp_near_round(&h->near, r);
     h->turn = (h->turn + 1) % (1 << 20);
     return st;
 }
@@ -396,7 +366,7 @@ static void prepare_one(struct hier *h, int *moved)
 static xp_status counts_round(struct hier *h, int *moved)
 {
     xp_status st = xp_counts_progress(&h->counts, moved);
-    if (st == XP_OK && h->phase == HIER_LOCAL && local_headers_here(h)) {
+    if (st == XP_OK && h->phase == HIER_LOCAL && xp_near_headers_here(&h->near, &h->counts)) {
         st = open_node_streams(h);
         ++*moved;
     }
@@ -417,7 +387,7 @@ static xp_status counts_round(struct hier *h, int *moved)
 static xp_status hier_progress(void *state, int *moved)
 {
     struct hier *h = state;
-    int copied = xp_self_copy_progress(&h->self, moved);
+    int copied = xp_self_copy_progress(&h->near.self, moved);
     if (h->phase != HIER_ROWS) {
         xp_status st = counts_round(h, moved);
         if (h->phase != HIER_ROWS)
@@ -443,7 +413,7 @@ static void hier_waiting_for(void *state, char *text, size_t size)
     size_t len = xp_counts_waiting(&h->counts, text, size);
     for (int i = 0; h->phase == HIER_ROWS && i < c->size && len + 1 < size; i++) {
         if (c->node_of[i] == c->node) {
-            if (i != c->rank && !xp_recv_done(&h->near_in[c->local_index[i]]))
+            if (!xp_near_here(&h->near, c->local_index[i]))
                 len += (size_t)snprintf(text + len, size - len, "%srows of rank %d", len ? ", " : "", i);
         } else if (h->fan_in[i].pipe && !xp_recv_done(&h->fan_in[i])) {
             len += (size_t)snprintf(text + len, size - len, "%srows of rank %d through rank %d", len ? ", " : "", i,
@@ -463,17 +433,14 @@ static void hier_finish(void *state)
         return;
     h->active = 0;
     xp_counts_cancel(&h->counts);
-    for (int i = 0; i < h->locals; i++) {
-        xp_send_cancel(&h->near_out[i]);
-        xp_recv_cancel(&h->near_in[i]);
-    }
+    xp_near_cancel(&h->near);
     for (int i = 0; i < c->size; i++)
         xp_recv_cancel(&h->fan_in[i]);
     for (int b = 0; b < c->nodes; b++)
         xp_send_cancel(&h->node_out[b]);
     for (int k = 0; k < h->nsources; k++)
         xp_recv_cancel(&h->node_in[k]);
-    for (int k = 0; k < h->nsources * h->locals; k++)
+    for (int k = 0; k < h->nsources * h->near.locals; k++)
         xp_send_cancel(&h->fan_out[k]);
     xp_pipe_cancel(&h->pipe);
 }

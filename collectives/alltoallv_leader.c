@@ -21,27 +21,20 @@
 #include <string.h>
 
 #include "collectives/cost.h"
-#include "collectives/counts.h"
-#include "collectives/pipeline.h"
-#include "collectives/round.h"
-#include "collectives/selfcopy.h"
+#include "collectives/near.h"
 #include "collectives/wire.h"
 
 struct leader {
     const struct xp_shape *shape;
-    const int *local;      /* [locals] ranks of this node */
-    int locals, index;     /* how many; which one is this rank; 0 leads */
     int far;               /* ranks of other nodes */
     char *out_arena, *in_arena; /* leader: rows of the node that leave it, and that come for it */
     size_t out_rows, in_rows;
 
     struct xp_counts counts;
     struct xp_pipe pipe;
-    struct xp_self_copy self;
+    struct xp_near near;         /* index 0 leads */
     struct xp_segment *send_seg; /* [size] in the order of comm->node_ranks */
     struct xp_segment *recv_seg; /* [size] in the same order */
-    struct xp_send_stream *near_out; /* [locals] */
-    struct xp_recv_stream *near_in;
     uint64_t *tail;          /* [2 far] */
     /* all but the leader */
     struct xp_segment *far_seg; /* [size]: send_seg without the own node */
@@ -63,7 +56,7 @@ struct leader {
 
 static int leads(const struct leader *h)
 {
-    return h->index == 0;
+    return h->near.index == 0;
 }
 
 static int leader_of(const struct xp_comm *c, int node)
@@ -128,8 +121,7 @@ static void leader_destroy(void *state)
     free(h->in_arena);
     free(h->send_seg);
     free(h->recv_seg);
-    free(h->near_out);
-    free(h->near_in);
+    xp_near_destroy(&h->near);
     free(h->tail);
     free(h->far_seg);
     free(h->fan_in);
@@ -155,7 +147,7 @@ static char *arena(const struct leader *h, size_t rows)
 
 static xp_status allocate_leader(struct leader *h)
 {
-    size_t nodes = (size_t)h->shape->comm->nodes, m = (size_t)h->locals, far = (size_t)h->far;
+    size_t nodes = (size_t)h->shape->comm->nodes, m = (size_t)h->near.locals, far = (size_t)h->far;
     passing_rows(h);
     h->out_arena = arena(h, h->out_rows);
     h->in_arena = arena(h, h->in_rows);
@@ -176,15 +168,13 @@ static xp_status allocate_leader(struct leader *h)
 
 static xp_status allocate(struct leader *h)
 {
-    size_t n = (size_t)h->shape->comm->size, m = (size_t)h->locals;
+    size_t n = (size_t)h->shape->comm->size;
     h->send_seg = calloc(n, sizeof *h->send_seg);
     h->recv_seg = calloc(n, sizeof *h->recv_seg);
-    h->near_out = calloc(m, sizeof *h->near_out);
-    h->near_in = calloc(m, sizeof *h->near_in);
     h->tail = calloc(tail_words(h->shape->comm) + 1, sizeof *h->tail);
     h->far_seg = calloc(n, sizeof *h->far_seg);
     h->fan_in = calloc((size_t)h->shape->comm->nodes, sizeof *h->fan_in);
-    if (!h->send_seg || !h->recv_seg || !h->near_out || !h->near_in || !h->tail || !h->far_seg || !h->fan_in)
+    if (!h->send_seg || !h->recv_seg || !h->tail || !h->far_seg || !h->fan_in)
         return XP_ERR_NO_MEMORY;
     return leads(h) ? allocate_leader(h) : XP_OK;
 }
@@ -192,7 +182,7 @@ static xp_status allocate(struct leader *h)
 static struct xp_pipe_limits limits_of(const struct leader *h)
 {
     const struct xp_shape *s = h->shape;
-    size_t n = (size_t)s->comm->size, m = (size_t)h->locals, far = (size_t)h->far;
+    size_t n = (size_t)s->comm->size, m = (size_t)h->near.locals, far = (size_t)h->far;
     struct xp_pipe_limits l = {.recv_rows = s->max_recv_rows, .recv_segments = m + n};
     if (leads(h)) {
         l.recv_rows += h->out_rows + h->in_rows;
@@ -213,11 +203,10 @@ static xp_status leader_create(void **state, const struct xp_shape *s)
     if (!h)
         return XP_ERR_NO_MEMORY;
     h->shape = s;
-    h->local = c->node_ranks + c->node_start[c->node];
-    h->locals = c->node_size[c->node];
-    h->index = c->local_index[c->rank];
-    h->far = c->size - h->locals;
-    xp_status st = allocate(h);
+    h->far = c->size - c->node_size[c->node];
+    xp_status st = xp_near_create(&h->near, c);
+    if (st == XP_OK)
+        st = allocate(h);
     struct xp_pipe_limits l = limits_of(h);
     if (st == XP_OK)
         st = xp_counts_create(&h->counts, s, tail_words(c));
@@ -256,10 +245,10 @@ static void lay_out_segments(struct leader *h, const struct xp_call *call)
 static void begin_follower(struct leader *h)
 {
     const struct xp_comm *c = h->shape->comm;
-    xp_send_begin(&h->gather_out, &h->pipe, h->local[0], XP_STREAM_RELAY + (unsigned)c->rank, h->far_seg, (size_t)h->far, 0);
+    xp_send_begin(&h->gather_out, &h->pipe, h->near.local[0], XP_STREAM_RELAY + (unsigned)c->rank, h->far_seg, (size_t)h->far, 0);
     for (int b = 0; b < c->nodes; b++)
         if (b != c->node)
-            xp_recv_begin(&h->fan_in[b], &h->pipe, h->local[0], XP_STREAM_RELAY + (unsigned)leader_of(c, b),
+            xp_recv_begin(&h->fan_in[b], &h->pipe, h->near.local[0], XP_STREAM_RELAY + (unsigned)leader_of(c, b),
                           &h->recv_seg[c->node_start[b]], (size_t)c->node_size[b], 0);
 }
 
@@ -268,17 +257,15 @@ static void send_headers(struct leader *h)
     const struct xp_comm *c = h->shape->comm;
     for (int i = 1; i < c->size; i++) {
         int to = (c->rank + i) % c->size;
-        xp_counts_send(&h->counts, to, h->tail, to == h->local[0] ? 2 * (size_t)h->far : 0, h->pipe.stats);
+        xp_counts_send(&h->counts, to, h->tail, to == h->near.local[0] ? 2 * (size_t)h->far : 0, h->pipe.stats);
     }
 }
 
 static void clear_streams(struct leader *h)
 {
-    size_t nodes = (size_t)h->shape->comm->nodes, m = (size_t)h->locals;
+    size_t nodes = (size_t)h->shape->comm->nodes, m = (size_t)h->near.locals;
     memset(&h->gather_out, 0, sizeof h->gather_out);
     memset(h->fan_in, 0, nodes * sizeof *h->fan_in);
-    memset(h->near_out, 0, m * sizeof *h->near_out);
-    memset(h->near_in, 0, m * sizeof *h->near_in);
     if (!leads(h))
         return;
     memset(h->gather_in, 0, m * sizeof *h->gather_in);
@@ -291,8 +278,6 @@ static void clear_streams(struct leader *h)
 static xp_status leader_start(void *state, const struct xp_call *call, xp_stats *stats)
 {
     struct leader *h = state;
-    const struct xp_comm *c = h->shape->comm;
-    struct xp_segment *own_out = h->send_seg + c->node_start[c->node], *own_in = h->recv_seg + c->node_start[c->node];
     xp_pipe_begin(&h->pipe, call, stats);
     xp_counts_begin(&h->counts, call);
     lay_out_segments(h, call);
@@ -300,13 +285,7 @@ static xp_status leader_start(void *state, const struct xp_call *call, xp_stats 
     h->phase = LEADER_HEADERS;
     h->turn = 0;
     h->active = 1;
-    for (int i = 0; i < h->locals; i++) {
-        if (i == h->index)
-            continue;
-        xp_send_begin(&h->near_out[i], &h->pipe, h->local[i], XP_STREAM_PLAIN, &own_out[i], 1, 0);
-        xp_recv_begin(&h->near_in[i], &h->pipe, h->local[i], XP_STREAM_PLAIN, &own_in[i], 1, 0);
-    }
-    xp_self_copy_begin(&h->self, &own_out[h->index], &own_in[h->index], h->shape->row_bytes);
+    xp_near_begin(&h->near, &h->pipe, call);
     if (leads(h))
         return XP_OK;
     begin_follower(h);
@@ -318,16 +297,16 @@ static xp_status leader_start(void *state, const struct xp_call *call, xp_stats 
 /* Rows that local rank i sends to (what = 0), or expects of (what = 1), the k-th rank of other nodes. */
 static uint64_t told(const struct leader *h, int i, int what, int k)
 {
-    if (i == h->index)
+    if (i == h->near.index)
         return h->tail[what * h->far + k];
-    return xp_get64(h->counts.peers[h->local[i]].tail + 8 * (what * h->far + k));
+    return xp_get64(h->counts.peers[h->near.local[i]].tail + 8 * (what * h->far + k));
 }
 
 static xp_status check_tails(const struct leader *h)
 {
-    for (int i = 1; i < h->locals; i++)
-        if (h->counts.peers[h->local[i]].tail_words != 2 * (uint32_t)h->far)
-            return xp_error(h->shape->comm, XP_ERR_CORRUPT, "alltoallv: the header of rank %d is damaged", h->local[i]);
+    for (int i = 1; i < h->near.locals; i++)
+        if (h->counts.peers[h->near.local[i]].tail_words != 2 * (uint32_t)h->far)
+            return xp_error(h->shape->comm, XP_ERR_CORRUPT, "alltoallv: the header of rank %d is damaged", h->near.local[i]);
     return XP_OK;
 }
 
@@ -340,7 +319,7 @@ static int place_outgoing(struct leader *h)
         if (b == c->node)
             continue;
         h->out_seg[b] = (struct xp_segment){h->out_arena + used * h->shape->row_bytes, 0};
-        for (int i = 0; i < h->locals; i++) {
+        for (int i = 0; i < h->near.locals; i++) {
             for (int k = far_start(c, b); k < far_start(c, b) + c->node_size[b]; k++) {
                 uint64_t rows = told(h, i, 0, k);
                 if (rows > h->out_rows - used)
@@ -362,7 +341,7 @@ static int place_incoming(struct leader *h)
     for (int b = 0; b < c->nodes; b++) {
         h->in_seg[b] = (struct xp_segment){h->in_arena + used * h->shape->row_bytes, 0};
         for (int k = far_start(c, b); b != c->node && k < far_start(c, b) + c->node_size[b]; k++) {
-            for (int i = 0; i < h->locals; i++) {
+            for (int i = 0; i < h->near.locals; i++) {
                 uint64_t rows = told(h, i, 1, k);
                 if (rows > h->in_rows - used)
                     return 0;
@@ -384,8 +363,8 @@ static xp_status open_streams(struct leader *h)
     if (st != XP_OK)
         return st;
     h->phase = place_outgoing(h) && place_incoming(h) ? LEADER_COUNTS : LEADER_REFUSED;
-    for (int i = 1; h->phase == LEADER_COUNTS && i < h->locals; i++)
-        xp_recv_begin(&h->gather_in[i], &h->pipe, h->local[i], XP_STREAM_RELAY + (unsigned)h->local[i], &h->gather_seg[i * h->far],
+    for (int i = 1; h->phase == LEADER_COUNTS && i < h->near.locals; i++)
+        xp_recv_begin(&h->gather_in[i], &h->pipe, h->near.local[i], XP_STREAM_RELAY + (unsigned)h->near.local[i], &h->gather_seg[i * h->far],
                       (size_t)h->far, 0);
     for (int b = 0; h->phase == LEADER_COUNTS && b < c->nodes; b++) {
         if (b == c->node)
@@ -393,9 +372,9 @@ static xp_status open_streams(struct leader *h)
         int first = far_start(c, b);
         xp_recv_begin(&h->node_in[b], &h->pipe, leader_of(c, b), XP_STREAM_PLAIN, &h->in_seg[b], 1, s->dedup || s->coder);
         xp_send_begin(&h->node_out[b], &h->pipe, leader_of(c, b), XP_STREAM_PLAIN, &h->out_seg[b], 1, s->dedup || s->coder);
-        for (int i = 1; i < h->locals; i++) {
-            struct xp_send_stream *fan = &h->fan_out[b * h->locals + i];
-            xp_send_begin(fan, &h->pipe, h->local[i], XP_STREAM_RELAY + (unsigned)leader_of(c, b), &h->fan_seg[i * h->far + first],
+        for (int i = 1; i < h->near.locals; i++) {
+            struct xp_send_stream *fan = &h->fan_out[b * h->near.locals + i];
+            xp_send_begin(fan, &h->pipe, h->near.local[i], XP_STREAM_RELAY + (unsigned)leader_of(c, b), &h->fan_seg[i * h->far + first],
                           (size_t)c->node_size[b], 0);
             fan->ready = 0;
         }
@@ -404,18 +383,10 @@ static xp_status open_streams(struct leader *h)
     return XP_OK;
 }
 
-static int local_headers_here(const struct leader *h)
-{
-    for (int i = 0; i < h->locals; i++)
-        if (i != h->index && !xp_counts_here(&h->counts, h->local[i]))
-            return 0;
-    return 1;
-}
-
 static xp_status counts_round(struct leader *h, int *moved)
 {
     xp_status st = xp_counts_progress(&h->counts, moved);
-    if (st == XP_OK && h->phase == LEADER_HEADERS && local_headers_here(h)) {
+    if (st == XP_OK && h->phase == LEADER_HEADERS && xp_near_headers_here(&h->near, &h->counts)) {
         st = open_streams(h);
         ++*moved;
     }
@@ -447,7 +418,7 @@ static xp_status gather_round(struct leader *h, struct xp_round *r)
 {
     struct xp_round gathered = {.encodes = r->encodes, .decodes = r->decodes, .done = 1, .moved = r->moved};
     xp_status st = XP_OK;
-    for (int i = 1; st == XP_OK && i < h->locals; i++)
+    for (int i = 1; st == XP_OK && i < h->near.locals; i++)
         st = xp_round_recv(&gathered, &h->gather_in[i]);
     r->done = 0;
     if (st != XP_OK || !gathered.done)
@@ -467,7 +438,7 @@ static size_t ready_for(const struct leader *h, int b, int i, size_t complete)
     const struct xp_comm *c = h->shape->comm;
     size_t before = 0, ready = 0;
     for (int k = far_start(c, b); k < far_start(c, b) + c->node_size[b]; k++) {
-        for (int j = 0; j < h->locals; j++) {
+        for (int j = 0; j < h->near.locals; j++) {
             size_t rows = h->fan_seg[j * h->far + k].rows, here = complete > before ? complete - before : 0;
             if (j == i)
                 ready += here < rows ? here : rows;
@@ -491,8 +462,8 @@ static xp_status scatter_round(struct leader *h, int b, struct xp_round *r)
 {
     struct xp_recv_stream *in = &h->node_in[b];
     xp_status st = xp_round_recv(r, in);
-    for (int i = 1; st == XP_OK && in->pipe && i < h->locals; i++) {
-        struct xp_send_stream *fan = &h->fan_out[b * h->locals + i];
+    for (int i = 1; st == XP_OK && in->pipe && i < h->near.locals; i++) {
+        struct xp_send_stream *fan = &h->fan_out[b * h->near.locals + i];
         fan->ready = ready_for(h, b, i, in->complete);
         st = xp_round_send(r, fan);
     }
@@ -527,12 +498,8 @@ static xp_status rows_round(struct leader *h, struct xp_round *r)
         st = xp_round_send(r, &h->gather_out);
     for (int b = 0; st == XP_OK && b < c->nodes; b++)
         st = xp_round_recv(r, &h->fan_in[b]);
-    for (int i = 1; st == XP_OK && i < h->locals; i++) {
-        int peer = (h->index + i) % h->locals;
-        st = xp_round_send(r, &h->near_out[peer]);
-        if (st == XP_OK)
-            st = xp_round_recv(r, &h->near_in[peer]);
-    }
+    if (st == XP_OK)
+        st = xp_near_round(&h->near, r);
     h->turn = (h->turn + 1) % (1 << 20);
     return st;
 }
@@ -540,7 +507,7 @@ static xp_status rows_round(struct leader *h, struct xp_round *r)
 static xp_status leader_progress(void *state, int *moved)
 {
     struct leader *h = state;
-    int copied = xp_self_copy_progress(&h->self, moved);
+    int copied = xp_self_copy_progress(&h->near.self, moved);
     if (h->phase != LEADER_GATHER && h->phase != LEADER_ROWS) {
         xp_status st = counts_round(h, moved);
         if (st != XP_IN_PROGRESS || (h->phase != LEADER_GATHER && h->phase != LEADER_ROWS))
@@ -565,13 +532,13 @@ static void leader_waiting_for(void *state, char *text, size_t size)
     int rows = h->phase == LEADER_GATHER || h->phase == LEADER_ROWS;
     text[0] = 0;
     size_t len = xp_counts_waiting(&h->counts, text, size);
-    for (int i = 0; rows && i < h->locals && len + 1 < size; i++)
-        if (i != h->index && (!xp_recv_done(&h->near_in[i]) || (leads(h) && h->gather_in[i].pipe && !xp_recv_done(&h->gather_in[i]))))
-            len += (size_t)snprintf(text + len, size - len, "%srows of rank %d", len ? ", " : "", h->local[i]);
+    for (int i = 0; rows && i < h->near.locals && len + 1 < size; i++)
+        if (!xp_near_here(&h->near, i) || (leads(h) && h->gather_in[i].pipe && !xp_recv_done(&h->gather_in[i])))
+            len += (size_t)snprintf(text + len, size - len, "%srows of rank %d", len ? ", " : "", h->near.local[i]);
     for (int b = 0; rows && b < c->nodes && len + 1 < size; b++)
         if ((h->fan_in[b].pipe && !xp_recv_done(&h->fan_in[b])) || (leads(h) && h->node_in[b].pipe && !xp_recv_done(&h->node_in[b])))
             len += (size_t)snprintf(text + len, size - len, "%srows of node %d through rank %d", len ? ", " : "", b,
-                                    leads(h) ? leader_of(c, b) : h->local[0]);
+                                    leads(h) ? leader_of(c, b) : h->near.local[0]);
 }
 
 static void leader_finish(void *state)
@@ -583,20 +550,17 @@ static void leader_finish(void *state)
     h->active = 0;
     xp_counts_cancel(&h->counts);
     xp_send_cancel(&h->gather_out);
-    for (int i = 0; i < h->locals; i++) {
-        xp_send_cancel(&h->near_out[i]);
-        xp_recv_cancel(&h->near_in[i]);
-        if (leads(h))
-            xp_recv_cancel(&h->gather_in[i]);
-    }
+    xp_near_cancel(&h->near);
+    for (int i = 0; leads(h) && i < h->near.locals; i++)
+        xp_recv_cancel(&h->gather_in[i]);
     for (int b = 0; b < c->nodes; b++) {
         xp_recv_cancel(&h->fan_in[b]);
         if (!leads(h))
             continue;
         xp_send_cancel(&h->node_out[b]);
         xp_recv_cancel(&h->node_in[b]);
-        for (int i = 0; i < h->locals; i++)
-            xp_send_cancel(&h->fan_out[b * h->locals + i]);
+        for (int i = 0; i < h->near.locals; i++)
+            xp_send_cancel(&h->fan_out[b * h->near.locals + i]);
     }
     xp_pipe_cancel(&h->pipe);
 }
