@@ -8,6 +8,7 @@ from ctypes import byref
 
 from . import _lib
 from ._lib import lib
+from .handle import Handle
 
 
 class ThreadGroup:
@@ -50,12 +51,14 @@ class _Allgather:
             return 1
 
 
-class Comm:
+class Comm(Handle):
     """
     One rank of a communicator. Without arguments the ranks come from the launcher's environment (torchrun, Open MPI,
     MPICH/PMI, Slurm); with `threads` and `rank` it is a thread of a group; with `allgather`, `rank` and `nranks` the caller's
     own allgather starts it. Creation is collective. One thread at a time may use it.
     """
+
+    _name = 'comm'
 
     def __init__(self, *, threads=None, allgather=None, rank=None, nranks=None, timeout=None, node=None, transport=None,
                  interface=None, log=None):
@@ -81,12 +84,6 @@ class Comm:
         self.rank, self.size = lib.xp_comm_rank(handle), lib.xp_comm_size(handle)
         self.nodes = lib.xp_comm_nodes(handle)
 
-    @property
-    def handle(self):
-        if self._handle is None:
-            raise ValueError('crosspress: the comm is closed')
-        return self._handle
-
     def node_of(self, rank):
         return lib.xp_comm_node_of(self.handle, rank)
 
@@ -110,24 +107,14 @@ class Comm:
         from .moe import MoePlan
         return MoePlan(self, dim, dtype, **options)
 
-    def close(self):
-        """Closes the plans of the comm, then leaves the group. Not collective."""
-        if self._handle is None:
-            return
-        for plan in list(self._plans):
-            plan.close()
-        handle, self._handle = self._handle, None
+    def _destroy(self, handle):
         lib.xp_comm_destroy(handle)
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-    def __del__(self):
-        if getattr(self, '_handle', None) is not None:
-            self.close()
+    def close(self):
+        """Closes the plans of the comm, then leaves the group. Not collective."""
+        for plan in list(self._plans) if self.is_open else ():
+            plan.close()
+        super().close()
 
     def __repr__(self):
         return f'<crosspress.Comm rank {self.rank} of {self.size}, {self.nodes} nodes>' if self._handle else '<crosspress.Comm closed>'

@@ -12,6 +12,7 @@ import numpy as np
 
 from . import _lib, rows
 from ._lib import lib
+from .handle import Handle
 from .plan import Plan
 
 
@@ -70,7 +71,7 @@ class MoePlan(Plan):
         super().close()
 
 
-class Routing:
+class Routing(Handle):
     """
     One step's routing: `expert` [tokens][k] (-1 = none), `weight` [tokens][k] (None = 1), `expert_rank` [experts] (None: blocks),
     `sequence` [tokens]. All calls are collective and return arrays of the kind of their input, or a Request when wait is False.
@@ -79,8 +80,10 @@ class Routing:
     (folded mode: after dispatch).
     """
 
+    _name = 'routing'
+
     def __init__(self, plan, expert, weight=None, expert_rank=None, sequence=None):
-        self._handle, self.plan = None, plan
+        self.plan = plan
         expert = rows.table(expert, np.int32, 'expert')
         if expert.ndim != 2:
             raise ValueError(f'crosspress: expert has shape {expert.shape}, not [tokens][k]')
@@ -100,12 +103,6 @@ class Routing:
 
     def _check(self, status):
         return _lib.check(status, self.plan.comm.handle)
-
-    @property
-    def handle(self):
-        if self._handle is None:
-            raise ValueError('crosspress: the routing is closed')
-        return self._handle
 
     @property
     def rows(self):
@@ -177,18 +174,9 @@ class Routing:
         self._check(lib.xp_routing_clusters(self.handle, cluster.ctypes.data, alpha.ctypes.data, centroid.ctypes.data, byref(number)))
         return types.SimpleNamespace(cluster=cluster, alpha=alpha, centroid=centroid)
 
-    def close(self):
-        """Gives the routing back to its plan."""
-        if self._handle is not None:
-            handle, self._handle = self._handle, None
-            lib.xp_routing_destroy(handle)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
+    def _destroy(self, handle):
+        lib.xp_routing_destroy(handle)
 
     def __del__(self):
-        if getattr(self, '_handle', None) is not None and self.plan.is_open:
+        if self.is_open and self.plan.is_open:
             self.close()

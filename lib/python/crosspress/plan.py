@@ -8,6 +8,7 @@ from ctypes import byref
 
 from . import _lib, rows
 from ._lib import lib
+from .handle import Handle
 
 
 class Request:
@@ -62,7 +63,7 @@ def _counts(values, size, what):
     return (ctypes.c_size_t * size)(*values), sum(values)
 
 
-class Plan:
+class Plan(Handle):
     """
     Shape, mode and maxima of exchanges, and all their buffers. Creation is collective; everything but the maxima must be equal
     on all ranks.
@@ -71,12 +72,13 @@ class Plan:
     mode:  None (CROSSPRESS_MODE, else exact), 'raw', 'exact', 'bounded'.   eps, eps_ref ('min', 'row'): of bounded mode.
     """
 
+    _name = 'plan'
+
     def __init__(self, comm, dim, dtype='bf16', *, max_send_rows=0, max_recv_rows=0, mode=None, eps=0.0, eps_ref=None,
                  codec=None, algo=None, seed=0):
         self._create(self._describe(comm, dim, dtype, max_send_rows, max_recv_rows, mode, eps, eps_ref, codec, algo, seed))
 
     def _describe(self, comm, dim, dtype, max_send_rows, max_recv_rows, mode, eps, eps_ref, codec, algo, seed):
-        self._handle = None
         self.comm, self.dim, self.dtype = comm, int(dim), dtype
         desc = _lib.PlanDesc()
         lib.xp_plan_desc_init(byref(desc))
@@ -92,16 +94,6 @@ class Plan:
         _lib.check(lib.xp_plan_create(byref(handle), self.comm.handle, byref(desc)), self.comm.handle)
         self._handle = handle
         self.comm._plans.add(self)
-
-    @property
-    def is_open(self):
-        return self._handle is not None
-
-    @property
-    def handle(self):
-        if self._handle is None:
-            raise ValueError('crosspress: the plan is closed')
-        return self._handle
 
     def empty(self, nrows, like=None):
         """Room for rows of this plan: of torch when `like` is a tensor, else NumPy."""
@@ -154,18 +146,6 @@ class Plan:
     def reset_stats(self):
         lib.xp_plan_stats_reset(self.handle)
 
-    def close(self):
-        """Frees the plan; an exchange under way is given up."""
-        if self._handle is not None:
-            handle, self._handle = self._handle, None
-            lib.xp_plan_destroy(handle)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-    def __del__(self):
-        if getattr(self, '_handle', None) is not None:
-            self.close()
+    def _destroy(self, handle):
+        """An exchange under way is given up."""
+        lib.xp_plan_destroy(handle)
