@@ -5,35 +5,21 @@ usage: perf_exchange.py XP_PERF [TRANSPORT]     shm for a build that has nothing
 
 SPDX-License-Identifier: Apache-2.0
 """
-import json
 import os
 import sys
-import tempfile
 
 import numpy as np
 
-from tap import case, done, run
+from perf_case import folder, lossless, measured
+from tap import done
 
 xp_perf, transport = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else 'auto'
-folder = tempfile.TemporaryDirectory()
 FIELDS = ('command shape dtype data ranks nodes mode eps algo codec transport isa seed iters median_ms best_ms raw_bytes raw_bytes_slow '
           'wire_bytes wire_bytes_slow wire_bytes_fast wire_ratio rel_err_mean rel_err_max bypassed').split()
 
 
 def exchange(name, *args, check=lambda c: True):
-    path = os.path.join(folder.name, 'out.json')
-    if os.path.exists(path):
-        os.remove(path)
-    code, out, err = run([xp_perf, 'alltoallv', '--iters', '2', '--check', '--transport', transport, '--json', path, *args], timeout=60)
-    if code != 0 or not os.path.exists(path):
-        return case(name, False, f'exit code {code}\n{out}\n{err}')
-    c = json.loads(open(path).read())
-    missing = [f for f in FIELDS if f not in c]
-    return case(name, not missing and check(c), f'missing {missing}\n{json.dumps(c, indent=1)}')
-
-
-def lossless(c):
-    return c['rel_err_max'] == 0
+    return measured([xp_perf, 'alltoallv', '--transport', transport], FIELDS, name, args, check)
 
 
 def within(eps):

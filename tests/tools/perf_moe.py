@@ -5,17 +5,15 @@ usage: perf_moe.py XP_PERF [TRANSPORT]     shm for a build that has nothing else
 
 SPDX-License-Identifier: Apache-2.0
 """
-import json
 import os
 import sys
-import tempfile
 
 import numpy as np
 
+from perf_case import folder, lossless, measured
 from tap import ROOT, case, done, run
 
 xp_perf, transport = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else 'auto'
-folder = tempfile.TemporaryDirectory()
 DATA = os.path.join(ROOT, 'tests', 'data', 'moe_layer2')
 REAL = ['--input', f'{DATA}_x.npy', '--topk', f'{DATA}_topk_idx.npy', '--experts', '16']
 FIELDS = ('command shape dtype data routing k experts expert ranks nodes mode eps algo codec transport isa seed iters median_ms best_ms route_ms '
@@ -29,19 +27,7 @@ def save(name, a):
 
 
 def layer(name, *args, check=lambda c: True):
-    path = os.path.join(folder.name, 'out.json')
-    if os.path.exists(path):
-        os.remove(path)
-    code, out, err = run([xp_perf, 'moe', '--iters', '2', '--check', '--transport', transport, '--json', path, *args], timeout=60)
-    if code != 0 or not os.path.exists(path):
-        return case(name, False, f'exit code {code}\n{out}\n{err}')
-    c = json.loads(open(path).read())
-    missing = [f for f in FIELDS if f not in c]
-    return case(name, not missing and check(c), f'missing {missing}\n{json.dumps(c, indent=1)}')
-
-
-def lossless(c):
-    return c['rel_err_max'] == 0
+    return measured([xp_perf, 'moe', '--transport', transport], FIELDS, name, args, check)
 
 
 def pairs_between_nodes(topk, tokens, ranks, nodes, experts):
