@@ -46,7 +46,7 @@ if [ -z "$build" ]; then
 fi
 # The same exchanges through MPI: build/mpi_alltoallv, build/mpi_moe.
 for peer in mpi_alltoallv mpi_moe; do
-    sources="perf/peers/$peer.c $build/perf/libxp_perf.a $build/lib/tools/libxp_tools.a $build/lib/libxp_core.a"
+    sources="perf/peers/$peer.c perf/peers/mpi_peer.c $build/perf/libxp_perf.a $build/lib/tools/libxp_tools.a $build/lib/libxp_core.a"
     if [ ! -x "$build/$peer" ] || [ -n "$(find $sources -newer "$build/$peer")" ]; then
         mpicc.openmpi -std=c11 -D_GNU_SOURCE -O2 -I. -Ilib/include -o "$build/$peer" $sources -lm || exit 1
     fi

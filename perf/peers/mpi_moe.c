@@ -2,20 +2,17 @@
  * mpi_moe.c - the exchanges of a MoE layer as plain libraries do them: one row for every (token, expert) pair through MPI_Alltoallv,
  * there and back, timed the same way as xp_perf moe
  *
- * perf/demo.sh builds and runs it, beside mpi_alltoallv.c. It takes the options of xp_perf moe and ignores those that only concern
- * crosspress. Per iteration: counts (MPI_Alltoall), rows to the experts, rows back. Packing and summing are not in the time.
+ * perf/demo.sh builds and runs it, as mpi_alltoallv.c. Per iteration: counts (MPI_Alltoall), rows to the experts, rows back. Packing and summing are not in the time.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include <mpi.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "perf/moe_reference.h"
-#include "perf/options.h"
+#include "perf/peers/mpi_peer.h"
 
-#define WARM_UP 2
 #define DEFAULT_EXPERTS 16
 
 struct layer {
@@ -30,48 +27,25 @@ struct layer {
     double *seconds;
 };
 
-static void die(const char *text)
+static void open_routing(struct layer *l)
 {
-    fprintf(stderr, "mpi_moe: %s\n", text);
-    MPI_Abort(MPI_COMM_WORLD, 1);
-}
-
-static void *room(size_t bytes)
-{
-    void *p = calloc(1, bytes + 64);
-
-    if (p == NULL)
-        die("no memory");
-    return p;
-}
-
-static void open_sources(struct layer *l, int argc, char **argv)
-{
-    struct options *o = &l->opt;
+    const struct options *o = &l->opt;
+    int experts = o->moe.experts ? o->moe.experts : DEFAULT_EXPERTS;
     char err[512];
-    int experts;
 
-    *o = (struct options){.command = "moe", .rows = 4096, .dtype = XP_BF16, .seed = 1, .iters = 10};
-    if (options_parse(o, argc - 1, argv + 1, err, sizeof(err)) != 0)
-        die(err);
-    if (o->input == NULL)
-        rows_open_generated(&l->rows, o->data != NULL ? o->data : "gaussian", o->dtype, o->dim != 0 ? o->dim : 4096, o->seed);
-    else if (rows_open_file(&l->rows, o->input, o->seed, err, sizeof(err)) != 0)
-        die(err);
-    experts = o->moe.experts ? o->moe.experts : DEFAULT_EXPERTS;
     if (o->moe.topk == NULL)
         routing_open_generated(&l->routes, o->moe.routing != NULL ? o->moe.routing : "uniform", o->moe.k ? o->moe.k : 2, experts, o->seed);
     else if (routing_open_file(&l->routes, o->moe.topk, o->moe.weights, o->moe.k, experts, err, sizeof(err)) != 0)
-        die(err);
+        peer_die(err);
 }
 
 static void count(struct layer *l)
 {
     l->plain = (struct moe_case){.rows = &l->rows, .routing = &l->routes, .T = l->opt.rows, .rank = l->rank, .nranks = l->n};
-    l->send_rows = room((size_t)l->n * sizeof(int));
-    l->recv_rows = room((size_t)l->n * sizeof(int));
-    l->send_at = room((size_t)l->n * sizeof(int));
-    l->recv_at = room((size_t)l->n * sizeof(int));
+    l->send_rows = peer_room((size_t)l->n * sizeof(int));
+    l->recv_rows = peer_room((size_t)l->n * sizeof(int));
+    l->send_at = peer_room((size_t)l->n * sizeof(int));
+    l->recv_at = peer_room((size_t)l->n * sizeof(int));
     for (int p = 0; p < l->n; p++) {
         l->send_at[p] = (int)l->total_send;
         l->recv_at[p] = (int)l->total_recv;
@@ -87,12 +61,12 @@ static void fill(struct layer *l)
 {
     int32_t id[ROUTING_MAX_K];
     float weight[ROUTING_MAX_K];
-    size_t *at = room((size_t)l->n * sizeof(size_t));
+    size_t *at = peer_room((size_t)l->n * sizeof(size_t));
 
-    l->send = room(l->total_send * l->rows.row_bytes);
-    l->back = room(l->total_send * l->rows.row_bytes);
-    l->recv = room(l->total_recv * l->rows.row_bytes);
-    l->seconds = room((size_t)l->opt.iters * sizeof(double));
+    l->send = peer_room(l->total_send * l->rows.row_bytes);
+    l->back = peer_room(l->total_send * l->rows.row_bytes);
+    l->recv = peer_room(l->total_recv * l->rows.row_bytes);
+    l->seconds = peer_room((size_t)l->opt.iters * sizeof(double));
     for (int p = 0; p < l->n; p++)
         at[p] = (size_t)l->send_at[p];
     for (size_t t = 0; t < l->opt.rows; t++) {
@@ -108,12 +82,12 @@ static void fill(struct layer *l)
 
 static void time_layer(struct layer *l)
 {
-    int *counts = room((size_t)l->n * sizeof(int));
+    int *counts = peer_room((size_t)l->n * sizeof(int));
     MPI_Datatype row;
 
     MPI_Type_contiguous((int)l->rows.row_bytes, MPI_BYTE, &row);
     MPI_Type_commit(&row);
-    for (int i = -WARM_UP; i < l->opt.iters; i++) {
+    for (int i = -PEER_WARM_UP; i < l->opt.iters; i++) {
         double start;
 
         MPI_Barrier(MPI_COMM_WORLD);
@@ -126,45 +100,8 @@ static void time_layer(struct layer *l)
     }
     MPI_Type_free(&row);
     if (l->opt.check && memcmp(l->send, l->back, l->total_send * l->rows.row_bytes) != 0)
-        die("check: a row did not come back as it was sent");
+        peer_die("check: a row did not come back as it was sent");
     free(counts);
-}
-
-static void report(struct layer *l)
-{
-    size_t iters = (size_t)l->opt.iters;
-    double *slowest = room(iters * sizeof(double));
-    unsigned long long mine = 2 * (l->total_send - (size_t)l->send_rows[l->rank]) * l->rows.row_bytes, bytes = 0;
-    struct json j = {0};
-    char err[512];
-
-    MPI_Reduce(l->seconds, slowest, l->opt.iters, MPI_DOUBLE, MPI_MAX, 0, MPI_COMM_WORLD);
-    MPI_Reduce(&mine, &bytes, 1, MPI_UNSIGNED_LONG_LONG, MPI_SUM, 0, MPI_COMM_WORLD);
-    if (l->rank == 0) {
-        json_open(&j);
-        json_text(&j, "command", "moe");
-        json_pair(&j, "shape", l->opt.rows, l->rows.dim);
-        json_text(&j, "dtype", perf_dtype_name(l->rows.dtype));
-        json_text(&j, "data", l->rows.name);
-        json_text(&j, "routing", l->routes.name);
-        json_whole(&j, "k", (uint64_t)l->routes.k);
-        json_whole(&j, "ranks", (uint64_t)l->n);
-        json_text(&j, "mode", "mpi");
-        json_text(&j, "algo", "MPI_Alltoallv");
-        json_text(&j, "codec", "none");
-        json_real(&j, "best_ms", 1e3 * bench_best(slowest, iters));
-        json_real(&j, "median_ms", 1e3 * bench_median(slowest, iters));
-        json_whole(&j, "raw_bytes", bytes);
-        json_whole(&j, "wire_bytes", bytes);
-        json_real(&j, "wire_ratio", 1.0);
-        json_real(&j, "rel_err_mean", 0.0);
-        json_real(&j, "rel_err_max", 0.0);
-        json_close(&j);
-        if (json_save(&j, l->opt.json != NULL ? l->opt.json : "-", err, sizeof(err)) != 0)
-            die(err);
-        json_free(&j);
-    }
-    free(slowest);
 }
 
 int main(int argc, char **argv)
@@ -174,11 +111,14 @@ int main(int argc, char **argv)
     MPI_Init(&argc, &argv);
     MPI_Comm_rank(MPI_COMM_WORLD, &l.rank);
     MPI_Comm_size(MPI_COMM_WORLD, &l.n);
-    open_sources(&l, argc, argv);
+    peer_open(&l.opt, &l.rows, "moe", argc, argv);
+    open_routing(&l);
     count(&l);
     fill(&l);
     time_layer(&l);
-    report(&l);
+    peer_report(&(struct peer_result){.opt = &l.opt, .rows = &l.rows, .rank = l.rank, .n = l.n, .seconds = l.seconds,
+                                      .bytes = 2 * (l.total_send - (size_t)l.send_rows[l.rank]) * l.rows.row_bytes,
+                                      .routing = l.routes.name, .k = l.routes.k});
     free(l.send);
     free(l.recv);
     free(l.back);
