@@ -263,12 +263,18 @@ static ncclResult_t fill(struct xp_divert *d)
     return ncclSuccess;
 }
 
-ncclResult_t xp_divert_begin(struct xp_divert *d)
+/* The work on the communicator's device; the caller's is kept. */
+static ncclResult_t on_device(struct xp_divert *d, ncclResult_t (*work)(struct xp_divert *d))
 {
     int previous;
-    ncclResult_t r = enter_device(d, &previous) ? fill(d) : give_up(d, ncclUnhandledCudaError, "cudaSetDevice failed");
+    ncclResult_t r = enter_device(d, &previous) ? work(d) : give_up(d, ncclUnhandledCudaError, "cudaSetDevice failed");
     leave_device(d, previous);
     return r;
+}
+
+ncclResult_t xp_divert_begin(struct xp_divert *d)
+{
+    return on_device(d, fill);
 }
 
 static ncclResult_t unpack(struct xp_divert *d)
@@ -292,8 +298,5 @@ static ncclResult_t unpack(struct xp_divert *d)
 
 ncclResult_t xp_divert_finish(struct xp_divert *d)
 {
-    int previous;
-    ncclResult_t r = enter_device(d, &previous) ? unpack(d) : give_up(d, ncclUnhandledCudaError, "cudaSetDevice failed");
-    leave_device(d, previous);
-    return r;
+    return on_device(d, unpack);
 }

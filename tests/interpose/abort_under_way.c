@@ -12,16 +12,6 @@
 
 #define EACH 200000
 
-static void exchange(struct client *c, ncclComm_t comm, char *send, char *recv, cudaStream_t stream)
-{
-    NCCL(ncclGroupStart());
-    for (int p = 0; p < c->n; p++) {
-        NCCL(ncclSend(send + p * EACH, EACH, ncclUint8, p, comm, stream));
-        NCCL(ncclRecv(recv + p * EACH, EACH, ncclUint8, p, comm, stream));
-    }
-    NCCL(ncclGroupEnd());
-}
-
 static void fill(struct client *c, char *send, int step, cudaStream_t stream)
 {
     for (int p = 0; p < c->n; p++)
@@ -41,12 +31,12 @@ static int rank_main(struct client *c, int argc, char **argv)
         recv = device_alloc((size_t)c->n * EACH);
         if (later) {
             fill(c, send, 50 + round, stream);
-            exchange(c, comm, send, recv, stream);
+            client_exchange(c, comm, send, recv, EACH, stream);
             CUDA(cudaStreamSynchronize(stream));
         }
         fill(c, send, 1, stream);
         if (c->rank != 1) {
-            exchange(c, comm, send, recv, stream);
+            client_exchange(c, comm, send, recv, EACH, stream);
             usleep(50000);
             TRUE(cudaStreamQuery(stream) == xp_cudaErrorNotReady);
         }
@@ -60,7 +50,7 @@ static int rank_main(struct client *c, int argc, char **argv)
 
         comm = client_comm(c, 2 * round + 1);
         fill(c, send, 2 + round, stream);
-        exchange(c, comm, send, recv, stream);
+        client_exchange(c, comm, send, recv, EACH, stream);
         for (int p = 0; p < c->n; p++) {
             snprintf(label, sizeof label, "afterwards from %d", p);
             device_expect(label, recv + p * EACH, EACH, tag_of(p, c->rank, 2 + round), stream);

@@ -9,16 +9,6 @@
 #define EACH 12000
 #define LAUNCHES 6
 
-static void group(struct client *c, ncclComm_t comm, char *send, char *recv, cudaStream_t stream)
-{
-    NCCL(ncclGroupStart());
-    for (int p = 0; p < c->n; p++) {
-        NCCL(ncclSend(send + p * EACH, EACH, ncclUint8, p, comm, stream));
-        NCCL(ncclRecv(recv + p * EACH, EACH, ncclUint8, p, comm, stream));
-    }
-    NCCL(ncclGroupEnd());
-}
-
 static void expect(struct client *c, const char *recv, int step, cudaStream_t stream)
 {
     char label[64];
@@ -41,7 +31,7 @@ static cudaGraphExec_t capture(struct client *c, ncclComm_t comm, char *send, ch
     NCCL(ncclAlltoAll(send, between, EACH, ncclUint8, comm, stream));
     CUDA(cudaEventRecord(event, stream));
     CUDA(cudaStreamWaitEvent(side, event, 0));
-    group(c, comm, between, recv, side); /* brings everything back */
+    client_exchange(c, comm, between, recv, EACH, side); /* brings everything back */
     CUDA(cudaEventRecord(event, side));
     CUDA(cudaStreamWaitEvent(stream, event, 0));
     CUDA(cudaStreamEndCapture(stream, &graph));
@@ -62,7 +52,7 @@ static int rank_main(struct client *c, int argc, char **argv)
 
     for (int p = 0; p < c->n; p++)
         device_fill(send + p * EACH, EACH, tag_of(c->rank, p, 0), stream);
-    group(c, comm, send, recv, stream); /* once outside, as frameworks do */
+    client_exchange(c, comm, send, recv, EACH, stream); /* once outside, as frameworks do */
     expect(c, recv, 0, stream);
     client_barrier(c);
     exec = capture(c, comm, send, between, recv, stream);
@@ -77,7 +67,7 @@ static int rank_main(struct client *c, int argc, char **argv)
             device_expect(label, recv + p * EACH, EACH, tag_of(c->rank, p, step), stream);
         }
         if (step % 2) {
-            group(c, comm, send, recv, stream);
+            client_exchange(c, comm, send, recv, EACH, stream);
             expect(c, recv, step, stream);
         }
     }

@@ -259,6 +259,16 @@ ncclComm_t client_comm(struct client *c, int which)
     return comm;
 }
 
+void client_exchange(struct client *c, ncclComm_t comm, char *send, char *recv, size_t each, cudaStream_t stream)
+{
+    NCCL(ncclGroupStart());
+    for (int p = 0; p < c->n; p++) {
+        NCCL(ncclSend(send + (size_t)p * each, each, ncclUint8, p, comm, stream));
+        NCCL(ncclRecv(recv + (size_t)p * each, each, ncclUint8, p, comm, stream));
+    }
+    NCCL(ncclGroupEnd());
+}
+
 /* ---- data */
 
 static uint64_t mix(uint64_t z)

@@ -52,6 +52,9 @@ double client_seconds(void);
 /* One communicator over all ranks, on device rank % 8. */
 ncclComm_t client_comm(struct client *c, int which);
 
+/* A group of sends and receives of `each` bytes with every rank, itself included. */
+void client_exchange(struct client *c, ncclComm_t comm, char *send, char *recv, size_t each, cudaStream_t stream);
+
 /* Ends the process with a message when a call fails. */
 void client_nccl(ncclResult_t result, const char *what, const char *file, int line);
 void client_cuda(int error, const char *what, const char *file, int line);

@@ -13,16 +13,6 @@
 #define DEADLINE 15.0
 #define VICTIM 2
 
-static void exchange(struct client *c, ncclComm_t comm, char *send, char *recv, cudaStream_t stream)
-{
-    NCCL(ncclGroupStart());
-    for (int p = 0; p < c->n; p++) {
-        NCCL(ncclSend(send + p * EACH, EACH, ncclUint8, p, comm, stream));
-        NCCL(ncclRecv(recv + p * EACH, EACH, ncclUint8, p, comm, stream));
-    }
-    NCCL(ncclGroupEnd());
-}
-
 /* As a watchdog does: the stream, then the state of the communicator. The error, or success when the stream ran empty. */
 static ncclResult_t watch(ncclComm_t comm, cudaStream_t stream)
 {
@@ -50,7 +40,7 @@ static int rank_main(struct client *c, int argc, char **argv)
 
     device_fill(send, all, 1, stream);
     for (int step = 0; step < 3; step++) {
-        exchange(c, comm, send, recv, stream);
+        client_exchange(c, comm, send, recv, EACH, stream);
         CUDA(cudaStreamSynchronize(stream));
     }
     client_barrier(c);
@@ -60,7 +50,7 @@ static int rank_main(struct client *c, int argc, char **argv)
         raise(SIGKILL);
     }
     while (!state) { /* may pass once or twice before it is dead */
-        exchange(c, comm, send, recv, stream);
+        client_exchange(c, comm, send, recv, EACH, stream);
         state = watch(comm, stream);
     }
     double late = client_seconds() - atomic_load(&c->board->when);
