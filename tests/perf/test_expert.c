@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "perf/expert.h"
+#include "tests/perf/npy_file.h"
 
 #define D 3
 #define H 5
@@ -18,19 +19,10 @@ static char folder[] = "/tmp/xp_test_expert.XXXXXX";
 
 static void npy(const char *name, const char *shape, const float *values, size_t n)
 {
-    char path[128], header[128];
-    int len = snprintf(header, sizeof(header), "{'descr': '<f4', 'fortran_order': False, 'shape': (%s), }\n", shape);
-    FILE *f;
+    char path[128];
 
     snprintf(path, sizeof(path), "%s/%s", folder, name);
-    f = fopen(path, "wb");
-    cr_assert_not_null(f);
-    fwrite("\x93NUMPY\1\0", 1, 8, f);
-    fputc(len & 255, f);
-    fputc(len >> 8, f);
-    fwrite(header, 1, (size_t)len, f);
-    fwrite(values, 4, n, f);
-    fclose(f);
+    npy_file(path, "<f4", shape, values, n);
 }
 
 static void clean(void)

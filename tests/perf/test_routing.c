@@ -11,24 +11,17 @@
 #include <unistd.h>
 
 #include "perf/routing.h"
+#include "tests/perf/npy_file.h"
 
 /* A .npy file of 32-bit values; the path is static. */
 static const char *npy(const char *descr, size_t rows, size_t columns, const void *values)
 {
     static char path[64];
-    char header[128];
-    int n = snprintf(header, sizeof(header), "{'descr': '%s', 'fortran_order': False, 'shape': (%zu, %zu), }\n", descr, rows, columns);
-    FILE *f;
+    char shape[64];
 
     snprintf(path, sizeof(path), "/tmp/xp_test_routing.%d.npy", (int)getpid());
-    f = fopen(path, "wb");
-    cr_assert_not_null(f);
-    fwrite("\x93NUMPY\1\0", 1, 8, f);
-    fputc(n & 255, f);
-    fputc(n >> 8, f);
-    fwrite(header, 1, (size_t)n, f);
-    fwrite(values, 4, rows * columns, f);
-    fclose(f);
+    snprintf(shape, sizeof(shape), "%zu, %zu", rows, columns);
+    npy_file(path, descr, shape, values, rows * columns);
     return path;
 }
 
