@@ -1,5 +1,5 @@
 /*
- * cuda_rows.c - checkcuda: clusters and their centroids
+ * cuda_rows.c - checkcuda: clusters, their refinement and their centroids
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -103,6 +103,138 @@ static void bench_group(struct check *c, const struct xp_gpu *g)
             device_free(all[i]);
         free(ids);
         free(zero);
+    }
+}
+
+/* ---- assign, refine ---- */
+
+/* Sketches around a few centres; some have the largest values there are. */
+static int16_t *random_sketches(struct check *c, size_t rows, unsigned s)
+{
+    const size_t kinds = 1 + check_below(c, 20), size = (rows + 1) * s;
+    const int spread = check_below(c, 2) ? 3 : 3000;
+    int16_t *v = malloc(size * sizeof(*v)), *centre = malloc(kinds * s * sizeof(*centre));
+
+    for (size_t i = 0; i < kinds * s; i++)
+        centre[i] = (int16_t)(check_below(c, 20001) - 10000);
+    for (size_t r = 0; r <= rows; r++) {
+        const int16_t *m = centre + check_below(c, kinds) * s;
+        const size_t odd = check_below(c, 12);
+        for (size_t i = 0; i < s; i++)
+            v[r * s + i] = (int16_t)(odd == 0 ? (int)check_below(c, 65536) - 32768 : odd == 1 ? -32768 : m[i] + (int)(check_gauss(c) * spread));
+    }
+    free(centre);
+    return v;
+}
+
+static void compare_assign(struct check *c, const struct xp_gpu *gpu, const struct xp_kernels *plain)
+{
+    const unsigned s = 32 * (1 + (unsigned)check_below(c, check_below(c, 2) ? 3 : 16));
+    const size_t rows = check_below(c, 60), K = 1 + check_below(c, 70);
+    const struct xp_gpu few = check_gpu(c, gpu), *g = &few;
+    int16_t *sketch = random_sketches(c, rows, s), *centroids = random_sketches(c, K, s);
+    uint32_t *want = malloc((rows + 1) * 4);
+
+    if (K > 3)
+        memcpy(centroids + (K - 1) * s, centroids + s, s * 2); /* the lower of equals wins */
+    void *dev = device_upload(sketch, rows * s * 2), *dev_centroids = device_upload(centroids, K * s * 2), *of = device_upload(NULL, rows * 4);
+    plain->assign(sketch, rows, s, centroids, K, want);
+    check_launched(c, xp_cuda_assign(g, dev, rows, s, dev_centroids, K, of), "assign");
+    check_device(c, want, of, rows * 4, 0, "nearest of %zu centroids for %zu sketches of %u", K, rows, s);
+    device_free(dev);
+    device_free(dev_centroids);
+    device_free(of);
+    free(sketch);
+    free(centroids);
+    free(want);
+}
+
+static void compare_refine_rows(struct check *c, const struct xp_gpu *g, const struct xp_kernels *plain, size_t rows, size_t kinds, unsigned s)
+{
+    const unsigned rounds = (unsigned)check_below(c, 4);
+    const size_t words = rows * 4, scratch_bytes = xp_cuda_group_scratch(rows), refine_bytes = xp_cuda_refine_scratch(rows, s);
+    uint32_t *ids = malloc(words + 4);
+    int16_t *sketch = random_sketches(c, rows, s);
+    struct xp_clusters want;
+
+    if (xp_clusters_init(&want, rows, s))
+        exit(2);
+    for (size_t r = 0; r < rows; r++)
+        ids[r] = (uint32_t)(check_below(c, 3) ? check_below(c, kinds) : 0);
+    xp_clusters_group(&want, ids, rows);
+    const uint32_t most = check_below(c, 2) ? 0 : 1 + (uint32_t)check_below(c, want.count + 2);
+    static const uint32_t zero[64];
+    char *scratch = device_upload(NULL, scratch_bytes), *refine = device_upload(NULL, refine_bytes), *head = device_upload(zero, sizeof(zero));
+    device_copy(g, scratch, head, 4);
+    device_copy(g, refine, head, 4);
+    void *dev_ids = device_upload(ids, words), *dev = device_upload(sketch, rows * s * 2), *of = device_upload(NULL, words), *order = device_upload(NULL, words);
+    void *start = device_upload(NULL, words + 4), *count = device_upload(NULL, 4), *centroids = device_upload(NULL, rows * s * 2);
+
+    check_launched(c, xp_cuda_group(g, dev_ids, rows, scratch, of, start, order, count), "group");
+    for (int twice = 0; twice < 2; twice++) { /* what came out can be refined again, with the scratch as it is */
+        xp_clusters_refine(&want, plain, sketch, s, rounds, most);
+        check_launched(c, xp_cuda_refine(g, dev, rows, s, rounds, most, refine, of, start, order, count, centroids), "refine");
+        const uint32_t clusters = (uint32_t)want.count;
+        check_device(c, &clusters, count, 4, 0, "number of clusters of %zu rows, %u rounds, at most %u", rows, rounds, most);
+        check_device(c, want.of, of, words, 0, "clusters of %zu rows, %u rounds, at most %u", rows, rounds, most);
+        check_device(c, want.order, order, words, 0, "order of %zu rows", rows);
+        check_device(c, want.start, start, rows ? 4 * (want.count + 1) : 0, 0, "starts of %zu clusters", want.count);
+        check_device(c, want.centroids, centroids, rows ? want.count * s * 2 : 0, 0, "mean sketches of %zu clusters of %zu rows", want.count, rows);
+    }
+    void *all[] = {scratch, refine, head, dev_ids, dev, of, order, start, count, centroids};
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+        device_free(all[i]);
+    free(ids);
+    free(sketch);
+    xp_clusters_fini(&want);
+}
+
+static void compare_refine(struct check *c, const struct xp_gpu *gpu, const struct xp_kernels *plain)
+{
+    const struct xp_gpu few = check_gpu(c, gpu), *g = device_is_emulated() ? &few : gpu;
+
+    compare_refine_rows(c, g, plain, check_below(c, 4) ? check_below(c, 200) : check_below(c, 3), 1 + check_below(c, 40), 32 * (1 + (unsigned)check_below(c, 4)));
+    compare_refine_rows(c, g, plain, check_below(c, 40), 1 + check_below(c, 8), 32 * (1 + (unsigned)check_below(c, 16)));
+    if (check_below(c, 12) == 0)
+        compare_refine_rows(c, g, plain, 1100, 30, 32); /* more than one tile of the sort */
+}
+
+struct refine_bench {
+    const struct xp_gpu *g;
+    size_t rows;
+    void *sketch, *ids, *group_scratch, *scratch, *of, *start, *order, *count, *centroids;
+};
+
+static void run_refine(void *arg)
+{
+    const struct refine_bench *b = arg;
+
+    xp_cuda_refine(b->g, b->sketch, b->rows, 64, 3, 0, b->scratch, b->of, b->start, b->order, b->count, b->centroids);
+}
+
+/* 256 buckets, three rounds, as codec lsh has them. Only the first of the timed runs begins with the buckets. */
+static void bench_refine(struct check *c, const struct xp_gpu *g)
+{
+    for (size_t rows = 4096; rows <= XP_CUDA_GROUP_ROWS; rows *= 4) {
+        const size_t scratch_bytes = xp_cuda_refine_scratch(rows, 64), group_bytes = xp_cuda_group_scratch(rows);
+        uint32_t *ids = malloc(rows * 4), *zero = calloc(scratch_bytes > group_bytes ? scratch_bytes : group_bytes, 1);
+        int16_t *sketch = random_sketches(c, rows, 64);
+        char shape[64];
+
+        for (size_t r = 0; r < rows; r++)
+            ids[r] = (uint32_t)check_below(c, 256);
+        struct refine_bench b = {g, rows, device_upload(sketch, rows * 128), device_upload(ids, rows * 4), device_upload(zero, group_bytes),
+                                 device_upload(zero, scratch_bytes), device_upload(NULL, rows * 4), device_upload(NULL, rows * 4 + 4),
+                                 device_upload(NULL, rows * 4), device_upload(NULL, 4), device_upload(NULL, rows * 128)};
+        xp_cuda_group(g, b.ids, rows, b.group_scratch, b.of, b.start, b.order, b.count);
+        snprintf(shape, sizeof(shape), "%zu sketches, 3 rounds", rows);
+        cuda_bench_line(c, g, shape, rows * 128 * 6, run_refine, &b);
+        void *all[] = {b.sketch, b.ids, b.group_scratch, b.scratch, b.of, b.start, b.order, b.count, b.centroids};
+        for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+            device_free(all[i]);
+        free(ids);
+        free(zero);
+        free(sketch);
     }
 }
 
@@ -261,6 +393,8 @@ static void compare_pack(struct check *c, const struct xp_gpu *g, const struct x
 const struct cuda_case cuda_rows_cases[] = {
     {"group", compare_group, bench_group},
     {"group_large", compare_group_large, NULL},
+    {"assign", compare_assign, NULL},
+    {"refine", compare_refine, bench_refine},
     {"centroid", compare_centroid, bench_centroid},
     {"pack", compare_pack, NULL},
     {NULL, NULL, NULL},
