@@ -18,6 +18,7 @@
 #include "lib/routes.h"
 
 #define NEWS_SECONDS 0.5     /* by which the news of a death may be later than its consequences */
+#define LINGER_SECONDS 5.0   /* what a rank that leaves grants peers that are busy elsewhere */
 #define DEPARTED_SECONDS 1.0 /* what a rank sent before it left has arrived by then, if anybody looks */
 
 void xp_config_init(xp_config *cfg)
@@ -182,6 +183,22 @@ xp_status xp_comm_create(xp_comm **out, const xp_bootstrap *boot, const xp_confi
     return XP_OK;
 }
 
+/* Slow peers may still have to take rows that this rank's exchanges have sent. */
+static void let_rows_leave(struct xp_comm *c)
+{
+    double end = xp_now() + LINGER_SECONDS;
+    unsigned idle = 0;
+
+    if (!c->live || xp_liveness_health(c->live) != XP_OK)
+        return;
+    xp_liveness_say_goodbye(c->live);
+    while (!xp_routes_flushed(c) && xp_liveness_health(c->live) == XP_OK && xp_now() < end) {
+        idle = xp_comm_progress(c) > 0 ? 0 : idle + 1;
+        if (idle > 0)
+            xp_comm_idle(c, idle);
+    }
+}
+
 void xp_comm_destroy(xp_comm *c)
 {
     int gone = -1;
@@ -196,6 +213,7 @@ void xp_comm_destroy(xp_comm *c)
     if (c->live && xp_liveness_health(c->live) != XP_OK)
         gone = xp_liveness_news(c->live, text, sizeof(text));
     xp_routes_fail(c, gone);
+    let_rows_leave(c);
     tear_down(c);
 }
 

@@ -404,12 +404,22 @@ xp_status xp_liveness_start(struct xp_liveness **out, struct xp_bootstrap_net *n
     return XP_OK;
 }
 
+void xp_liveness_say_goodbye(struct xp_liveness *l)
+{
+    pthread_mutex_lock(&l->lock);
+    if (!l->said_goodbye)
+        xp_liveness_send_all(l, NULL, xp_packet_new(XP_MSG_GOODBYE, 0, 0));
+    l->said_goodbye = 1;
+    wake_thread(l);
+    pthread_mutex_unlock(&l->lock);
+}
+
 void xp_liveness_stop(struct xp_liveness *l)
 {
     if (!l)
         return;
+    xp_liveness_say_goodbye(l);
     pthread_mutex_lock(&l->lock);
-    xp_liveness_send_all(l, NULL, xp_packet_new(XP_MSG_GOODBYE, 0, 0));
     l->stopping = 1;
     wake_thread(l);
     pthread_mutex_unlock(&l->lock);

@@ -20,7 +20,10 @@ struct xp_liveness;
 /* Takes over the sockets of net (a copy is kept; net->fds is left NULL). Needs a net of at least 2 ranks. */
 xp_status xp_liveness_start(struct xp_liveness **out, struct xp_bootstrap_net *net, double heartbeat);
 
-/* Says goodbye and ends the thread; at most about 1 s. NULL is accepted. */
+/* Tells the others that this rank leaves in good order: they wait for nothing that it has not sent yet. */
+void xp_liveness_say_goodbye(struct xp_liveness *l);
+
+/* Says goodbye, if that is still to be done, and ends the thread; at most about 1 s. NULL is accepted. */
 void xp_liveness_stop(struct xp_liveness *l);
 
 /* In a forked child: lets go of the sockets, so that the parent's death is still seen. Nothing is sent. */

@@ -39,7 +39,7 @@ struct xp_liveness {
     struct pollfd *polls;  /* [1 + nlinks] */
     int wake;              /* eventfd */
     double heartbeat;
-    int stopping;
+    int said_goodbye, stopping;
     unsigned char *left;   /* [size] */
     _Atomic unsigned departures;
     _Atomic int status;

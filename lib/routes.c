@@ -194,6 +194,11 @@ xp_status xp_routes_open(struct xp_comm *c, const struct xp_place *places, const
     return s;
 }
 
+int xp_routes_flushed(struct xp_comm *c)
+{
+    return (!c->shm || c->shm->ops->flushed(c->shm)) && (!c->ucx || c->ucx->ops->flushed(c->ucx));
+}
+
 void xp_routes_close(struct xp_comm *c)
 {
     if (c->shm)

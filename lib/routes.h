@@ -15,6 +15,9 @@
  */
 xp_status xp_routes_open(struct xp_comm *c, const struct xp_place *places, const char *interface_);
 
+/* Whether closing would cut off nothing that was sent; nothing may be sent any more. */
+int xp_routes_flushed(struct xp_comm *c);
+
 /* At most 2 s, also with dead peers and after a failed open. */
 void xp_routes_close(struct xp_comm *c);
 

@@ -70,6 +70,8 @@ struct xp_transport_ops {
     void (*cancel)(struct xp_transport *t, struct xp_op *op);
     /* The peer is known to be dead: end all its operations with XP_ERR_REMOTE, soon. */
     void (*fail)(struct xp_transport *t, int peer);
+    /* Nothing will be sent any more. 1: close() will not cut off what was sent; 0: look again after progress(). */
+    int (*flushed)(struct xp_transport *t);
     /* At most 2 s, also with dead peers. */
     void (*close)(struct xp_transport *t);
 };

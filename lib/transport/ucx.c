@@ -45,13 +45,15 @@ static xp_status post(struct xp_ucx *t, int peer, enum xp_lane lane, uint64_t ta
 {
     if (peer < 0 || peer >= t->env.size || !t->peer[peer].connected || (sending && lane == XP_LANE_CTRL && len > XP_CTRL_MAX))
         return refuse(op, XP_ERR_INVALID_ARG);
-    if (t->peer[peer].failed || t->peer[peer].broken)
+    struct xp_ucx_peer *p = &t->peer[peer];
+    if (sending && (p->ended[lane] || p->broken[lane]))
         return refuse(op, XP_ERR_REMOTE);
     struct xp_ucx_request *r = xp_ucx_request_new(t);
     if (r == NULL)
         return refuse(op, XP_ERR_NO_MEMORY);
-    struct xp_ucx_list *l = &t->peer[peer].under_way[lane];
+    struct xp_ucx_list *l = &p->under_way[lane];
 
+    p->sent_to[lane] |= sending;
     op->len = 0;
     op->status = XP_IN_PROGRESS;
     op->impl = r;
@@ -72,6 +74,8 @@ static xp_status post(struct xp_ucx *t, int peer, enum xp_lane lane, uint64_t ta
     if (lane == XP_LANE_BULK)
         t->bulk_under_way++;
     xp_ucx_advance(t, r);
+    if (p->ended[lane] && op->status == XP_IN_PROGRESS) /* UCX does not have it: it will not come any more */
+        xp_ucx_give_up(t, r, XP_ERR_REMOTE);
     return op->status;
 }
 
@@ -106,18 +110,45 @@ int xp_ucx_progress_workers(struct xp_ucx *t)
     return moved;
 }
 
-static void end_broken_peers(struct xp_ucx *t)
+static void end_lane(struct xp_ucx *t, int peer, int lane, xp_status s)
+{
+    struct xp_ucx_peer *p = &t->peer[peer];
+
+    p->broken[lane] = 0;
+    if (p->ended[lane])
+        return;
+    p->ended[lane] = 1;
+    for (struct xp_ucx_request *r = p->under_way[lane].first, *next; r != NULL; r = next) {
+        next = r->next;
+        xp_ucx_give_up(t, r, s);
+    }
+    xp_ucx_close_endpoint(t, peer, lane); /* gives the sends back */
+    p->ended_at = xp_ucx_now();
+    t->ending_peers++;
+}
+
+/* One lane at a time: of a peer that has left, the small lane ends while its last rows still wait to be read from the other. */
+static void end_broken_lanes(struct xp_ucx *t)
 {
     for (int peer = 0; peer < t->env.size; peer++) {
         struct xp_ucx_peer *p = &t->peer[peer];
 
-        if (!p->broken)
-            continue;
-        if (t->env.log != NULL)
-            t->env.log(t->env.comm, XP_LOG_INFO, "ucx: the connection to rank %d ended: %s", peer, t->lib->ucs_status_string(p->why));
-        xp_ucx_end_peer(t, peer, XP_ERR_REMOTE);
+        for (int lane = 0; lane < 2; lane++) {
+            if (!p->broken[lane])
+                continue;
+            if (t->env.log != NULL)
+                t->env.log(t->env.comm, XP_LOG_INFO, "ucx: the %s connection to rank %d ended: %s", xp_ucx_lane_name(lane), peer,
+                           t->lib->ucs_status_string(p->why));
+            end_lane(t, peer, lane, XP_ERR_REMOTE);
+        }
     }
-    t->broken_peers = 0;
+    t->broken_lanes = 0;
+}
+
+/* Whether UCX still has operations of a lane that has ended. */
+static int holds_on(const struct xp_ucx_peer *p, int lane)
+{
+    return p->ended[lane] && p->under_way[lane].first != NULL;
 }
 
 /* What UCX does not give back although the peer's endpoints are gone ends without it. */
@@ -129,9 +160,9 @@ static void finish_ending_peers(struct xp_ucx *t)
     for (int peer = 0; peer < t->env.size; peer++) {
         struct xp_ucx_peer *p = &t->peer[peer];
 
-        if (!p->failed || (p->under_way[XP_LANE_CTRL].first == NULL && p->under_way[XP_LANE_BULK].first == NULL))
+        if (!holds_on(p, XP_LANE_CTRL) && !holds_on(p, XP_LANE_BULK))
             continue;
-        if (now < p->failed_at + DRAIN_SECONDS) {
+        if (now < p->ended_at + DRAIN_SECONDS) {
             t->ending_peers++;
             continue;
         }
@@ -146,8 +177,8 @@ static int ucx_progress(struct xp_transport *base)
     struct xp_ucx *t = (struct xp_ucx *)base;
     int moved = xp_ucx_progress_workers(t);
 
-    if (t->broken_peers > 0) {
-        end_broken_peers(t);
+    if (t->broken_lanes > 0) {
+        end_broken_lanes(t);
         moved++;
     }
     if (t->ending_peers > 0)
@@ -159,31 +190,16 @@ static int ucx_progress(struct xp_transport *base)
 
 void xp_ucx_end_peer(struct xp_ucx *t, int peer, xp_status s)
 {
-    struct xp_ucx_peer *p = &t->peer[peer];
-
-    p->broken = 0;
-    if (p->failed)
-        return;
-    p->failed = 1;
-    for (int lane = 0; lane < 2; lane++) {
-        for (struct xp_ucx_request *r = p->under_way[lane].first, *next; r != NULL; r = next) {
-            next = r->next;
-            xp_ucx_give_up(t, r, s);
-        }
-    }
-    xp_ucx_close_endpoints(t, peer); /* gives the sends back */
-    p->failed_at = xp_ucx_now();
-    t->ending_peers++;
+    end_lane(t, peer, XP_LANE_CTRL, s);
+    end_lane(t, peer, XP_LANE_BULK, s);
 }
 
 void xp_ucx_abandon_all(struct xp_ucx *t, int peer)
 {
-    struct xp_ucx_list *l = t->peer[peer].under_way;
-
-    while (l[XP_LANE_CTRL].first != NULL)
-        xp_ucx_abandon(t, l[XP_LANE_CTRL].first);
-    while (l[XP_LANE_BULK].first != NULL)
-        xp_ucx_abandon(t, l[XP_LANE_BULK].first);
+    for (int lane = 0; lane < 2; lane++) {
+        while (holds_on(&t->peer[peer], lane))
+            xp_ucx_abandon(t, t->peer[peer].under_way[lane].first);
+    }
 }
 
 static void ucx_fail(struct xp_transport *base, int peer)
@@ -241,6 +257,7 @@ const struct xp_transport_ops xp_transport_ucx = {
     .progress = ucx_progress,
     .cancel = ucx_cancel,
     .fail = ucx_fail,
+    .flushed = xp_ucx_flushed,
     .close = xp_ucx_close,
 };
 
@@ -308,6 +325,7 @@ const struct xp_transport_ops xp_transport_ucx = {
     .progress = absent_progress,
     .cancel = absent_cancel,
     .fail = absent_fail,
+    .flushed = absent_progress,
     .close = absent_void,
 };
 

@@ -30,6 +30,11 @@ double xp_ucx_now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+const char *xp_ucx_lane_name(int lane)
+{
+    return lane == XP_LANE_CTRL ? "ctrl" : "bulk";
+}
+
 /* ------------------------------------------------------------------ settings */
 
 /*
@@ -137,7 +142,7 @@ static xp_status make_workers(struct xp_ucx *t, unsigned char *address, size_t *
         ucs_status_t s = make_worker(t, lane, address + at, XP_ADDRESS_MAX - at, &len);
 
         if (s != UCS_OK) {
-            snprintf(err, err_size, "ucx: worker of the %s lane (address of %zu bytes): %s", lane == XP_LANE_CTRL ? "ctrl" : "bulk", len,
+            snprintf(err, err_size, "ucx: worker of the %s lane (address of %zu bytes): %s", xp_ucx_lane_name(lane), len,
                      t->lib->ucs_status_string(s));
             return s == UCS_ERR_NO_MEMORY ? XP_ERR_NO_MEMORY : XP_ERR_SYSTEM;
         }
@@ -188,16 +193,17 @@ xp_status xp_ucx_open(struct xp_transport **out, const struct xp_transport_env *
 
 /* ------------------------------------------------------------------ endpoints */
 
-/* Inside UCX: only takes note, progress() ends the peer. */
+/* Inside UCX: only takes note, progress() ends the lane. */
 static void on_error(void *arg, ucp_ep_h ep, ucs_status_t s)
 {
     struct xp_ucx_peer *p = arg;
+    int lane = ep == p->ep[XP_LANE_BULK] ? XP_LANE_BULK : XP_LANE_CTRL;
 
-    if (p->broken || p->failed)
+    if (p->broken[lane] || p->ended[lane])
         return;
-    p->broken = 1;
+    p->broken[lane] = 1;
     p->why = s;
-    p->transport->broken_peers++;
+    p->transport->broken_lanes++;
 }
 
 static xp_status connect_lane(struct xp_ucx *t, int peer, int lane, const void *address, char *err, size_t err_size)
@@ -245,18 +251,15 @@ static void endpoint_closed(void *handle, ucs_status_t s, void *user)
     t->lib->ucp_request_free(handle);
 }
 
-void xp_ucx_close_endpoints(struct xp_ucx *t, int peer)
+void xp_ucx_close_endpoint(struct xp_ucx *t, int peer, int lane)
 {
     ucp_request_param_t p = {.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA,
                              .flags = UCP_EP_CLOSE_FLAG_FORCE, .cb.send = endpoint_closed, .user_data = t};
+    ucp_ep_h ep = t->peer[peer].ep[lane];
 
-    for (int lane = 0; lane < 2; lane++) {
-        ucp_ep_h ep = t->peer[peer].ep[lane];
-
-        t->peer[peer].ep[lane] = NULL;
-        if (ep != NULL && UCS_PTR_IS_PTR(t->lib->ucp_ep_close_nbx(ep, &p)))
-            t->closing++;
-    }
+    t->peer[peer].ep[lane] = NULL;
+    if (ep != NULL && UCS_PTR_IS_PTR(t->lib->ucp_ep_close_nbx(ep, &p)))
+        t->closing++;
 }
 
 /* ------------------------------------------------------------------ closing */
@@ -269,19 +272,29 @@ static void flushed(void *handle, ucs_status_t s, void *user)
     t->lib->ucp_request_free(handle);
 }
 
-/* What has been sent leaves for the kernel, as far as peers still take it. */
-static void flush_all(struct xp_ucx *t)
+/* Over tcp the peer confirms a flush, in its progress. A lane that carried nothing may not even be connected. */
+static void ask_for_flush(struct xp_ucx *t)
 {
-    ucp_request_param_t p = {.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA, .cb.send = flushed, .user_data = t};
+    ucp_request_param_t ask = {.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA, .cb.send = flushed, .user_data = t};
 
+    t->flush_asked = 1;
     for (int peer = 0; peer < t->env.size; peer++) {
+        struct xp_ucx_peer *p = &t->peer[peer];
+
         for (int lane = 0; lane < 2; lane++) {
-            if (t->peer[peer].ep[lane] != NULL && UCS_PTR_IS_PTR(t->lib->ucp_ep_flush_nbx(t->peer[peer].ep[lane], &p)))
+            if (p->sent_to[lane] && p->ep[lane] != NULL && UCS_PTR_IS_PTR(t->lib->ucp_ep_flush_nbx(p->ep[lane], &ask)))
                 t->flushing++;
         }
     }
-    for (double end = xp_ucx_now() + FLUSH_SECONDS; t->flushing > 0 && xp_ucx_now() < end;)
-        xp_ucx_progress_workers(t);
+}
+
+int xp_ucx_flushed(struct xp_transport *base)
+{
+    struct xp_ucx *t = (struct xp_ucx *)base;
+
+    if (!t->flush_asked)
+        ask_for_flush(t);
+    return t->flushing == 0;
 }
 
 static void end_all(struct xp_ucx *t)
@@ -299,7 +312,8 @@ void xp_ucx_close(struct xp_transport *base)
     struct xp_ucx *t = (struct xp_ucx *)base;
 
     if (t->worker[XP_LANE_BULK] != NULL) {
-        flush_all(t);
+        for (double end = xp_ucx_now() + FLUSH_SECONDS; !xp_ucx_flushed(base) && xp_ucx_now() < end;)
+            xp_ucx_progress_workers(t);
         end_all(t);
     }
     if (t->closing > 0) { /* destroying a worker that still holds endpoints could wait for them */

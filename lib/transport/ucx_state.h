@@ -49,9 +49,11 @@ struct xp_ucx_peer {
     struct xp_ucx *transport; /* for UCX's callbacks, which get the peer */
     ucp_ep_h ep[2];
     struct xp_ucx_list under_way[2];
-    int connected, broken; /* broken: an endpoint reported it; ended in the next progress() */
-    int failed;
-    double failed_at;
+    int connected;
+    int sent_to[2]; /* lanes that have carried something */
+    int broken[2]; /* lanes whose endpoint reported it: ended in the next progress() */
+    int ended[2];  /* lanes */
+    double ended_at;
     ucs_status_t why;
 };
 
@@ -67,8 +69,9 @@ struct xp_ucx {
     struct xp_ucx_request *ready; /* sends that may go on as soon as UCX has returned */
     int bulk_under_way; /* requests; 0: that worker needs no progress */
     int flushing, closing; /* endpoints */
-    int broken_peers;   /* to be ended in progress() */
-    int ending_peers;   /* failed, and UCX still holds some of their operations */
+    int flush_asked;
+    int broken_lanes;   /* of all peers, to be ended in progress() */
+    int ending_peers;   /* UCX still holds operations of lanes that have ended */
     double drain_until; /* how long cancel() may still wait for UCX */
 };
 
@@ -77,17 +80,19 @@ struct xp_ucx {
 int xp_ucx_progress_workers(struct xp_ucx *t);
 /* Ends everything under way with the peer and closes its endpoints. Nothing blocks. */
 void xp_ucx_end_peer(struct xp_ucx *t, int peer, xp_status s);
-/* Ends what UCX does not give back. */
+/* Ends what UCX does not give back, of lanes that have ended. */
 void xp_ucx_abandon_all(struct xp_ucx *t, int peer);
 
 /* ucx_open.c */
 xp_status xp_ucx_open(struct xp_transport **out, const struct xp_transport_env *env, void *address, size_t *address_len, char *err,
                       size_t err_size);
 xp_status xp_ucx_connect(struct xp_transport *base, int peer, const void *address, size_t address_len, char *err, size_t err_size);
+int xp_ucx_flushed(struct xp_transport *base);
 void xp_ucx_close(struct xp_transport *base);
-/* By force: UCX gives back what it holds of their sends. */
-void xp_ucx_close_endpoints(struct xp_ucx *t, int peer);
+/* By force: UCX gives back what it holds of the lane's sends. */
+void xp_ucx_close_endpoint(struct xp_ucx *t, int peer, int lane);
 double xp_ucx_now(void);
+const char *xp_ucx_lane_name(int lane);
 
 /* ucx_message.c */
 struct xp_ucx_request *xp_ucx_request_new(struct xp_ucx *t);

@@ -392,6 +392,8 @@ const struct wire_case wire_cases[] = {
     {"cancelled_while_peer_sleeps", cancelled_while_peer_sleeps, 2, 0, 30},
     {"blocked_bulk", blocked_bulk, 2, 0, 30},
     {"sender_leaves", wire_sender_leaves, 2, 0, 30},
+    {"late_receiver", wire_late_receiver, 2, 0, 30},
+    {"late_receiver_small", wire_late_receiver_small, 2, 0, 30},
     {"peer_killed", wire_peer_killed, 2, 1, 30},
     {"peer_stopped", wire_peer_stopped, 2, 1, 30},
     {"close_after_kill", wire_close_after_kill, 2, 1, 30},

@@ -24,6 +24,8 @@ const char *wire_case_run(const struct xp_transport_ops *ops, int number, int th
 
 /* Cases of the table that have a file of their own: a peer leaves, is killed or stopped (wire_lost.c). */
 int wire_sender_leaves(struct wire *w, void *arg);
+int wire_late_receiver(struct wire *w, void *arg);
+int wire_late_receiver_small(struct wire *w, void *arg);
 int wire_peer_killed(struct wire *w, void *arg);
 int wire_peer_stopped(struct wire *w, void *arg);
 int wire_close_after_kill(struct wire *w, void *arg);

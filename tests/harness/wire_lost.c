@@ -6,7 +6,9 @@
 #include "tests/harness/wire_cases.h"
 
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tests/harness/wire_message.h"
 
@@ -35,6 +37,98 @@ int wire_sender_leaves(struct wire *w, void *arg)
     if (!bad && wire_wait(w, &op, WIRE_WAIT) != XP_OK)
         bad = wire_fail(w, "farewell: %s", xp_status_string(op.status));
     return bad; /* and close at once */
+}
+
+/* Sends until the system takes no more. Returns how many messages were done. */
+static int send_what_fits(struct wire *w, struct area *a, struct xp_op *op, int count, size_t n)
+{
+    int sent = 0;
+
+    for (; sent < count; sent++) {
+        a[sent] = area_take(n);
+        area_fill(&a[sent], wire_key(0, 1, (uint64_t)sent));
+        w->ops->send(w->t, 1, XP_LANE_BULK, (uint64_t)sent, a[sent].at, n, &op[sent]);
+        if (wire_wait(w, &op[sent], 0.2) != XP_OK)
+            break;
+    }
+    return sent;
+}
+
+static int leave_early(struct wire *w, struct area *a, struct xp_op *op, int count, size_t n)
+{
+    int sent = send_what_fits(w, a, op, count, n);
+
+    wire_doom(w, 0);
+    *wire_flag(w, 0) = sent + 1;
+    for (double end = wire_now() + WIRE_WAIT; !w->ops->flushed(w->t);) {
+        w->ops->progress(w->t);
+        if (wire_now() > end)
+            return wire_fail(w, "what was sent does not leave");
+    }
+    w->ops->close(w->t);
+    w->t = NULL;
+    *wire_flag(w, 1) = 1;
+    return 0;
+}
+
+/* Looks when the sender has left, or for as long as it may take to see that it waits. */
+static int look_late(struct wire *w, struct area *a, struct xp_op *op, int count, size_t n)
+{
+    int bad = 0, sent;
+
+    while (*wire_flag(w, 0) == 0)
+        usleep(1000);
+    for (double end = wire_now() + 1.0; *wire_flag(w, 1) == 0 && wire_now() < end;)
+        usleep(1000);
+    sent = *wire_flag(w, 0) - 1;
+    if (sent < 1 && strcmp(w->ops->name, "shm") != 0) /* there a large message is done when the receiver has it */
+        bad = wire_fail(w, "rank 0 could send %d messages", sent);
+    for (int i = 0; i < sent && !bad; i++)
+        bad = wire_check(w, &op[i], &a[i], 0, (uint64_t)i, n);
+    for (int i = 0; i < count; i++)
+        w->ops->cancel(w->t, &op[i]);
+    return bad;
+}
+
+/*
+ * What the sender was told is done arrives although the receiver looks late: the sender's small lane has ended by then, and as
+ * much as the system takes still waits in the bulk lane.
+ */
+static int late_receiver(struct wire *w, size_t n, int count)
+{
+    struct area *a = calloc((size_t)count, sizeof(*a)), warm = area_take(n);
+    struct xp_op *op = calloc((size_t)count, sizeof(*op)), first;
+    int bad = a == NULL || op == NULL;
+
+    for (int i = 0; !bad && w->rank == 1 && i < count; i++) {
+        a[i] = area_take(n);
+        w->ops->recv(w->t, 0, XP_LANE_BULK, (uint64_t)i, a[i].at, n, &op[i]);
+    }
+    /* A lane connects with its first message, and needs both ends for it. */
+    if (w->rank == 0)
+        w->ops->send(w->t, 1, XP_LANE_BULK, (uint64_t)count, warm.at, n, &first);
+    else
+        w->ops->recv(w->t, 0, XP_LANE_BULK, (uint64_t)count, warm.at, n, &first);
+    bad = bad || wire_meet(w, 1) || wire_wait(w, &first, WIRE_WAIT) != XP_OK;
+    if (!bad)
+        bad = w->rank == 0 ? leave_early(w, a, op, count, n) : look_late(w, a, op, count, n);
+    for (int i = 0; i < count; i++)
+        area_give_back(&a[i]);
+    area_give_back(&warm);
+    free(op);
+    free(a);
+    return bad;
+}
+
+int wire_late_receiver(struct wire *w, void *arg)
+{
+    return late_receiver(w, 300000, 32);
+}
+
+/* Small messages are done while the transport still has them. */
+int wire_late_receiver_small(struct wire *w, void *arg)
+{
+    return late_receiver(w, 3000, 3000);
 }
 
 /* Killed (or stopped) with everything under way: after fail() all ends at once; closing too. */

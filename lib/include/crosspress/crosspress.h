@@ -184,7 +184,8 @@ XP_API xp_status xp_comm_create(xp_comm **out, const xp_bootstrap *boot, const x
 
 /*
  * Leaves the group and frees the comm. Not collective: peers that still wait for this rank get XP_ERR_REMOTE.
- * Plans and requests of the comm must be gone. At most 2 s, also after a failure. NULL is accepted.
+ * What the exchanges have sent still arrives: waits for peers that have not taken it yet, at most 5 s when one of them stays
+ * away from the library; after a failure at most 2 s in all. Plans and requests of the comm must be gone. NULL is accepted.
  */
 XP_API void xp_comm_destroy(xp_comm *comm);
 
