@@ -130,6 +130,7 @@ static void result_codes(struct setting *s)
         printf("exchange %d: %d\n", i, exchange(s));
     if (s->c->rank == 0)
         printf("%s\n", ncclGetLastError(NULL));
+    client_barrier(s->c); /* a rank that is gone would be the last error */
     NCCL(ncclCommAbort(s->comm)); /* the others' second exchange waits for this rank's */
     s->comm = NULL;
 }
