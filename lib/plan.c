@@ -25,7 +25,7 @@ struct record {
     int32_t status; /* of resolving it */
     uint32_t id, dtype, mode, eps_ref;
     uint64_t dim, max_send_rows, max_recv_rows, chunk, seed;
-    double eps;
+    double eps, link; /* link: bytes per second of the slow hop as this rank knows it; each has its own idea */
     uint32_t row_wise; /* of an inner plan's coder */
     char codec[32], algo[16], isa[16];
     char text[160]; /* of the error */
@@ -270,11 +270,11 @@ static xp_status fill_maxima(struct xp_plan *p, const struct record *all)
     return XP_OK;
 }
 
-static void build(struct xp_plan *p, struct xp_comm *c, const struct record *all, struct record *out)
+static void build(struct xp_plan *p, struct xp_comm *c, const struct record *all, double link, struct record *out)
 {
     const struct record *r = &all[c->rank];
     fill_shape(p, c, r);
-    p->shape.link_bytes_per_s = c->link_bytes_per_s;
+    p->shape.link_bytes_per_s = link;
     xp_status st = fill_maxima(p, all);
     if (st == XP_OK)
         st = xp_plan_create_request(p);
@@ -315,12 +315,21 @@ void xp_plan_release(struct xp_plan *p)
     free(p);
 }
 
-/* The slow hop is measured once, by the first plan that has a choice to make. */
-static xp_status measure(struct xp_comm *c, const struct record *r)
+/*
+ * The speed of the slow hop as all ranks take it for this plan: the least that one of them knows. It is measured by the first
+ * plan that has a choice to make, while a rank knows none.
+ */
+static xp_status agree_on_link(struct xp_comm *c, const struct record *all, double *link)
 {
-    if (c->nodes < 2 || c->link_bytes_per_s > 0 || r->mode == XP_MODE_RAW)
+    const struct record *r = &all[0];
+    *link = r->link;
+    for (int i = 1; i < c->size; i++)
+        *link = all[i].link < *link ? all[i].link : *link;
+    if (c->nodes < 2 || *link > 0 || r->mode == XP_MODE_RAW)
         return XP_OK;
-    return xp_cost_measure(c, r->id);
+    xp_status st = xp_cost_measure(c, r->id);
+    *link = c->link_bytes_per_s;
+    return st;
 }
 
 xp_status xp_plan_open(struct xp_plan **out, struct xp_comm *c, const xp_plan_desc *d)
@@ -332,18 +341,20 @@ xp_status xp_plan_open_inner(struct xp_plan **out, struct xp_comm *c, const xp_p
 {
     struct record mine, *all = calloc((size_t)c->size, sizeof *all);
     struct xp_plan *p = calloc(1, sizeof *p);
+    double link = 0;
     xp_status st = all && p ? XP_OK : xp_error(c, XP_ERR_NO_MEMORY, "plan: out of memory");
     if (st != XP_OK)
         goto fail;
     resolve(&mine, c, d);
     mine.row_wise = (uint32_t)row_wise;
     mine.id = c->next_plan++;
+    mine.link = c->link_bytes_per_s;
     st = agree(c, &mine, all);
     if (st == XP_OK)
-        st = measure(c, &mine);
+        st = agree_on_link(c, all, &link);
     if (st != XP_OK)
         goto fail;
-    build(p, c, all, &mine);
+    build(p, c, all, link, &mine);
     st = agree(c, &mine, all);
     if (st != XP_OK)
         goto fail;

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/comm.h"
 #include "tests/harness/world.h"
 
 static xp_plan_desc good(void)
@@ -205,6 +206,36 @@ static void interleaved_body(xp_comm *comm, int rank, void *arg, char *why)
         free(send[k]);
         free(recv[k]);
     }
+}
+
+/* ---- what ranks know differently ------------------------------------------------------------------------------------ */
+
+/* Each rank has its own idea of the slow hop's speed, from the calls that it took part in; the algorithm must be the same all the same. */
+static void own_links(xp_comm *comm, int rank, void *arg, char *why)
+{
+    static const double speeds[] = {0, 1e6, 2e7, 1e9, 1e11};
+    for (int k = 0; k < 60 && !why[0]; k++) {
+        xp_plan_desc d = good();
+        xp_plan *plan = NULL;
+        xp_stats st = {.size = sizeof st}, all[4];
+        d.max_send_rows = d.max_recv_rows = (size_t)1 << k % 12;
+        d.mode = XP_MODE_EXACT;
+        comm->link_bytes_per_s = speeds[(rank * 7 + k) % 5];
+        if (xp_plan_create(&plan, comm, &d) != XP_OK || xp_plan_stats(plan, &st) != XP_OK ||
+            xp_comm_allgather(comm, &st, all, sizeof st) != XP_OK)
+            snprintf(why, WORLD_TEXT, "%s", xp_comm_last_error(comm));
+        for (int i = 1; i < 4 && !why[0]; i++)
+            if (strcmp(all[0].algo, all[i].algo) != 0)
+                snprintf(why, WORLD_TEXT, "%zu rows: algorithm %s on rank 0, %s on rank %d", d.max_send_rows, all[0].algo, all[i].algo, i);
+        xp_plan_destroy(plan);
+    }
+}
+
+Test(plan, algorithm_is_the_same_where_ranks_know_the_link_differently)
+{
+    struct world w = {.nodes = {2, 2}};
+    const char *why = world_run(&w, own_links, NULL);
+    cr_assert_str_empty(why, "%s", why);
 }
 
 Test(plan, several_at_once)
