@@ -19,6 +19,7 @@
 #include "lib/comm.h"
 
 struct xp_books;
+struct xp_device;
 
 /* What an algorithm may read of a plan. lib/plan.h embeds it. */
 struct xp_shape {
@@ -37,6 +38,7 @@ struct xp_shape {
     uint64_t config_hash;  /* of everything that must be equal */
     const size_t *peer_max_send, *peer_max_recv; /* [size] the maxima of every rank */
     double link_bytes_per_s; /* slow hop, equal on all ranks; 0 = unknown */
+    const struct xp_device *device; /* rows are in its memory; NULL: in the host's */
 };
 
 struct xp_call {
@@ -45,6 +47,7 @@ struct xp_call {
     void *recv;
     const size_t *recv_rows;
     uint32_t seq;            /* number of the call within the plan */
+    void *stream;            /* rows in device memory: of the caller */
 };
 
 struct xp_algo_ops {
@@ -63,6 +66,7 @@ struct xp_algo_ops {
 };
 
 extern const struct xp_algo_ops xp_algo_flat, xp_algo_hier, xp_algo_leader;
+extern const struct xp_algo_ops xp_algo_staged; /* for rows in device memory; not in the list */
 
 /* NULL-terminated (algo.c). */
 const struct xp_algo_ops *const *xp_algo_list(void);

@@ -50,6 +50,19 @@ void xp_plan_destroy(xp_plan *plan)
         xp_plan_close(plan);
 }
 
+xp_status xp_plan_set_stream(xp_plan *plan, void *stream)
+{
+    if (!is_plan(plan))
+        return xp_error(NULL, XP_ERR_INVALID_ARG, "stream: not a plan");
+    struct xp_comm *c = plan->shape.comm;
+    if (!plan->shape.device)
+        return xp_error(c, XP_ERR_INVALID_ARG, "stream: rank %d: the rows of this plan are in host memory", c->rank);
+    if (plan->request->active)
+        return xp_error(c, XP_ERR_STATE, "stream: rank %d: an exchange of this plan is under way", c->rank);
+    plan->stream = stream;
+    return XP_OK;
+}
+
 /* ---- exchange ------------------------------------------------------------------------------------------------------ */
 
 /* Sums counts; -1 when the sum, or its bytes, do not fit size_t. */

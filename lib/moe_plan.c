@@ -65,6 +65,8 @@ static void resolve_moe(struct moe_record *r, const struct xp_comm *c, const xp_
         refuse(r, XP_ERR_UNSUPPORTED, "rows of a MoE layer are bf16, f16 or f32");
     else if (d->dim < 1 || d->dim > (size_t)1 << 20)
         refuse(r, XP_ERR_INVALID_ARG, "dim is %zu, not in 1 .. %zu", d->dim, (size_t)1 << 20);
+    else if (d->memory != XP_MEMORY_HOST)
+        refuse(r, XP_ERR_UNSUPPORTED, "rows of a MoE layer are in host memory");
     else if (d->max_send_rows > UINT32_MAX / 64 || d->max_recv_rows > UINT32_MAX / 64)
         refuse(r, XP_ERR_INVALID_ARG, "max_send_rows or max_recv_rows is above %u", UINT32_MAX / 64);
     r->experts = m->experts;

@@ -15,6 +15,7 @@
 
 #include "collectives/books.h"
 #include "collectives/cost.h"
+#include "lib/device.h"
 
 #define DIM_MAX ((size_t)1 << 20)
 #define DEFAULT_CHUNK ((size_t)256 << 10)
@@ -23,7 +24,7 @@
 /* What one rank asks for, as it is compared. Unused bytes are zero. */
 struct record {
     int32_t status; /* of resolving it */
-    uint32_t id, dtype, mode, eps_ref;
+    uint32_t id, dtype, mode, eps_ref, memory;
     uint64_t dim, max_send_rows, max_recv_rows, chunk, seed;
     double eps, link; /* link: bytes per second of the slow hop as this rank knows it; each has its own idea */
     uint32_t row_wise; /* of an inner plan's coder */
@@ -105,6 +106,23 @@ static void resolve_names(struct record *r, const struct xp_comm *c, const xp_pl
         memcpy(r->algo, algo, strlen(algo));
 }
 
+/* What rows in device memory need of this build and machine, and what is not for them. */
+static void resolve_memory(struct record *r, const xp_plan_desc *d)
+{
+    char why[100];
+    r->memory = d->memory;
+    if (r->memory > XP_MEMORY_DEVICE)
+        refuse(r, XP_ERR_INVALID_ARG, "memory %u does not exist", r->memory);
+    else if (r->memory == XP_MEMORY_HOST)
+        return;
+    else if (!xp_device_find(why, sizeof why))
+        refuse(r, XP_ERR_UNSUPPORTED, "rows in device memory: %s", why);
+    else if (strcmp(r->algo, "auto") != 0 && strcmp(r->algo, "flat") != 0)
+        refuse(r, XP_ERR_UNSUPPORTED, "rows in device memory go directly to their ranks (algorithm flat), not by \"%s\"", r->algo);
+    else if (r->mode == XP_MODE_BOUNDED)
+        refuse(r, XP_ERR_UNSUPPORTED, "rows in device memory are not coded");
+}
+
 static void resolve(struct record *r, const struct xp_comm *c, const xp_plan_desc *d)
 {
     memset(r, 0, sizeof *r);
@@ -115,6 +133,8 @@ static void resolve(struct record *r, const struct xp_comm *c, const xp_plan_des
         resolve_codec(r, c, d);
     if (r->status == XP_OK)
         resolve_names(r, c, d);
+    if (r->status == XP_OK)
+        resolve_memory(r, d);
 }
 
 /* ---- step 2: all ranks ask for the same --------------------------------------------------------------------------- */
@@ -137,6 +157,7 @@ static xp_status compare(struct xp_comm *c, const struct record *a, const struct
     static const char *const modes[] = {"default", "raw", "exact", "bounded", "folded"};
     static const char *const types[] = {"", "bf16", "f16", "f32", "byte"};
     static const char *const refs[] = {"", "min", "row"};
+    static const char *const memories[] = {"host", "device"};
     if (a->dtype != b->dtype)
         return differ(c, rank, "dtype", types[a->dtype], types[b->dtype]);
     if (a->dim != b->dim)
@@ -155,6 +176,8 @@ static xp_status compare(struct xp_comm *c, const struct record *a, const struct
         return differ_number(c, rank, "seed", (double)a->seed, (double)b->seed);
     if (a->chunk != b->chunk)
         return differ_number(c, rank, "CROSSPRESS_CHUNK", (double)a->chunk, (double)b->chunk);
+    if (a->memory != b->memory)
+        return differ(c, rank, "memory", memories[a->memory], memories[b->memory]);
     if (a->id != b->id)
         return differ_number(c, rank, "plan number", a->id, b->id);
     return XP_OK;
@@ -197,6 +220,7 @@ static uint64_t config_hash(const struct record *r)
     h = hash_bytes(h, &r->eps, sizeof r->eps);
     h = hash_bytes(h, &r->eps_ref, sizeof r->eps_ref);
     h = hash_bytes(h, &r->chunk, sizeof r->chunk);
+    h = hash_bytes(h, &r->memory, sizeof r->memory);
     h = hash_bytes(h, &r->seed, sizeof r->seed);
     h = hash_bytes(h, r->codec, sizeof r->codec);
     return hash_bytes(h, r->algo, sizeof r->algo);
@@ -245,8 +269,9 @@ static void fill_shape(struct xp_plan *p, struct xp_comm *c, const struct record
     s->max_recv_rows = r->max_recv_rows;
     s->chunk_rows = r->chunk / s->row_bytes ? r->chunk / s->row_bytes : 1;
     s->mode = (xp_mode)r->mode;
-    s->dedup = s->mode != XP_MODE_RAW && strcmp(r->codec, "raw") != 0;
+    s->dedup = r->memory == XP_MEMORY_HOST && s->mode != XP_MODE_RAW && strcmp(r->codec, "raw") != 0;
     s->codec_stats = &p->codec_stats;
+    s->device = r->memory == XP_MEMORY_DEVICE ? xp_device_find(NULL, 0) : NULL;
     s->config_hash = config_hash(r);
     p->codec_stats.size = sizeof p->codec_stats;
 }
@@ -282,7 +307,8 @@ static void build(struct xp_plan *p, struct xp_comm *c, const struct record *all
         st = create_coder(p, r);
     if (st == XP_OK)
         st = xp_books_create(&p->shape.books, &p->shape);
-    if (st == XP_OK && !(p->algo = xp_algo_choose(&p->shape, r->algo))) {
+    p->algo = p->shape.device ? &xp_algo_staged : xp_algo_choose(&p->shape, r->algo);
+    if (st == XP_OK && !p->algo) {
         refuse(out, XP_ERR_UNSUPPORTED, "no algorithm called \"%s\" serves these ranks (xp_info lists them)", r->algo);
         return;
     }
@@ -325,7 +351,7 @@ static xp_status agree_on_link(struct xp_comm *c, const struct record *all, doub
     *link = r->link;
     for (int i = 1; i < c->size; i++)
         *link = all[i].link < *link ? all[i].link : *link;
-    if (c->nodes < 2 || *link > 0 || r->mode == XP_MODE_RAW)
+    if (c->nodes < 2 || *link > 0 || r->mode == XP_MODE_RAW || r->memory == XP_MEMORY_DEVICE)
         return XP_OK;
     xp_status st = xp_cost_measure(c, r->id);
     *link = c->link_bytes_per_s;
@@ -363,6 +389,7 @@ xp_status xp_plan_open_inner(struct xp_plan **out, struct xp_comm *c, const xp_p
     c->plans++;
     xp_log(c, XP_LOG_INFO, "plan %u: %zu values a row, mode %d, algorithm %s, codec %s, %zu rows in a message", mine.id,
            p->shape.dim, (int)p->shape.mode, p->algo->name, mine.codec, p->shape.chunk_rows);
+    p->stream = d->stream;
     *out = p;
     return XP_OK;
 

@@ -37,6 +37,7 @@ struct xp_plan {
     size_t *equal_rows; /* [size] counts of xp_alltoall */
     struct xp_request *request;
     xp_codec_stats codec_stats;
+    void *stream; /* rows in device memory: of the next call */
     struct xp_moe_plans *moe; /* NULL: a plan for alltoallv. Else state is a struct xp_moe (moe_plan.c) */
 };
 

@@ -61,7 +61,7 @@ xp_status xp_request_start(struct xp_plan *p, const char *what, const void *send
         memcpy(r->recv_rows, recv_rows, bytes);
     }
     r->call = (struct xp_call){
-        .send = send, .send_rows = r->send_rows, .recv = recv, .recv_rows = r->recv_rows, .seq = p->calls++};
+        .send = send, .send_rows = r->send_rows, .recv = recv, .recv_rows = r->recv_rows, .seq = p->calls++, .stream = p->stream};
     r->active = 1;
     r->status = XP_IN_PROGRESS;
     r->idle = 0;

@@ -1,8 +1,8 @@
 /*
- * cuda_abi.h - the part of CUDA's public binary interface that the interposer calls, found at run time
+ * cuda_abi.h - the part of CUDA's public binary interface that the interposer and device plans call
  *
- * Runtime functions (cuda...) come from the libcudart of the process, the two stream memory operations (cu...) from libcuda.
- * Numbers are CUDA's, the same in versions 11 to 13.
+ * The interposer finds runtime functions (cuda...) in the libcudart of the process and the stream memory operation (cu...) in libcuda;
+ * the library is linked with a runtime of its own (device_cuda.c). Numbers are CUDA's, the same in versions 11 to 13.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -24,10 +24,15 @@ enum { xp_cudaMemcpyDefault = 4 };
 enum { xp_cudaEventBlockingSync = 1, xp_cudaEventDisableTiming = 2 };
 enum { xp_cudaStreamNonBlocking = 1 };
 enum { xp_cudaHostAllocPortable = 1, xp_cudaHostAllocMapped = 2 };
+enum { xp_cudaHostRegisterPortable = 1 };
+enum { xp_cudaDevAttrMultiProcessorCount = 16, xp_cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
 enum { xp_cudaStreamCaptureModeRelaxed = 2 };
 enum { xp_CU_STREAM_WAIT_VALUE_GEQ = 0 };
 
 /* Results are ints: 0 is success, 600 "not ready". A driver address is an integer of 64 bits. */
+const char *cudaGetErrorString(int error);
+int cudaGetDeviceCount(int *count);
+int cudaDeviceGetAttribute(int *value, int attribute, int device);
 int cudaGetDevice(int *device);
 int cudaSetDevice(int device);
 int cudaGetLastError(void);
@@ -35,8 +40,11 @@ int cudaMalloc(void **ptr, size_t size);
 int cudaFree(void *ptr);
 int cudaHostAlloc(void **ptr, size_t size, unsigned flags);
 int cudaFreeHost(void *ptr);
+int cudaHostRegister(void *ptr, size_t size, unsigned flags);
+int cudaHostUnregister(void *ptr);
 int cudaHostGetDevicePointer(void **device_ptr, void *host_ptr, unsigned flags);
 int cudaMemcpyAsync(void *dst, const void *src, size_t size, int kind, cudaStream_t stream);
+int cudaMemsetAsync(void *ptr, int value, size_t size, cudaStream_t stream);
 int cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags);
 int cudaStreamDestroy(cudaStream_t stream);
 int cudaStreamSynchronize(cudaStream_t stream);

@@ -10,6 +10,7 @@
 #include "collectives/algo.h"
 #include "hash/codec.h"
 #include "lib/comm.h"
+#include "lib/device.h"
 
 #ifdef __clang__
 #define COMPILER "" /* its version text begins with its name */
@@ -28,10 +29,12 @@ static const char usage[] = "usage: xp_info\n"
 
 static void print_build(void)
 {
+    char why[100];
+
     printf("crosspress %s\n", xp_version());
     printf("  compiler    %s%s, %s\n", COMPILER, __VERSION__, OPTIMISED ? "optimised" : "not optimised");
     printf("  ucx         %s\n", XP_HAVE_UCX ? "yes (loaded when a comm needs it)" : "no");
-    printf("  cuda        no\n");
+    printf("  cuda        %s\n", xp_device_find(why, sizeof(why)) ? "yes" : why);
     printf("  x86 kernels %s\n", XP_ARCH_X86_64 ? "yes" : "no");
 }
 

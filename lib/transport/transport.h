@@ -78,6 +78,7 @@ struct xp_transport_ops {
 
 struct xp_transport { /* every transport's struct begins with this */
     const struct xp_transport_ops *ops;
+    int takes_device_memory; /* buffers of BULK messages may be in the memory of a CUDA device */
 };
 
 extern const struct xp_transport_ops xp_transport_shm, xp_transport_ucx;

@@ -45,6 +45,8 @@ static void no_codec(xp_plan_desc *d) { d->codec = "zip"; }
 static void long_codec(xp_plan_desc *d) { d->codec = "a codec name that is longer than any that could be meant"; }
 static void no_algo(xp_plan_desc *d) { d->algo = "ring"; }
 static void long_algo(xp_plan_desc *d) { d->algo = "an algorithm of this name"; }
+static void wild_memory(xp_plan_desc *d) { d->memory = (xp_memory)5; }
+static void device_memory(xp_plan_desc *d) { d->memory = XP_MEMORY_DEVICE; }
 
 static const struct refusal refusals[] = {
     {XP_ERR_INVALID_ARG, "xp_plan_desc_init", no_size},
@@ -55,6 +57,8 @@ static const struct refusal refusals[] = {
     {XP_ERR_INVALID_ARG, "overflows", huge_rows},
     {XP_ERR_INVALID_ARG, "mode 17", wild_mode},
     {XP_ERR_UNSUPPORTED, "folded", folded},
+    {XP_ERR_INVALID_ARG, "memory 5", wild_memory},
+    {XP_ERR_UNSUPPORTED, "has no CUDA", device_memory}, /* tests are linked without */
     {XP_ERR_INVALID_ARG, "eps", eps_one},
     {XP_ERR_INVALID_ARG, "eps", eps_negative},
     {XP_ERR_UNSUPPORTED, "bytes", lossy_bytes},
@@ -226,7 +230,7 @@ static void own_links(xp_comm *comm, int rank, void *arg, char *why)
             snprintf(why, WORLD_TEXT, "%s", xp_comm_last_error(comm));
         for (int i = 1; i < 4 && !why[0]; i++)
             if (strcmp(all[0].algo, all[i].algo) != 0)
-                snprintf(why, WORLD_TEXT, "%zu rows: algorithm %s on rank 0, %s on rank %d", d.max_send_rows, all[0].algo, all[i].algo, i);
+                snprintf(why, WORLD_TEXT, "%zu rows: algorithm %.15s on rank 0, %.15s on rank %d", d.max_send_rows, all[0].algo, all[i].algo, i);
         xp_plan_destroy(plan);
     }
 }

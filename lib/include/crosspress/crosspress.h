@@ -4,7 +4,7 @@
  * This header is the manual. Contents:
  *   1 introduction and a complete example   2 version   3 status   4 rows
  *   5 settings and log   6 communicator   7 plan   8 exchange   9 requests   10 statistics
- *   11 MoE: routing, dispatch, combine and their backward passes
+ *   11 MoE: routing, dispatch, combine and their backward passes   12 rows in the memory of a GPU
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -106,6 +106,12 @@ typedef enum xp_eps_ref {
     XP_EPS_REF_MIN = 1,     /* min(|x|, |x - mean row|), not below 2^-8 |x|: a constant outlier channel hides nothing */
     XP_EPS_REF_ROW = 2      /* |x| */
 } xp_eps_ref;
+
+/* Where rows are. */
+typedef enum xp_memory {
+    XP_MEMORY_HOST = 0,
+    XP_MEMORY_DEVICE = 1 /* the memory of a CUDA device (section 12) */
+} xp_memory;
 
 /* ---------------------------------------------------------------------------------------------------------
  * 5 Settings and log
@@ -234,6 +240,8 @@ typedef struct xp_plan_desc {
     const char *algo;     /* NULL or "auto"; "flat", "hier", "leader" */
     uint64_t seed;        /* of the random signs; equal on all ranks; 0 = built-in */
     const xp_moe_desc *moe; /* NULL: a plan for xp_alltoallv. Else a plan for xp_route (section 11); not kept */
+    xp_memory memory;     /* where send and recv of xp_alltoallv are */
+    void *stream;         /* XP_MEMORY_DEVICE: the cudaStream_t that calls are ordered on; NULL = the default stream */
 } xp_plan_desc;
 
 /* Fills *d with defaults. */
@@ -243,7 +251,7 @@ XP_API void xp_plan_desc_init(xp_plan_desc *d);
  * Creates a plan: checks that all ranks ask for the same, chooses the algorithm, allocates every buffer. Collective.
  * max_send_rows and max_recv_rows may differ between ranks; everything else must be equal.
  * Returns XP_OK; XP_ERR_INVALID_ARG; XP_ERR_MISMATCH (names two ranks and the field); XP_ERR_UNSUPPORTED (unknown
- *   codec or algorithm, folded mode without moe, a lossy mode for XP_BYTE); XP_ERR_NO_MEMORY; XP_ERR_TIMEOUT; XP_ERR_REMOTE.
+ *   codec or algorithm, folded mode without moe, a lossy mode for XP_BYTE, device memory where there is none); XP_ERR_NO_MEMORY; XP_ERR_TIMEOUT; XP_ERR_REMOTE.
  * Owns: the caller owns *out, which keeps a reference to comm. d is not kept.
  */
 XP_API xp_status xp_plan_create(xp_plan **out, xp_comm *comm, const xp_plan_desc *d);
@@ -502,6 +510,38 @@ XP_API xp_status xp_combine_backward(xp_plan *plan, xp_routing *routing, const v
  */
 XP_API xp_status xp_dispatch_backward(xp_plan *plan, xp_routing *routing, const void *grad_rows, const void *grad_y, void *grad_x,
                                       xp_request **req);
+
+/* ---------------------------------------------------------------------------------------------------------
+ * 12 Rows in the memory of a GPU
+ *
+ * With memory = XP_MEMORY_DEVICE a plan exchanges rows that lie in the memory of the CUDA device that is current when the plan is
+ * created; all later calls use that device, whatever is current then. It needs a library that was built with CUDA (xp_info says so); which
+ * CUDA runtime the program itself uses does not matter.
+ *
+ *     d.memory = XP_MEMORY_DEVICE; d.stream = stream;
+ *     xp_plan_create(&plan, comm, &d);
+ *     kernel<<<..., stream>>>(send);
+ *     xp_alltoallv(plan, send, send_rows, recv, recv_rows, NULL);
+ *     kernel<<<..., stream>>>(recv);                     // no synchronisation in between
+ *
+ * Order. A call is ordered on the plan's stream as a kernel would be: it reads send and writes recv after everything that was given to the
+ * stream before the call; what is given to the stream after the exchange is complete (the call without req, or the request, has
+ * returned XP_OK) finds send free and recv written. The host is needed while rows travel, so a call without req returns when the
+ * messages are through, and work that shall run beside an exchange goes to another stream; the stream itself is not waited for.
+ * Counts are in host memory. A stream that is being captured in a graph is refused (XP_ERR_STATE).
+ *
+ * How rows travel. Between device and network they pass through pinned memory, in chunks (CROSSPRESS_CHUNK), copies and messages
+ * side by side; transports that take device memory (UCX with CUDA) get them without. Pinned memory is allocated at plan creation: room
+ * for max_recv_rows rows and a few chunks. Ranks exchange directly (algorithm flat); the statistics name the algorithm "staged".
+ * In exact mode rows travel as they are: copies of rows are not looked for.
+ */
+
+/*
+ * Changes the stream of a plan for the calls that follow.
+ *   stream  a cudaStream_t of the plan's device; NULL = the default stream.
+ * Returns XP_OK; XP_ERR_INVALID_ARG (not a plan for rows in device memory); XP_ERR_STATE (a request of this plan is under way).
+ */
+XP_API xp_status xp_plan_set_stream(xp_plan *plan, void *stream);
 
 #ifdef __cplusplus
 }

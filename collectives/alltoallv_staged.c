@@ -1,0 +1,331 @@
+/*
+ * alltoallv_staged.c - rows in device memory, every pair of ranks directly, through the transports of the host (staged.h)
+ *
+ * As alltoallv_flat.c: receives from everybody are posted, then headers go out; a pair that disagrees moves no rows, all other
+ * rows move, and the call ends with the error on every rank.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "collectives/staged.h"
+
+xp_status xp_staged_failed(const struct xp_staged *s, int error, const char *what)
+{
+    return xp_error(s->shape->comm, XP_ERR_SYSTEM, "alltoallv: rank %d: %s: CUDA: %s", s->shape->comm->rank, what, s->dev->text(error));
+}
+
+int xp_staged_direct(const struct xp_staged *s, int peer)
+{
+    const struct xp_transport *t = s->shape->comm->route[peer];
+    return t && t->takes_device_memory;
+}
+
+void xp_staged_count(struct xp_staged *s, int peer, size_t bytes)
+{
+    const struct xp_comm *c = s->shape->comm;
+    if (c->node_of[peer] == c->node)
+        s->stats->wire_bytes_fast += bytes;
+    else
+        s->stats->wire_bytes_slow += bytes;
+}
+
+/* Everything happens on the device of the plan; the caller's choice is put back. */
+static int enter(const struct xp_staged *s)
+{
+    int before = s->device;
+    s->dev->get(&before);
+    if (before != s->device)
+        s->dev->set(s->device);
+    return before;
+}
+
+static void leave(const struct xp_staged *s, int before)
+{
+    if (before != s->device)
+        s->dev->set(before);
+}
+
+/* ---- create and destroy -------------------------------------------------------------------------------------------- */
+
+static double staged_score(const struct xp_shape *s)
+{
+    return s->device ? 0 : -1;
+}
+
+static void staged_destroy(void *state)
+{
+    struct xp_staged *s = state;
+    if (!s)
+        return;
+    int before = enter(s);
+    for (size_t i = 0; s->slots && i < s->nslots; i++)
+        if (s->slots[i].event)
+            s->dev->event_destroy(s->slots[i].event);
+    if (s->in) {
+        s->dev->stream_synchronize(s->in); /* a finished exchange may still be copying to its rows */
+        s->dev->stream_destroy(s->in);
+    }
+    if (s->out)
+        s->dev->stream_destroy(s->out);
+    if (s->entered)
+        s->dev->event_destroy(s->entered);
+    if (s->left)
+        s->dev->event_destroy(s->left);
+    xp_pool_free(&s->pinned);
+    leave(s, before);
+    xp_counts_destroy(&s->counts);
+    free(s->to);
+    free(s->from);
+    free(s->slots);
+    free(s->arrivals);
+    free(s);
+}
+
+/* The parts of the pinned pool; run once to count and once to take. */
+static void take_parts(struct xp_staged *s)
+{
+    for (size_t i = 0; i < s->nslots; i++)
+        s->slots[i].buf = xp_pool_take(&s->pinned, xp_staged_slot_bytes(s->shape));
+    s->staging = xp_pool_take(&s->pinned, xp_staged_arrival_bytes(s->shape));
+}
+
+static int create_on_device(struct xp_staged *s)
+{
+    int e = s->dev->get(&s->device);
+    for (size_t i = 0; !e && i < s->nslots; i++)
+        e = s->dev->event_create(&s->slots[i].event);
+    if (!e)
+        e = s->dev->stream_create(&s->out);
+    if (!e)
+        e = s->dev->stream_create(&s->in);
+    if (!e)
+        e = s->dev->event_create(&s->entered);
+    if (!e)
+        e = s->dev->event_create(&s->left);
+    if (e)
+        return e;
+    take_parts(s);
+    e = xp_pool_fill(&s->pinned);
+    if (!e)
+        take_parts(s);
+    return e;
+}
+
+static xp_status staged_create(void **state, const struct xp_shape *shape)
+{
+    size_t n = (size_t)shape->comm->size;
+    struct xp_staged *s = calloc(1, sizeof *s);
+    if (!s)
+        return XP_ERR_NO_MEMORY;
+    s->shape = shape;
+    s->dev = shape->device;
+    s->pinned = (struct xp_pool){.device = s->dev, .pinned = 1};
+    s->nslots = xp_staged_slots(shape);
+    s->to = calloc(n, sizeof *s->to);
+    s->from = calloc(n, sizeof *s->from);
+    s->slots = calloc(s->nslots, sizeof *s->slots);
+    s->arrivals = calloc(xp_staged_arrivals(shape), sizeof *s->arrivals);
+    xp_status st = s->to && s->from && s->slots && s->arrivals ? XP_OK : XP_ERR_NO_MEMORY;
+    if (st == XP_OK)
+        st = xp_counts_create(&s->counts, shape, 0);
+    if (st == XP_OK) {
+        int e = create_on_device(s);
+        if (e)
+            st = xp_staged_failed(s, e, "setting up a plan");
+    }
+    if (st != XP_OK) {
+        staged_destroy(s);
+        return st;
+    }
+    *state = s;
+    return XP_OK;
+}
+
+/* ---- a call -------------------------------------------------------------------------------------------------------- */
+
+/* Both streams go on behind what the caller's stream holds now. */
+static int join_stream(struct xp_staged *s)
+{
+    int e = s->dev->event_record(s->entered, s->call->stream);
+    if (!e)
+        e = s->dev->stream_wait(s->out, s->entered);
+    return e ? e : s->dev->stream_wait(s->in, s->entered);
+}
+
+static int copy_own_rows(struct xp_staged *s)
+{
+    const struct xp_call *c = s->call;
+    int me = s->shape->comm->rank;
+    size_t from = 0, to = 0, row_bytes = s->shape->row_bytes;
+    for (int i = 0; i < me; i++) {
+        from += c->send_rows[i];
+        to += c->recv_rows[i];
+    }
+    if (c->send_rows[me] != c->recv_rows[me]) /* counts.c reports it */
+        return 0;
+    return s->dev->copy((char *)c->recv + to * row_bytes, (const char *)c->send + from * row_bytes, c->send_rows[me] * row_bytes, s->in);
+}
+
+static xp_status staged_start(void *state, const struct xp_call *call, xp_stats *stats)
+{
+    struct xp_staged *s = state;
+    int before = enter(s), capturing = 0, e;
+    s->call = call;
+    s->stats = stats;
+    s->active = 1;
+    s->begun = 0;
+    for (int i = 0; i < s->shape->comm->size; i++) /* until they are posted there is nothing to cancel */
+        s->from[i] = (struct xp_in_peer){0};
+    e = s->dev->stream_capturing(call->stream, &capturing);
+    if (!e && !capturing)
+        e = join_stream(s);
+    if (!e && !capturing)
+        e = copy_own_rows(s);
+    leave(s, before);
+    if (e)
+        return xp_staged_failed(s, e, "joining the caller's stream");
+    if (capturing)
+        return xp_error(s->shape->comm, XP_ERR_STATE, "alltoallv: rank %d: the stream is being captured, but this exchange needs the host",
+                        s->shape->comm->rank);
+    return XP_OK;
+}
+
+/* Whether the memory that receives write to is free: the last call's copies from pinned memory, and, where a transport writes to
+ * the device itself, what the caller's stream had to do. XP_IN_PROGRESS: not yet. */
+static xp_status is_free(struct xp_staged *s)
+{
+    int e = s->dev->event_query(s->left);
+    for (int i = 0; e == 0 && i < s->shape->comm->size; i++)
+        if (xp_staged_direct(s, i))
+            e = s->dev->event_query(s->entered);
+    if (e == XP_DEVICE_NOT_READY)
+        return XP_IN_PROGRESS;
+    return e ? xp_staged_failed(s, e, "waiting for the last exchange") : XP_OK;
+}
+
+static void begin(struct xp_staged *s)
+{
+    const struct xp_comm *c = s->shape->comm;
+    s->begun = 1;
+    xp_counts_begin(&s->counts, s->call);
+    xp_staged_send_begin(s);
+    xp_staged_recv_begin(s);
+    for (int i = 1; i < c->size; i++)
+        xp_counts_send(&s->counts, (c->rank + i) % c->size, NULL, 0, s->stats);
+}
+
+/* Acts on headers that have come: a pair that disagrees moves nothing. */
+static void settle(struct xp_staged *s)
+{
+    for (int i = 0; i < s->shape->comm->size; i++) {
+        if (i == s->shape->comm->rank || s->to[i].settled || !xp_counts_here(&s->counts, i))
+            continue;
+        s->to[i].settled = 1;
+        if (xp_counts_agree(&s->counts, i))
+            continue;
+        s->to[i].left = 0;
+        xp_staged_recv_refuse(s, i);
+    }
+}
+
+static int all_moved(const struct xp_staged *s)
+{
+    for (int i = 0; i < s->shape->comm->size; i++)
+        if (i != s->shape->comm->rank && !(s->to[i].settled && xp_staged_send_done(s, i) && xp_staged_recv_done(s, i)))
+            return 0;
+    return xp_counts_done(&s->counts);
+}
+
+static xp_status end(struct xp_staged *s)
+{
+    int e = s->dev->event_record(s->left, s->in);
+    if (!e)
+        e = s->dev->stream_wait(s->call->stream, s->left);
+    if (e)
+        return xp_staged_failed(s, e, "handing over to the caller's stream");
+    snprintf(s->stats->codec, sizeof s->stats->codec, "raw");
+    return xp_counts_verdict(&s->counts);
+}
+
+static xp_status move(struct xp_staged *s, int *moved)
+{
+    xp_status st = s->begun ? XP_OK : is_free(s);
+    if (st != XP_OK)
+        return st;
+    if (!s->begun)
+        begin(s);
+    st = xp_counts_progress(&s->counts, moved);
+    if (st != XP_OK)
+        return st;
+    settle(s);
+    st = xp_staged_send_progress(s, moved);
+    if (st == XP_OK)
+        st = xp_staged_recv_progress(s, moved);
+    if (st != XP_OK)
+        return st;
+    return all_moved(s) ? end(s) : XP_IN_PROGRESS;
+}
+
+static xp_status staged_progress(void *state, int *moved)
+{
+    struct xp_staged *s = state;
+    int before = enter(s);
+    xp_status st = move(s, moved);
+    leave(s, before);
+    return st;
+}
+
+static void staged_waiting_for(void *state, char *text, size_t size)
+{
+    struct xp_staged *s = state;
+    text[0] = 0;
+    if (!s->begun) {
+        snprintf(text, size, "the device");
+        return;
+    }
+    size_t len = xp_counts_waiting(&s->counts, text, size);
+    for (int i = 0; i < s->shape->comm->size && len + 1 < size; i++) {
+        if (i == s->shape->comm->rank || !s->to[i].settled)
+            continue;
+        if (!xp_staged_recv_done(s, i))
+            len += (size_t)snprintf(text + len, size - len, "%srows of rank %d", len ? ", " : "", i);
+        else if (!xp_staged_send_done(s, i))
+            len += (size_t)snprintf(text + len, size - len, "%srank %d to take rows", len ? ", " : "", i);
+    }
+}
+
+/* After an exchange that went wrong the device may still be at work on the caller's rows. */
+static void staged_finish(void *state)
+{
+    struct xp_staged *s = state;
+    if (!s->active)
+        return;
+    s->active = 0;
+    int before = enter(s), all = s->begun && all_moved(s);
+    if (s->begun) {
+        xp_counts_cancel(&s->counts);
+        xp_staged_send_cancel(s);
+        xp_staged_recv_cancel(s);
+    }
+    if (!all) {
+        s->dev->stream_synchronize(s->out);
+        s->dev->stream_synchronize(s->in);
+    }
+    leave(s, before);
+}
+
+const struct xp_algo_ops xp_algo_staged = {
+    .size = sizeof(struct xp_algo_ops),
+    .name = "staged",
+    .about = "rows in device memory, every pair of ranks directly",
+    .score = staged_score,
+    .create = staged_create,
+    .start = staged_start,
+    .progress = staged_progress,
+    .waiting_for = staged_waiting_for,
+    .finish = staged_finish,
+    .destroy = staged_destroy,
+};

@@ -1,0 +1,131 @@
+/*
+ * device_plan.c - plans for rows in device memory, on the CUDA double: the bytes are those of a plan for host memory
+ *
+ * usage: device_plan CASE RANKS NODES      cases: the names in the table at the end
+ *
+ * Every rank is a process. The rows get into device memory by a copy on the plan's stream right before the call, and the program
+ * overwrites what it sent right after: the double ends a rank that does not keep the order of the stream.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/comm.h"
+#include "tests/cuemu/cudart.h"
+#include "tests/device/device_rank.h"
+
+/* ---- the same bytes as a plan for host memory ------------------------------------------------------------------------ */
+
+static void raw_rows(struct device_rank *r)
+{
+    static const size_t dims[] = {1, 3, 129, 768};
+    for (unsigned p = 0; p < PATTERNS; p++) {
+        struct exchange e = {.pattern = (enum pattern)p, .rows = 70, .dim = dims[p % 4], .dtype = p % 2 ? XP_BF16 : XP_F32,
+                             .mode = p % 3 ? XP_MODE_RAW : XP_MODE_EXACT, .seed = 7 + p, .calls = 3};
+        device_compare(r, &e);
+    }
+    struct exchange bytes = {.pattern = RANDOM_SKEW, .rows = 300, .dim = 100, .dtype = XP_BYTE, .mode = XP_MODE_RAW, .seed = 3, .calls = 4};
+    device_compare(r, &bytes);
+}
+
+/* Rows that go to the transports straight from device memory, as UCX with CUDA takes them. */
+static void direct_rows(struct device_rank *r)
+{
+    for (int i = 0; i < r->ranks; i++)
+        if (i != r->rank)
+            r->comm->route[i]->takes_device_memory = 1;
+    raw_rows(r);
+}
+
+/* ---- requests, streams, errors --------------------------------------------------------------------------------------- */
+
+static void two_plans(struct device_rank *r)
+{
+    struct exchange a = {.pattern = UNIFORM, .rows = 200, .dim = 64, .dtype = XP_F32, .mode = XP_MODE_RAW, .seed = 1};
+    struct exchange b = {.pattern = EMPTY_RANK, .rows = 150, .dim = 32, .dtype = XP_BF16, .mode = XP_MODE_RAW, .seed = 2};
+    struct device_call one, other;
+    device_call_start(r, &a, 0, &one);
+    device_call_start(r, &b, 0, &other);
+    device_call_end(r, &other);
+    device_call_end(r, &one);
+}
+
+/* Each call of a plan on another stream, without a wait in between. */
+static void two_streams(struct device_rank *r)
+{
+    struct exchange e = {.pattern = UNIFORM, .rows = 100, .dim = 64, .dtype = XP_F32, .mode = XP_MODE_RAW, .seed = 5, .calls = 4};
+    cudaStream_t streams[2];
+    for (int i = 0; i < 2; i++)
+        must(r, cudaStreamCreateWithFlags(&streams[i], xp_cudaStreamNonBlocking) == 0, "a stream");
+    struct device_call c;
+    device_call_open(r, &e, &c);
+    for (int call = 0; call < e.calls; call++) {
+        must(r, xp_plan_set_stream(c.plan, streams[call % 2]) == XP_OK, "xp_plan_set_stream");
+        c.stream = streams[call % 2];
+        device_call_run(r, &c, call);
+        device_call_check(r, &c, call);
+    }
+    device_call_close(r, &c);
+}
+
+static void disagreement(struct device_rank *r)
+{
+    struct exchange e = {.pattern = UNIFORM, .rows = 50, .dim = 16, .dtype = XP_F32, .mode = XP_MODE_RAW, .seed = 9, .calls = 2};
+    struct device_call c;
+    device_call_open(r, &e, &c);
+    device_call_fill(r, &c, 0);
+    if (r->rank == 0)
+        c.send_rows[1]--;
+    xp_status st = xp_alltoallv(c.plan, c.send, c.send_rows, c.recv, c.recv_rows, NULL);
+    must(r, st == XP_ERR_MISMATCH, "counts that disagree are refused");
+    device_call_run(r, &c, 1); /* the next call is as good as ever */
+    device_call_check(r, &c, 1);
+    device_call_close(r, &c);
+}
+
+static void captured(struct device_rank *r)
+{
+    struct exchange e = {.pattern = UNIFORM, .rows = 5, .dim = 16, .dtype = XP_F32, .mode = XP_MODE_RAW, .seed = 9};
+    struct device_call c;
+    cudaGraph_t graph;
+    device_call_open(r, &e, &c);
+    device_call_fill(r, &c, 0);
+    must(r, cudaStreamBeginCapture(c.stream, xp_cudaStreamCaptureModeThreadLocal) == 0, "begin of a capture");
+    xp_status st = xp_alltoallv(c.plan, c.send, c.send_rows, c.recv, c.recv_rows, NULL);
+    must(r, st == XP_ERR_STATE && strstr(xp_comm_last_error(r->comm), "captured"), "a captured stream is refused");
+    must(r, cudaStreamEndCapture(c.stream, &graph) == 0, "end of a capture");
+    r->broken = 1; /* an error of one rank ends the comm */
+    device_call_close(r, &c);
+}
+
+static void refused(struct device_rank *r)
+{
+    static const struct { xp_mode mode; const char *algo, *why; int memory; xp_status st; } cases[] = {
+        {XP_MODE_RAW, "hier", "directly", XP_MEMORY_DEVICE, XP_ERR_UNSUPPORTED},
+        {XP_MODE_RAW, "flat", "does not exist", 7, XP_ERR_INVALID_ARG},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        xp_plan_desc d;
+        xp_plan *plan = NULL;
+        xp_plan_desc_init(&d);
+        d.dtype = XP_F32;
+        d.dim = 8;
+        d.max_send_rows = d.max_recv_rows = 8;
+        d.mode = cases[i].mode;
+        d.algo = cases[i].algo;
+        d.memory = (xp_memory)cases[i].memory;
+        must(r, xp_plan_create(&plan, r->comm, &d) == cases[i].st, "a plan is refused");
+        must(r, strstr(xp_comm_last_error(r->comm), cases[i].why) != NULL, xp_comm_last_error(r->comm));
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static const struct device_case cases[] = {
+        {"raw", raw_rows}, {"direct", direct_rows}, {"two_plans", two_plans}, {"two_streams", two_streams},
+        {"disagreement", disagreement}, {"captured", captured}, {"refused", refused}, {NULL, NULL},
+    };
+    return device_main(argc, argv, cases);
+}
