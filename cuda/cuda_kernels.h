@@ -17,6 +17,7 @@
 extern "C" {
 #endif
 
+#include "hash/book_rows_impl.h"
 #include "hash/qblock.h"
 #include "hash/quant_rows.h"
 #include "hash/signs.h"
@@ -96,6 +97,36 @@ int xp_cuda_pack(const struct xp_gpu *g, const uint8_t *slots, size_t stride, co
 
 /* Where the rows of these formats begin in a payload: at [rows + 1]. Rows of unknown formats have no bytes. */
 int xp_cuda_row_places(const struct xp_gpu *g, const uint8_t *formats, size_t dim, xp_dtype t, size_t rows, void *scratch, uint64_t *at);
+
+/* ---- rows coded with a book (book.cu, book_decode.cu) ---- */
+
+#define XP_CUDA_BOOK_DIM 16384 /* longest rows */
+
+/* A book on the device: numbers of struct xp_book, and where its tables and those of the entropy coder lie. */
+struct xp_gpu_book {
+    size_t dim, pad;
+    unsigned groups, centroids, rank, has_mean;
+    float coordinate_step;
+    uint8_t coordinate_class[XP_BOOK_MAX_RANK / XP_RANS_GROUP];
+    const uint8_t *channel, *place, *group_class; /* groups padded to 32 */
+    const float *weight, *mean, *centroid, *direction;
+    const uint32_t *spans;       /* [XP_RANS_DISTRIBUTIONS][XP_RANS_SYMBOLS] */
+    const uint32_t *plane_bytes; /* [XP_BOOK_OFFSETS] low bits of a row of this offset */
+    const float *mantissa;       /* [64] 2^(i / 64) */
+};
+
+/* Writes the tables to `image`, host memory of xp_cuda_book_bytes(b) bytes, which the caller copies to `memory` on the device, 64-byte
+ * aligned; *device describes them there. XP_ERR_UNSUPPORTED: rows longer than XP_CUDA_BOOK_DIM. */
+size_t xp_cuda_book_bytes(const struct xp_book *b);
+xp_status xp_cuda_book(const struct xp_book *b, void *image, void *memory, struct xp_gpu_book *device);
+
+/* xp_book_decode_rows of book_rows.h, in two launches. in: `len` bytes at any alignment, read in whole units of 16 bytes. *status: 0, or
+ * what is wrong (the rows are any then): a set of XP_CUDA_BOOK_*. scratch: xp_cuda_book_scratch(g, rows) bytes whose first word is 0, and
+ * is 0 again afterwards. */
+enum { XP_CUDA_BOOK_SHORT = 1, XP_CUDA_BOOK_NUMBERS = 2, XP_CUDA_BOOK_LENGTHS = 4, XP_CUDA_BOOK_STREAM = 8 };
+size_t xp_cuda_book_scratch(const struct xp_gpu *g, size_t rows);
+int xp_cuda_book_decode(const struct xp_gpu *g, const struct xp_gpu_book *b, const uint8_t *in, size_t len, xp_dtype t, size_t rows, void *scratch,
+                        void *out, uint32_t *status);
 
 /* ---- tables ---- */
 

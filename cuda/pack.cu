@@ -8,6 +8,7 @@
  */
 #include "cuda/grid.cuh"
 #include "cuda/row.cuh"
+#include "cuda/scan.cuh"
 
 namespace
 {
@@ -46,30 +47,6 @@ static __device__ __forceinline__ uint32_t length_of(const Pack &p, size_t i, ui
     return format < XP_ROW_FORMATS ? p.bytes[format] : 0;
 }
 
-/* Sum over the threads before this one; *total: over all. */
-static __device__ __forceinline__ uint64_t scan_block(Shared &s, uint64_t v, uint64_t *total)
-{
-    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    unsigned long long sum = v;
-    uint64_t before = 0;
-
-#pragma unroll
-    for (unsigned d = 1; d < 32; d *= 2) {
-        const unsigned long long other = __shfl_up_sync(XP_FULL_WARP, sum, d);
-        sum += lane >= d ? other : 0;
-    }
-    __syncthreads();
-    if (lane == 31)
-        s.warp[warp] = sum;
-    __syncthreads();
-    *total = 0;
-    for (unsigned w = 0; w < WARPS; w++) {
-        before += w < warp ? s.warp[w] : 0;
-        *total += s.warp[w];
-    }
-    return before + sum - v;
-}
-
 static __device__ __forceinline__ uint64_t sum_of(Shared &s, const Pack &p, size_t begin, size_t end)
 {
     uint64_t mine = 0, all;
@@ -77,7 +54,7 @@ static __device__ __forceinline__ uint64_t sum_of(Shared &s, const Pack &p, size
 
     for (size_t i = begin + threadIdx.x; i < end; i += THREADS)
         mine += length_of(p, i, &row);
-    scan_block(s, mine, &all);
+    xp_scan_block<WARPS>(s.warp, mine, &all);
     return all;
 }
 
@@ -130,13 +107,13 @@ __global__ void __launch_bounds__(THREADS, 2) pack_kernel(const __grid_constant_
     uint64_t before = 0;
     for (unsigned b = threadIdx.x; b < blockIdx.x; b += THREADS)
         before += p.sums[b];
-    scan_block(s, before, &next);
+    xp_scan_block<WARPS>(s.warp, before, &next);
     for (size_t first = begin; first < end; first += THREADS) {
         const size_t i = first + threadIdx.x;
         uint32_t row = 0;
         const uint32_t length = i < end ? length_of(p, i, &row) : 0;
         uint64_t taken;
-        const uint64_t start = next + scan_block(s, length, &taken);
+        const uint64_t start = next + xp_scan_block<WARPS>(s.warp, length, &taken);
         if (i < end)
             p.at[i] = start;
         next += taken;

@@ -48,7 +48,7 @@ struct xp_bit_writer {
 
 static inline struct xp_bit_writer xp_bit_writer_init(uint8_t *out, unsigned width)
 {
-    return (struct xp_bit_writer){ .at = out, .width = width };
+    return (struct xp_bit_writer){ out, 0, 0, width };
 }
 
 static inline void xp_write_bits(struct xp_bit_writer *b, uint32_t v)

@@ -50,7 +50,7 @@ static size_t batch_rows(size_t symbols)
     return fit < 1 ? 1 : fit < XP_BOOK_BATCH ? fit : XP_BOOK_BATCH;
 }
 
-static void fill_mantissas(float *mantissa)
+void xp_book_fill_mantissas(float *mantissa)
 {
     double root = 2, v = 1;
 
@@ -80,7 +80,7 @@ xp_status xp_book_room_init(struct xp_book_room *m, const struct xp_kernels *k, 
         return XP_ERR_NO_MEMORY;
     memset(m->memory, 0, bytes);
     lay_out(m, m->memory);
-    fill_mantissas(m->mantissa);
+    xp_book_fill_mantissas(m->mantissa);
     return XP_OK;
 }
 

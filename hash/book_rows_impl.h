@@ -27,6 +27,9 @@ struct xp_book_columns {
 /* Begins coding with another book: what was filled for the last one is forgotten. */
 void xp_book_begin(struct xp_book_room *m);
 
+/* 2^(i / 64) for i < 64. */
+void xp_book_fill_mantissas(float *mantissa);
+
 float xp_book_step_size(const struct xp_book_room *m, int step);
 
 /* Integers of a row: coordinates, then values. */

@@ -36,15 +36,20 @@ struct xp_rans_table {
 extern const struct xp_rans_table xp_rans_tables[XP_RANS_DISTRIBUTIONS];
 
 /* Low bits that integers of this class send as they are. */
-static inline unsigned xp_rans_low_bits(unsigned class)
+static inline unsigned xp_rans_low_bits(unsigned scale)
 {
-    return class < XP_RANS_PLAIN ? 0 : (class - XP_RANS_PLAIN) / 4 + 1;
+    return scale < XP_RANS_PLAIN ? 0 : (scale - XP_RANS_PLAIN) / 4 + 1;
 }
 
 /* From 3 low bits on, cutting them off leaves the same distribution. */
-static inline const struct xp_rans_table *xp_rans_table(unsigned class)
+static inline unsigned xp_rans_table_number(unsigned scale)
 {
-    return &xp_rans_tables[class < XP_RANS_DISTRIBUTIONS ? class : (XP_RANS_DISTRIBUTIONS - 4) | (class & 3)];
+    return scale < XP_RANS_DISTRIBUTIONS ? scale : (XP_RANS_DISTRIBUTIONS - 4) | (scale & 3);
+}
+
+static inline const struct xp_rans_table *xp_rans_table(unsigned scale)
+{
+    return &xp_rans_tables[xp_rans_table_number(scale)];
 }
 
 /* Where a table has its entry for a symbol. */

@@ -1,0 +1,87 @@
+/*
+ * book.cuh - what coder and decoder of book rows share: classes, steps, the numbers of a row, how rows share a warp
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef XP_CUDA_BOOK_CUH
+#define XP_CUDA_BOOK_CUH
+
+#include "cuda/row.cuh"
+
+/* What a row's step says of rows without one; steps are within XP_BOOK_LARGEST_STEP. */
+constexpr int XP_BOOK_NO_STEP = INT32_MIN;
+constexpr uint32_t XP_BOOK_KIND_BAD = 2; /* beside XP_BOOK_KIND_RAW and _ZERO: a row that the columns say nothing of */
+
+/* The numbers of a row in the columns, from their least values. */
+struct alignas(16) xp_book_numbers {
+    int step;
+    uint32_t offset;   /* offset + XP_BOOK_LARGEST_OFFSET, or the kind of a row without a step */
+    uint32_t centroid, length;
+};
+
+/* Book rows as bytes on the device. */
+struct xp_book_source {
+    const uint8_t *in;
+    uint64_t len;
+    size_t rows, row_bytes;
+    uint32_t *status;
+};
+
+/* Enqueues what reads the columns: *numbers and *at, [rows] in scratch, say what the rows are and where they begin (book_places.cu). */
+int xp_cuda_book_places(const struct xp_gpu *g, const struct xp_gpu_book *b, const xp_book_source &from, void *scratch, const xp_book_numbers **numbers,
+                        const uint64_t **at);
+
+static __device__ __forceinline__ unsigned xp_dev_get16(const uint8_t *p)
+{
+    return p[0] | (unsigned)p[1] << 8;
+}
+
+/* The class of a group of values in a row of this offset. */
+static __host__ __device__ __forceinline__ unsigned xp_book_class(unsigned group_class, int offset)
+{
+    const int sum = (int)group_class + offset;
+
+    return sum < 0 ? 0 : sum >= XP_RANS_CLASSES ? XP_RANS_CLASSES - 1 : (unsigned)sum;
+}
+
+/* The class of group g of a row, coordinates first. offset: from 0. */
+static __device__ __forceinline__ unsigned xp_book_class_of(const xp_gpu_book &b, unsigned g, uint32_t offset)
+{
+    const unsigned first = b.rank / XP_RANS_GROUP;
+
+    if (g < first)
+        return b.coordinate_class[g];
+    return g - first < b.groups ? xp_book_class(b.group_class[g - first], (int)offset - XP_BOOK_LARGEST_OFFSET) : 0;
+}
+
+static __device__ __forceinline__ unsigned xp_dev_low_bits(unsigned scale)
+{
+    return scale < XP_RANS_PLAIN ? 0 : (scale - XP_RANS_PLAIN) / 4 + 1;
+}
+
+static __device__ __forceinline__ unsigned xp_dev_table_number(unsigned scale)
+{
+    return scale < XP_RANS_DISTRIBUTIONS ? scale : (XP_RANS_DISTRIBUTIONS - 4) | (scale & 3);
+}
+
+/* The size of step number j. */
+static __device__ __forceinline__ float xp_dev_step_size(const xp_gpu_book &b, int j)
+{
+    const int fine = j & (XP_BOOK_STEPS_PER_OCTAVE - 1);
+
+    return __fmul_rn(b.mantissa[fine], __uint_as_float((unsigned)((j - fine) / XP_BOOK_STEPS_PER_OCTAVE + 127) << 23));
+}
+
+/* Integers of a row. */
+static __host__ __device__ __forceinline__ unsigned xp_book_integers(const xp_gpu_book &b)
+{
+    return b.rank + (unsigned)b.dim;
+}
+
+/* Lanes that a row takes in a warp: one for each of its states, at least 8; the other rows of a warp have the others. */
+static __host__ __device__ __forceinline__ unsigned xp_book_width(unsigned states)
+{
+    return states <= 8 ? 8 : 16;
+}
+
+#endif
