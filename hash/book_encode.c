@@ -6,14 +6,11 @@
 #include "hash/bits.h"
 #include "hash/book_rows_impl.h"
 #include "hash/bytes.h"
+#include "hash/log2.h"
 
 #include <float.h>
 #include <math.h>
 #include <string.h>
-
-#define SMALL_CHANGE 2 /* a correction of the step that is not measured again before the row is decoded */
-#define LARGER_STEPS 3 /* tried for rows of fewer values than LONG_ROW */
-#define LONG_ROW 2048
 
 /* ---- one row: the step that just keeps the promise ----------------------------------------------------------------- */
 
@@ -39,7 +36,7 @@ static void set_step(struct subject *s, int step)
 /* Squared error of rounding to the row's type, about. */
 static double rounding_error(const struct subject *s)
 {
-    return s->energy * (s->m->dtype == XP_BF16 ? 2.8e-6 : s->m->dtype == XP_F16 ? 4.4e-8 : 0);
+    return s->energy * (s->m->dtype == XP_BF16 ? XP_BOOK_ROUNDING_BF16 : s->m->dtype == XP_F16 ? XP_BOOK_ROUNDING_F16 : 0);
 }
 
 static int bounded(double step)
@@ -51,23 +48,25 @@ static int bounded(double step)
 static int estimate_step(struct subject *s, double rest)
 {
     const double room = fmax(s->allowed - rounding_error(s), 0.2 * s->allowed);
-    const double fine = 32 * log2(room * 12 / (double)s->b->dim); /* were every cell full, this would be it */
+    const double fine = 32 * xp_log2(room * 12 / (double)s->b->dim); /* were every cell full, this would be it */
     int step = bounded(floor(fine + s->m->above));
 
     if (rest <= room) /* nothing needs to be sent */
-        return bounded(ceil(32 * log2(rest)) + 2 * XP_BOOK_STEPS_PER_OCTAVE);
+        return bounded(ceil(32 * xp_log2(rest)) + 2 * XP_BOOK_STEPS_PER_OCTAVE);
     for (int i = 0; i < 5; i++) {
         double size, error, change;
 
         set_step(s, step);
         size = xp_book_step_size(s->m, step);
         error = size * size * s->m->k->uniform_error(s->m->rest, s->b->groups, (float)(1 / size), s->m->bias[s->offset]);
-        change = floor(32 * log2(room / error));
+        change = floor(32 * xp_log2(room / error));
         step = bounded(step + fmin(fmax(change, -256), 128));
-        if (fabs(change) <= SMALL_CHANGE)
+        if (fabs(change) <= XP_BOOK_SMALL_CHANGE)
             break;
     }
-    s->m->above = fmin(fmax(step - fine, 0), 512);
+    if (!s->m->above_known)
+        s->m->above = fmin(fmax(step - fine, 0), 512);
+    s->m->above_known = 1;
     return step;
 }
 
@@ -87,13 +86,13 @@ static void try_step(struct subject *s, int step)
 /* Steps by which the error could still grow. */
 static double slack(const struct subject *s)
 {
-    return 32 * log2(s->allowed / s->error);
+    return 32 * xp_log2(s->allowed / s->error);
 }
 
 /* The errors of short rows jump from step to step, so that a few steps on there may be one that is still allowed. */
 static void try_larger_steps(struct subject *s)
 {
-    for (int i = 1; i <= LARGER_STEPS && slack(s) > 0.6; i++) {
+    for (int i = 1; i <= XP_BOOK_LARGER_STEPS && slack(s) > 0.6; i++) {
         const int best = s->step;
 
         try_step(s, best + 1);
@@ -111,7 +110,7 @@ static int find_step(struct subject *s, double rest)
     for (int i = 0; i < 12; i++) {
         try_step(s, step);
         if (s->error <= s->allowed) {
-            if (s->b->dim < LONG_ROW && rest > s->allowed && s->step < XP_BOOK_LARGEST_STEP - LARGER_STEPS)
+            if (s->b->dim < XP_BOOK_LONG_ROW && rest > s->allowed && s->step < XP_BOOK_LARGEST_STEP - XP_BOOK_LARGER_STEPS)
                 try_larger_steps(s);
             return 1;
         }
@@ -158,7 +157,7 @@ static double examine(struct subject *s, const struct xp_book_promise *p, uint32
     spread = m->k->uniform_spread(m->rest, b->groups, b->weight);
     if (!(rest <= 1e36 && spread <= 1e36f))
         return -1;
-    s->level = 32 * log2(fmax(spread / (double)b->dim, 1e-37));
+    s->level = 32 * xp_log2(fmax(spread / (double)b->dim, 1e-37));
     return fmax(rest, 1e-37);
 }
 
@@ -198,6 +197,10 @@ static void encode_batch(struct xp_book_room *m, const struct xp_book *b, const 
         const void *row = xp_row(in, r + i);
         double rest;
 
+        if ((r + i) % XP_BOOK_RUN == 0) {
+            m->above = 0;
+            m->above_known = 0;
+        }
         *s = (struct subject){ .m = m, .b = b, .q = m->q[count] };
         e->centroid[i] = b->centroids ? centroid[r + i] : 0;
         s->energy = m->k->distance(row, NULL, m->dtype, m->dim); /* first: reads the row in order */

@@ -39,7 +39,8 @@ struct xp_book_room {
     uint8_t *classes[XP_BOOK_OFFSETS];
     float *bias[XP_BOOK_OFFSETS];
 
-    double above; /* encoding: how far the last row's step lay above that of full cells */
+    double above; /* encoding: how far the step of the first row of a run that was searched for lay above that of full cells */
+    int above_known;
     size_t cap_rows;
     uint32_t *column[4];         /* encoding: step, offset, centroid, length of each row */
     void *memory, *columns;

@@ -10,6 +10,12 @@
 
 #define XP_BOOK_COLUMNS_HEAD 10
 #define XP_BOOK_STEPS_PER_OCTAVE 64
+#define XP_BOOK_SMALL_CHANGE 2 /* a correction of the step that is not measured again before the row is decoded */
+#define XP_BOOK_LARGER_STEPS 3 /* tried for rows of fewer values than XP_BOOK_LONG_ROW */
+#define XP_BOOK_LONG_ROW 2048
+#define XP_BOOK_RUN 64 /* rows of a call that begin their search where one of them ended: runs can be coded side by side */
+#define XP_BOOK_ROUNDING_BF16 2.8e-6 /* squared error of rounding to a type, in units of the row's energy, about */
+#define XP_BOOK_ROUNDING_F16 4.4e-8
 #define XP_BOOK_LARGEST_STEP 7600 /* 2^118.75: steps and their reciprocals are normal numbers */
 #define XP_BOOK_LARGEST_OFFSET 63
 #define XP_BOOK_KIND_RAW 0 /* offsets of rows without a step */

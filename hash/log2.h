@@ -1,0 +1,52 @@
+/*
+ * log2.h - log2 of a double, the same bits on every machine: what a choice of the coder rests on must not depend on a mathematics library
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef XP_HASH_LOG2_H
+#define XP_HASH_LOG2_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef __CUDACC__
+#define XP_ANYWHERE static __host__ __device__ inline
+#else
+#define XP_ANYWHERE static inline
+#endif
+
+/*
+ * log2 of v >= 0, about 3 units in the last place off; exact for powers of two; log2(0) = -inf.
+ * v = m 2^e with m about 1; s = (m - 1) / (m + 1); log(m) = 2 s (1 + s^2 / 3 + s^4 / 5 + ...), |s| < 0.172.
+ */
+XP_ANYWHERE double xp_log2(double v)
+{
+    const double series[10] = { 1.0 / 21, 1.0 / 19, 1.0 / 17, 1.0 / 15, 1.0 / 13, 1.0 / 11, 1.0 / 9, 1.0 / 7, 1.0 / 5, 1.0 / 3 };
+    const double log2_e = 1.4426950408889634;
+    double m, s, z, sum = 0;
+    uint64_t bits;
+    int e = 0;
+
+    if (!(v > 0) || v > 1.7976931348623157e308)
+        return v == 0 ? -INFINITY : v;
+    if (v < 2.2250738585072014e-308) {
+        v *= 18014398509481984.0; /* 2^54 */
+        e = -54;
+    }
+    memcpy(&bits, &v, sizeof(bits));
+    e += (int)(bits >> 52) - 1023;
+    bits = (bits & 0xfffffffffffffu) | 0x3ff0000000000000u;
+    memcpy(&m, &bits, sizeof(m));
+    if (m > 1.4142135623730951) {
+        m *= 0.5;
+        e++;
+    }
+    s = (m - 1) / (m + 1);
+    z = s * s;
+    for (int k = 0; k < 10; k++)
+        sum = (sum + series[k]) * z;
+    return (double)e + 2 * s * (1 + sum) * log2_e;
+}
+
+#endif
