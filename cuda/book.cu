@@ -14,7 +14,7 @@ constexpr size_t LINE = 64;
 
 /* Where the tables lie in the image, in this order; bytes. */
 struct Layout {
-    size_t spans, plane_bytes, mantissa, weight, group_class, channel, place, mean, centroid, direction, end;
+    size_t spans, dead_zone, first, last, plane_bytes, mantissa, weight, group_class, channel, place, mean, centroid, direction, end;
 };
 
 size_t lines(size_t bytes)
@@ -26,7 +26,10 @@ Layout layout_of(const struct xp_book *b)
 {
     Layout l = {};
 
-    l.plane_bytes = l.spans + sizeof(uint32_t) * XP_RANS_DISTRIBUTIONS * XP_RANS_SYMBOLS;
+    l.dead_zone = l.spans + sizeof(uint32_t) * XP_RANS_DISTRIBUTIONS * XP_RANS_SYMBOLS;
+    l.first = l.dead_zone + sizeof(float) * XP_RANS_DISTRIBUTIONS;
+    l.last = l.first + XP_RANS_DISTRIBUTIONS;
+    l.plane_bytes = l.last + XP_RANS_DISTRIBUTIONS;
     l.mantissa = l.plane_bytes + lines(sizeof(uint32_t) * XP_BOOK_OFFSETS);
     l.weight = l.mantissa + lines(sizeof(float) * XP_BOOK_STEPS_PER_OCTAVE);
     l.group_class = l.weight + lines(sizeof(float) * b->groups);
@@ -65,8 +68,12 @@ extern "C" xp_status xp_cuda_book(const struct xp_book *b, void *image, void *me
     if (b->dim > XP_CUDA_BOOK_DIM)
         return XP_ERR_UNSUPPORTED;
     memset(image, 0, l.end);
-    for (unsigned t = 0; t < XP_RANS_DISTRIBUTIONS; t++)
+    for (unsigned t = 0; t < XP_RANS_DISTRIBUTIONS; t++) {
         memcpy(p + l.spans + t * sizeof(xp_rans_tables[t].span), xp_rans_tables[t].span, sizeof(xp_rans_tables[t].span));
+        reinterpret_cast<float *>(p + l.dead_zone)[t] = xp_rans_tables[t].dead_zone;
+        p[l.first + t] = xp_rans_tables[t].first;
+        p[l.last + t] = xp_rans_tables[t].last;
+    }
     for (int o = 0; o < XP_BOOK_OFFSETS; o++)
         reinterpret_cast<uint32_t *>(p + l.plane_bytes)[o] = plane_bytes(b, o - XP_BOOK_LARGEST_OFFSET);
     xp_book_fill_mantissas(reinterpret_cast<float *>(p + l.mantissa));
@@ -88,6 +95,9 @@ extern "C" xp_status xp_cuda_book(const struct xp_book *b, void *image, void *me
     device->coordinate_step = b->coordinate_step;
     memcpy(device->coordinate_class, b->coordinate_class, sizeof(b->coordinate_class));
     device->spans = reinterpret_cast<const uint32_t *>(m + l.spans);
+    device->dead_zone = reinterpret_cast<const float *>(m + l.dead_zone);
+    device->first = m + l.first;
+    device->last = m + l.last;
     device->plane_bytes = reinterpret_cast<const uint32_t *>(m + l.plane_bytes);
     device->mantissa = reinterpret_cast<const float *>(m + l.mantissa);
     device->weight = reinterpret_cast<const float *>(m + l.weight);

@@ -8,6 +8,8 @@
 
 #include "cuda/row.cuh"
 
+#include "hash/bits.h"
+
 /* What a row's step says of rows without one; steps are within XP_BOOK_LARGEST_STEP. */
 constexpr int XP_BOOK_NO_STEP = INT32_MIN;
 constexpr uint32_t XP_BOOK_KIND_BAD = 2; /* beside XP_BOOK_KIND_RAW and _ZERO: a row that the columns say nothing of */
@@ -30,6 +32,21 @@ struct xp_book_source {
 /* Enqueues what reads the columns: *numbers and *at, [rows] in scratch, say what the rows are and where they begin (book_places.cu). */
 int xp_cuda_book_places(const struct xp_gpu *g, const struct xp_gpu_book *b, const xp_book_source &from, void *scratch, const xp_book_numbers **numbers,
                         const uint64_t **at);
+
+/* Scratch of coding rows, cut up; the same for all launches of one call. */
+struct xp_book_scratch {
+    unsigned *counter;
+    void *found;        /* of packing */
+    double *above;      /* [runs] where the rows of a run begin their search */
+    uint32_t *leader;   /* [runs] the row that found it, or the end of the run */
+    xp_book_numbers *numbers;
+    uint8_t *slots;     /* [rows][stride] coded rows */
+    size_t stride, bytes;
+};
+xp_book_scratch xp_book_scratch_at(const struct xp_gpu *g, const struct xp_rows *in, void *scratch);
+
+/* Enqueues the last part of coding: numbers and slots to columns and rows (book_pack.cu). */
+int xp_cuda_book_pack(const struct xp_gpu *g, const struct xp_gpu_book *b, const xp_book_scratch &x, size_t rows, uint8_t *out, uint64_t *len);
 
 static __device__ __forceinline__ unsigned xp_dev_get16(const uint8_t *p)
 {

@@ -7,8 +7,6 @@
 #include "cuda/grid.cuh"
 #include "cuda/scan.cuh"
 
-#include "hash/bits.h"
-
 namespace
 {
 

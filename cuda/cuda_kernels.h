@@ -98,7 +98,7 @@ int xp_cuda_pack(const struct xp_gpu *g, const uint8_t *slots, size_t stride, co
 /* Where the rows of these formats begin in a payload: at [rows + 1]. Rows of unknown formats have no bytes. */
 int xp_cuda_row_places(const struct xp_gpu *g, const uint8_t *formats, size_t dim, xp_dtype t, size_t rows, void *scratch, uint64_t *at);
 
-/* ---- rows coded with a book (book.cu, book_decode.cu) ---- */
+/* ---- rows coded with a book (book*.cu) ---- */
 
 #define XP_CUDA_BOOK_DIM 16384 /* longest rows */
 
@@ -111,6 +111,8 @@ struct xp_gpu_book {
     const uint8_t *channel, *place, *group_class; /* groups padded to 32 */
     const float *weight, *mean, *centroid, *direction;
     const uint32_t *spans;       /* [XP_RANS_DISTRIBUTIONS][XP_RANS_SYMBOLS] */
+    const float *dead_zone;      /* [XP_RANS_DISTRIBUTIONS], as are the next two */
+    const uint8_t *first, *last;
     const uint32_t *plane_bytes; /* [XP_BOOK_OFFSETS] low bits of a row of this offset */
     const float *mantissa;       /* [64] 2^(i / 64) */
 };
@@ -127,6 +129,14 @@ enum { XP_CUDA_BOOK_SHORT = 1, XP_CUDA_BOOK_NUMBERS = 2, XP_CUDA_BOOK_LENGTHS = 
 size_t xp_cuda_book_scratch(const struct xp_gpu *g, size_t rows);
 int xp_cuda_book_decode(const struct xp_gpu *g, const struct xp_gpu_book *b, const uint8_t *in, size_t len, xp_dtype t, size_t rows, void *scratch,
                         void *out, uint32_t *status);
+
+/* xp_book_encode_rows of book_rows.h, in three launches. p: a host struct. centroid: [rows] (xp_cuda_hash and xp_cuda_assign with the sketches
+ * of the book's writer); NULL for a book without. out: room for XP_BOOK_COLUMNS_HEAD + 4 + rows * 7 bytes and the rows; *len gets the bytes.
+ * errors [rows]: the squared error as measured, 0 where the row travels raw or is zero. scratch: xp_cuda_book_encode_scratch(g, in) bytes at
+ * a multiple of 16 whose first word is 0, and is 0 again afterwards; in: rows, dim and dtype are looked at. */
+size_t xp_cuda_book_encode_scratch(const struct xp_gpu *g, const struct xp_rows *in);
+int xp_cuda_book_encode(const struct xp_gpu *g, const struct xp_gpu_book *b, const struct xp_book_promise *p, const struct xp_rows *in,
+                        const uint32_t *centroid, void *scratch, uint8_t *out, uint64_t *len, float *errors);
 
 /* ---- tables ---- */
 

@@ -6,6 +6,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "cuda/copy.cuh"
 #include "cuda/grid.cuh"
 #include "cuda/row.cuh"
 #include "cuda/scan.cuh"
@@ -15,7 +16,6 @@ namespace
 
 constexpr unsigned THREADS = 256;
 constexpr unsigned WARPS = THREADS / 32;
-constexpr uint32_t PIECE = 2048; /* bytes that a warp copies at a time */
 
 struct Pack {
     const uint8_t *formats;   /* lengths follow from these, or */
@@ -32,7 +32,7 @@ struct Pack {
 };
 
 struct Shared {
-    alignas(16) unsigned char room[WARPS][PIECE + 16]; /* bytes_at reads a word further */
+    xp_copy_room room[WARPS];
     uint64_t warp[WARPS];
     uint64_t start[THREADS];
     uint32_t row[THREADS], length[THREADS];
@@ -56,40 +56,6 @@ static __device__ __forceinline__ uint64_t sum_of(Shared &s, const Pack &p, size
         mine += length_of(p, i, &row);
     xp_scan_block<WARPS>(s.warp, mine, &all);
     return all;
-}
-
-/* 16 bytes of shared memory at any address, whose words are read whole. */
-static __device__ __forceinline__ uint4 bytes_at(const unsigned char *from)
-{
-    const uint32_t *w = reinterpret_cast<const uint32_t *>(from - (uintptr_t)from % 4);
-    const unsigned select = 0x3210 + 0x1111 * (unsigned)((uintptr_t)from % 4);
-
-    if ((uintptr_t)from % 4 == 0)
-        return make_uint4(w[0], w[1], w[2], w[3]);
-    return make_uint4(__byte_perm(w[0], w[1], select), __byte_perm(w[1], w[2], select), __byte_perm(w[2], w[3], select), __byte_perm(w[3], w[4], select));
-}
-
-/* One piece of a row. Slots are read to the end of the last 16 bytes; nothing is written outside the row's place. */
-static __device__ __forceinline__ void copy_piece(unsigned char *room, const unsigned char *from, unsigned char *to, uint32_t bytes, unsigned lane)
-{
-    const uint32_t head = min(bytes, (uint32_t)(0 - (uintptr_t)to) % 16), middle = (bytes - head) / 16 * 16;
-
-    __syncwarp(); /* the piece before has been read */
-    for (uint32_t i = lane * 16; i < bytes; i += 32 * 16)
-        *reinterpret_cast<uint4 *>(room + i) = *reinterpret_cast<const uint4 *>(from + i);
-    __syncwarp();
-    if (lane < head)
-        to[lane] = room[lane];
-    for (uint32_t i = lane * 16; i < middle; i += 32 * 16)
-        xp_store16(to + head + i, bytes_at(room + head + i));
-    if (head + middle + lane < bytes)
-        to[head + middle + lane] = room[head + middle + lane];
-}
-
-static __device__ __forceinline__ void copy_row(unsigned char *room, const unsigned char *slot, unsigned char *to, uint32_t bytes, unsigned lane)
-{
-    for (uint32_t i = 0; i < bytes; i += PIECE)
-        copy_piece(room, slot + i, to + i, min(PIECE, bytes - i), lane);
 }
 
 __global__ void __launch_bounds__(THREADS, 2) pack_kernel(const __grid_constant__ Pack p)
@@ -124,7 +90,7 @@ __global__ void __launch_bounds__(THREADS, 2) pack_kernel(const __grid_constant_
         s.length[threadIdx.x] = length;
         __syncthreads();
         for (unsigned k = warp; k < min((size_t)THREADS, end - first); k += WARPS)
-            copy_row(s.room[warp], p.slots + s.row[k] * p.stride, p.payload + s.start[k], s.length[k], lane);
+            xp_copy_bytes(s.room[warp], p.slots + s.row[k] * p.stride, p.payload + s.start[k], s.length[k], lane);
     } /* the next scan's barriers keep these rows until all have been copied */
     if (blockIdx.x == gridDim.x - 1 && threadIdx.x == 0)
         p.at[p.rows] = next;
