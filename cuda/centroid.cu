@@ -6,7 +6,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "cuda/row.cuh"
+#include "cuda/columns.cuh"
 
 namespace
 {
@@ -22,32 +22,6 @@ struct RowNumbers {
     uint32_t first, end; /* in order */
 };
 
-/* What a lane loads of a row: 16 bytes in a row, or as many values at a distance of 32. */
-template <class T, bool WIDE> struct Columns {
-    typedef typename T::word word;
-    static constexpr unsigned PER = xp_per_load<T>;
-
-    uint4 wide;
-    word narrow[PER];
-
-    /* first: the tile's first value. Zeros behind the end: adding them changes nothing, the sums are never -0. */
-    __device__ __forceinline__ void load(const unsigned char *row, size_t first, size_t dim, unsigned lane, bool wanted)
-    {
-        if constexpr (WIDE) {
-            const size_t i = first + lane * PER;
-            wide = wanted && i < dim ? *reinterpret_cast<const uint4 *>(row + i * sizeof(word)) : make_uint4(0, 0, 0, 0);
-        } else {
-#pragma unroll
-            for (unsigned k = 0; k < PER; k++) {
-                const size_t i = first + k * 32 + lane;
-                narrow[k] = wanted && i < dim ? reinterpret_cast<const word *>(row)[i] : (word)0;
-            }
-        }
-    }
-
-    __device__ __forceinline__ float value(unsigned k) const { return WIDE ? xp_value_of<T>(wide, k) : T::load(narrow[k]); }
-};
-
 template <class T, bool WIDE>
 static __device__ __forceinline__ void sum_rows(const xp_dev_rows &in, const RowNumbers &n, size_t first, unsigned lane, float (&sum)[xp_per_load<T>])
 {
@@ -56,7 +30,7 @@ static __device__ __forceinline__ void sum_rows(const xp_dev_rows &in, const Row
         const uint32_t number = in.index && lane < n.end - at ? in.index[mine] : mine;
         const uint32_t rows = min(32u, n.end - at);
         for (uint32_t r = 0; r < rows; r += AHEAD) {
-            Columns<T, WIDE> c[AHEAD];
+            xp_columns<T, WIDE> c[AHEAD];
 #pragma unroll
             for (unsigned a = 0; a < AHEAD; a++) {
                 const size_t row = __shfl_sync(XP_FULL_WARP, number, r + a);

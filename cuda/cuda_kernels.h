@@ -138,6 +138,30 @@ size_t xp_cuda_book_encode_scratch(const struct xp_gpu *g, const struct xp_rows 
 int xp_cuda_book_encode(const struct xp_gpu *g, const struct xp_gpu_book *b, const struct xp_book_promise *p, const struct xp_rows *in,
                         const uint32_t *centroid, void *scratch, uint8_t *out, uint64_t *len, float *errors);
 
+/* ---- folded mode: rows from the results of their centroids, and back (folded.cu; collectives/folded_combine.c, folded_backward.c) ----
+ * All rows are of this type and dim. seen, results, sums, jg: [clusters][dim], as the experts saw the centroids, what they made of them, and
+ * the gradients G and J^T G. A slot is token * topk + k. */
+struct xp_gpu_fold {
+    size_t tokens, clusters, dim;
+    unsigned topk;
+    xp_dtype dtype;
+    int leader;                  /* gradients of a cluster go to its first row (XP_CENTROID_LEADER) */
+    const int32_t *cluster_of;   /* [tokens][topk], -1: none */
+    const float *weight, *alpha; /* [tokens][topk] */
+    const uint32_t *start;       /* [clusters + 1] where a cluster's slots begin in */
+    const uint32_t *member;      /* [slots with an expert] */
+};
+
+/* xp_fold_combine without the probes: y[tokens][dim] = sum over slots of weight * (E(c) + alpha (x - c)). */
+int xp_cuda_fold_combine(const struct xp_gpu *g, const struct xp_gpu_fold *f, const void *x, const void *seen, const void *results, void *y);
+
+/* xp_fold_combine_backward: the sums G, and with grad_weight not NULL the gradients of the weights, which need x, seen and results. */
+int xp_cuda_fold_combine_backward(const struct xp_gpu *g, const struct xp_gpu_fold *f, const void *grad_y, const void *x, const void *seen,
+                                  const void *results, void *sums, float *grad_weight);
+
+/* xp_fold_dispatch_backward: grad_x[tokens][dim]. */
+int xp_cuda_fold_dispatch_backward(const struct xp_gpu *g, const struct xp_gpu_fold *f, const void *grad_y, const void *sums, const void *jg, void *grad_x);
+
 /* ---- tables ---- */
 
 /* xp_signs_fill of signs.h (signs.cu): xp_sign_words(n) words, 16-byte aligned, drawn by cuRAND's device function. */

@@ -24,6 +24,9 @@ HOT = {
     "encode_kernel": ("", None, None),
     "decode_kernel": ("", None, None),
     "pack_kernel": ("", None, None),
+    "combine_kernel": ("Lb1E", None, 0),
+    "sums_kernel": ("Lb1E", None, 0),
+    "backward_kernel": ("Lb1E", None, 0),
 }
 MOST_REGISTERS = 128
 
