@@ -5,7 +5,9 @@
 #   OUT=gpu-out          where log.txt, bench.txt and summary.txt go
 #   GPU_LIMIT_S=540      of the whole run; stages that no time is left for say so
 #   GPU_BUILD=build-gpu  build folder
-# A tool that is missing is reported and skipped. Exit code 0 when nothing failed. Clocks, power and partitions are left alone.
+#   GPU_BUILD_LIMIT_S    of the build: all but 40 s where there is no GPU, else half of GPU_LIMIT_S. What was built is kept: a second run goes on
+# A tool that is missing is reported and skipped; without a GPU everything is built, and every row of the device says "no GPU". Exit code 0 when
+# nothing failed. Clocks, power and partitions are left alone.
 # SPDX-License-Identifier: Apache-2.0
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -13,11 +15,13 @@ limit=${GPU_LIMIT_S:-540}
 OUT=${OUT:-gpu-out}
 build=${GPU_BUILD:-build-gpu}
 stages=" ${*:-env build unit planted sanitize bench nccl profile} "
+device_stages="unit planted sanitize bench nccl profile"
 started=$SECONDS
 table=()
 mkdir -p "$OUT" || exit 1
 log=$OUT/log.txt
 : >"$log"
+rm -f "$OUT/bench.txt"
 PATH=$PATH:/usr/local/cuda/bin
 
 wanted() { [[ $stages == *" $1 "* ]]; }
@@ -53,13 +57,20 @@ need() {
     return 1
 }
 
+# Is there a GPU that answers?
+have_gpu() {
+    have nvidia-smi && timeout -k 2 20 nvidia-smi -L 2>/dev/null | grep -q '^GPU '
+}
+
 show_environment() {
     uname -srm
+    have nvidia-smi || echo "no nvidia-smi"
     nvidia-smi -L
     nvidia-smi --query-gpu=driver_version,compute_cap,clocks.sm,clocks.mem,ecc.mode.current,mig.mode.current --format=csv
     nvcc --version | tail -2
     cc --version | head -1
     df -h /dev/shm . | cat
+    return 0
 }
 
 # The architecture of the first GPU, as nvcc has it; the newest that it knows where it knows no such.
@@ -71,9 +82,12 @@ gpu_arch() {
 }
 
 build_all() {
-    rm -rf "$build"
-    meson setup "$build" -Dcuda=enabled -Dtests=disabled -Ducx=auto "-Dgpu_arch=$(gpu_arch)" &&
-        ninja -C "$build" tests/cuemu/checkcuda_gpu tests/cuemu/planted_gpu tests/cuemu/checkcuda
+    if [ -f "$build/build.ninja" ]; then
+        meson configure "$build" "-Dgpu_arch=$(gpu_arch)"
+    else
+        rm -rf "$build"
+        meson setup "$build" -Dcuda=enabled -Dtests=disabled -Ducx=auto "-Dgpu_arch=$(gpu_arch)"
+    fi && ninja -C "$build" tests/cuemu/checkcuda_gpu tests/cuemu/planted_gpu
 }
 
 checks=$build/tests/cuemu/checkcuda_gpu
@@ -115,22 +129,13 @@ assert lib.ncclCommInitRank(ctypes.byref(comm), 1, unique, 0) == 0, "one rank"
 assert lib.ncclCommDestroy(comm) == 0
 PY
 }
-export -f show_environment gpu_arch build_all finds_planted bench nccl_one_rank
+export -f have show_environment gpu_arch build_all finds_planted bench nccl_one_rank
 export build checks planted sanitizer OUT PATH
 
-wanted env && step env 30 bash -c show_environment
-if wanted build; then
-    if ! have nvcc || ! have meson || ! have ninja; then
-        note build "skipped: needs nvcc, meson and ninja"
-    elif ! step build 200 bash -c build_all; then
-        tail -30 "$log"
-    fi
-fi
-if [ -x "$checks" ]; then
+# Stages that need a GPU.
+check_device() {
     wanted unit && step unit 100 "$checks" --seed "$(date +%s)"
-    if wanted planted && [ -x "$planted" ]; then
-        step planted-right-forms 20 "$planted" none
-    fi
+    wanted planted && step planted-right-forms 20 "$planted" none
     if wanted sanitize && need compute-sanitizer sanitize; then
         if step sanitizer-finds-planted 60 bash -c 'finds_planted memcheck overrun && finds_planted racecheck barrier'; then
             for tool in memcheck racecheck synccheck initcheck; do
@@ -144,17 +149,42 @@ if [ -x "$checks" ]; then
         step bench 90 bash -c bench
         step bench-again 90 bash -c 'OUT=$OUT/again; mkdir -p $OUT; bench'
     fi
+    wanted nccl && need python3 nccl && step nccl-one-rank 30 bash -c nccl_one_rank
     if wanted profile && need ncu profile; then
         step profile 60 ncu --clock-control none --set basic --launch-skip 3 --launch-count 6 --csv --log-file "$OUT/ncu.csv" "$checks" --bench --kernel hash
     fi
-elif wanted unit || wanted bench; then
-    note "unit, bench" "not run: nothing was built"
+}
+
+# The same reason for all of them.
+skip_device() {
+    local stage
+    for stage in $device_stages; do
+        wanted "$stage" && note "$stage" "$1"
+    done
+}
+
+gpu=no
+have_gpu && gpu=yes
+if [ $gpu = yes ]; then build_limit=${GPU_BUILD_LIMIT_S:-$((limit / 2))}; else build_limit=${GPU_BUILD_LIMIT_S:-$((limit - 40))}; fi
+wanted env && step env 30 bash -c show_environment
+if wanted build; then
+    if ! have nvcc || ! have meson || ! have ninja; then
+        note build "skipped: needs nvcc, meson and ninja"
+    elif ! step build "$build_limit" bash -c build_all; then
+        tail -30 "$log"
+    fi
 fi
-wanted nccl && need python3 nccl && step nccl-one-rank 30 bash -c nccl_one_rank
+if [ $gpu = no ]; then
+    skip_device "skipped: no GPU"
+elif [ -x "$checks" ] && [ -x "$planted" ]; then
+    check_device
+else
+    skip_device "not run: nothing was built"
+fi
 
 printf '%s\n' "${table[@]}" >"$OUT/summary.txt"
 echo "== kernels against a copy of as many bytes on the same device"
-[ ! -s "$OUT/bench.txt" ] || grep -v '^#' "$OUT/bench.txt"
+if [ -s "$OUT/bench.txt" ]; then grep -v '^#' "$OUT/bench.txt"; else echo "none were timed"; fi
 echo "== stages"
 awk -F'|' '{ printf "%-26s %-40s %4s s\n", $1, $2, $3 }' "$OUT/summary.txt"
 failed=$(grep -c '|FAILED' "$OUT/summary.txt")
