@@ -1,8 +1,9 @@
 /*
  * bootstrap.c - from "here are some ranks" to the star of sockets
  *
- * Two ways lead there. With an allgather at hand (threads, a user's callback, PMI) rank 0 listens where it likes and tells the
- * others address and secret. With a launcher's environment only, the address of rank 0 is agreed beforehand and the
+ * Three ways lead there. With an allgather at hand (threads, a user's callback, PMI) rank 0 listens where it likes and tells the
+ * others address and secret. A door is the same in one step: rank 0 listens before it knows the others, and the caller carries
+ * address and secret. With a launcher's environment only, the address of rank 0 is agreed beforehand and the
  * secret is CROSSPRESS_SECRET, or else is made from what the launcher set for this job: that keeps out strangers and stale
  * ranks, not an attacker who can read the environment of the job.
  *
@@ -205,6 +206,56 @@ static xp_status start_by_allgather(struct start *s, const struct gatherer *g)
     return e;
 }
 
+/* ------------------------------------------------------------------------------------------- by a door */
+
+xp_status xp_door_open(char *text, size_t size, int *fd)
+{
+    struct xp_params p;
+    struct xp_address at;
+    char err[256], where[64];
+    uint8_t secret[16];
+    int listener;
+    xp_status e;
+
+    if (!text || !fd || size < XP_DOOR_MAX)
+        return xp_error(NULL, XP_ERR_INVALID_ARG, "xp_door_open: no room for %d characters, or for the socket", XP_DOOR_MAX);
+    if (sodium_init() < 0)
+        return xp_error(NULL, XP_ERR_SYSTEM, "xp_door_open: libsodium finds no source of random numbers");
+    e = xp_params_read(&p, NULL, NULL, err, sizeof(err));
+    if (e != XP_OK)
+        return xp_error(NULL, e, "%s", err);
+    if (!xp_address_of_interface(p.interface_[0] ? p.interface_ : NULL, &at)) {
+        if (p.interface_[0])
+            return xp_error(NULL, XP_ERR_INVALID_ARG, "xp_door_open: interface \"%s\" (CROSSPRESS_INTERFACE) has no address", p.interface_);
+        xp_address_loopback(&at, 0); /* then nobody can come from elsewhere */
+    }
+    xp_address_set_port(&at, 0);
+    listener = xp_socket_listen(&at);
+    if (listener < 0)
+        return xp_error(NULL, XP_ERR_SYSTEM, "xp_door_open: cannot listen: %s", strerror(-listener));
+    randombytes_buf(secret, sizeof(secret));
+    snprintf(text, size, "%s ", xp_address_text(&at, where, sizeof(where)));
+    sodium_bin2hex(text + strlen(text), size - strlen(text), secret, sizeof(secret));
+    *fd = listener;
+    return XP_OK;
+}
+
+/* "10.0.0.1:4711 SECRET" or "[fe80::1]:4711 SECRET". Returns the secret; NULL: the text is none of a door. */
+static const char *read_door(const char *text, struct xp_address *at)
+{
+    const char *space = strchr(text, ' '), *colon = space ? memrchr(text, ':', (size_t)(space - text)) : NULL;
+    int bracket = text[0] == '[';
+    char host[INET6_ADDRSTRLEN];
+    long port = colon ? strtol(colon + 1, NULL, 10) : 0;
+    size_t len = colon && colon - text >= 2 * bracket ? (size_t)(colon - text) - 2 * (size_t)bracket : 0;
+
+    if (port < 1 || port > 65535 || len == 0 || len >= sizeof(host))
+        return NULL;
+    memcpy(host, text + bracket, len);
+    host[len] = '\0';
+    return xp_address_resolve(host, (int)port, at, 1) == 1 ? space + 1 : NULL;
+}
+
 /* --------------------------------------------------------------------------------- with an environment */
 
 /* Rank 0 listens on the address that everybody knows. Returns the socket or -1 with a text. */
@@ -295,17 +346,41 @@ static xp_status run_threads(struct start *s, const xp_bootstrap *boot)
     return e;
 }
 
+/* The place that the caller names. */
+static int take_place(struct start *s, const xp_bootstrap *boot)
+{
+    s->me.rank = boot->rank;
+    s->me.size = boot->nranks;
+    if (boot->nranks >= 1 && boot->rank >= 0 && boot->rank < boot->nranks)
+        return 1;
+    snprintf(s->err, s->err_size, "start-up: rank %d of %d ranks", boot->rank, boot->nranks);
+    return 0;
+}
+
 static xp_status run_callback(struct start *s, const xp_bootstrap *boot)
 {
     struct gatherer g = {boot->allgather, boot->allgather_user, NULL};
+    return take_place(s, boot) ? start_by_allgather(s, &g) : XP_ERR_INVALID_ARG;
+}
 
-    s->me.rank = boot->rank;
-    s->me.size = boot->nranks;
-    if (boot->nranks < 1 || boot->rank < 0 || boot->rank >= boot->nranks) {
-        snprintf(s->err, s->err_size, "start-up: rank %d of %d ranks", boot->rank, boot->nranks);
+static xp_status run_door(struct start *s, const xp_bootstrap *boot)
+{
+    struct xp_address root;
+    const char *secret;
+
+    if (!take_place(s, boot))
+        return XP_ERR_INVALID_ARG;
+    secret = read_door(boot->door, &root);
+    if (!secret) {
+        snprintf(s->err, s->err_size, "start-up: \"%.60s\" is not the text of a door", boot->door);
         return XP_ERR_INVALID_ARG;
     }
-    return start_by_allgather(s, &g);
+    if (s->p->secret[0])
+        secret = s->p->secret;
+    xp_handshake_key(s->me.key, secret, strlen(secret));
+    if (s->me.rank == 0)
+        return xp_star_gather(s->net, boot->door_fd, &s->me, s->deadline, s->err, s->err_size);
+    return xp_star_join(s->net, &root, 1, &s->me, s->deadline, s->err, s->err_size);
 }
 
 static const char *read_env(const char *name)
@@ -347,6 +422,8 @@ xp_status xp_bootstrap_run(struct xp_bootstrap_net *net, const xp_bootstrap *boo
         e = run_threads(&s, boot);
     else if (boot && boot->allgather)
         e = run_callback(&s, boot);
+    else if (boot && boot->door)
+        e = run_door(&s, boot);
     else
         e = run_environment(&s);
     sodium_memzero(s.me.key, sizeof(s.me.key));

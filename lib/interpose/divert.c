@@ -11,13 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/interpose/agree.h"
 #include "lib/interpose/options.h"
-
-#define TRIAL 4       /* exchanges before the first verdict, and before each later one after a bypass */
-#define BYPASS 500    /* exchanges that then go straight through; the most that are diverted until the next verdict */
-#define MUST_SAVE 0.15 /* of the bytes: what staging through host memory costs beside sending them */
-#define UNIT_MIN 64
-#define UNIT_MAX ((size_t)64 << 10)
 
 static size_t message_bytes(const struct xp_call *c)
 {
@@ -78,25 +73,7 @@ int xp_divert_takes(const struct xp_divert *d, int peer, size_t bytes)
            rule(s, d->calls[d->first].type, bytes) != XP_RULE_OFF;
 }
 
-/* ---- the length of a row ------------------------------------------------------------------------------------------ */
-
-static size_t gcd(size_t a, size_t b)
-{
-    while (b) {
-        size_t r = a % b;
-        a = b;
-        b = r;
-    }
-    return a;
-}
-
-/* Uneven messages are multiples of a row: their common divisor is the row, or some rows. */
-static size_t unit_of(size_t divisor)
-{
-    if (divisor >= UNIT_MIN && divisor <= UNIT_MAX)
-        return divisor;
-    return divisor % 1024 == 0 ? 1024 : divisor % 512 == 0 ? 512 : 1024;
-}
+/* ---- the class of an exchange ---------------------------------------------------------------------------------------- */
 
 static int declared(int type)
 {
@@ -104,80 +81,54 @@ static int declared(int type)
     return o->row_type >= 0 && (type == o->row_type || xp_nccl_type_size(type) == 1);
 }
 
-static int settle_unit(struct xp_divert *d, struct xp_class *k)
+/* What the messages of a set are multiples of. */
+static uint64_t divisor_of(const struct xp_divert *d)
 {
-    int type = d->calls[d->first].type;
-    uint64_t mine = 0, *all;
-    xp_status st;
-
-    if (declared(type)) {
-        k->unit = xp_options()->row_bytes;
-        return 1;
-    }
-    if (d->collective) {
-        k->unit = unit_of(message_bytes(&d->calls[d->first]));
-        return 1;
-    }
+    uint64_t divisor = 0;
     for (size_t i = d->first; i < d->ncalls; i++)
-        if (d->calls[i].op == d->op && xp_divert_takes(d, d->calls[i].peer, message_bytes(&d->calls[i])))
-            mine = gcd(mine, message_bytes(&d->calls[i]));
-    all = calloc((size_t)d->side->size, sizeof *all);
-    st = all ? xp_proxy_gather(d->side->proxy, &mine, all, sizeof mine) : XP_ERR_NO_MEMORY;
-    for (int i = 0; st == XP_OK && i < d->side->size; i++)
-        mine = gcd(mine, all[i]);
-    free(all);
-    if (st == XP_OK)
-        k->unit = unit_of(mine);
-    return st == XP_OK;
+        if (d->calls[i].op == d->op)
+            divisor = xp_gcd(divisor, message_bytes(&d->calls[i]));
+    return divisor;
 }
 
-/* ---- whether it pays ---------------------------------------------------------------------------------------------- */
-
-/* The ranks add up what the exchanges since the last verdict were and what crossed to other nodes. */
-static void judge(struct xp_divert *d, struct xp_class *k, int klass)
+/* The row of a class where all ranks know it: it is declared, or lies in a message that is the same for all. */
+static void settle_unit(const struct xp_divert *d, struct xp_class *k)
 {
-    struct xp_proxy *p = d->side->proxy;
-    struct xp_traffic sum = {0}, mine, *all = calloc((size_t)d->side->size, sizeof *all);
-    xp_status st;
+    if (declared(d->calls[d->first].type))
+        k->unit = xp_options()->row_bytes;
+    else if (d->collective)
+        k->unit = xp_agree_unit(message_bytes(&d->calls[d->first]));
+}
 
-    xp_proxy_drain(p); /* then the figures are those of all exchanges issued */
-    xp_proxy_take_traffic(p, klass, &mine);
-    st = all ? xp_proxy_gather(p, &mine, all, sizeof mine) : XP_ERR_NO_MEMORY;
-    for (int i = 0; st == XP_OK && i < d->side->size; i++) {
-        sum.exchanges += all[i].exchanges;
-        sum.raw += all[i].raw;
-        sum.wire += all[i].wire;
-    }
-    free(all);
-    if (st != XP_OK)
-        return;
-    k->ratio = sum.raw ? (double)sum.wire / (double)sum.raw : 1;
-    k->pays = k->ratio <= 1 - MUST_SAVE && sum.raw >= sum.exchanges * xp_options()->params.min_size;
-    k->bypass_until = k->pays ? 0 : k->issued + BYPASS;
-    if (!k->pays)
-        k->trial_end = k->issued + BYPASS + TRIAL;
-    else /* soon again: the first exchanges may be coded otherwise than the later ones */
-        k->trial_end = k->issued + (2 * k->issued < BYPASS ? 2 * k->issued : BYPASS);
-    xp_say(XP_LOG_INFO, "communicator %p, rank %d of %d: %s of type %d: %.3f of the bytes cross to other nodes: %s", (void *)d->side->handle,
-           d->side->rank, d->side->size, klass % 2 ? "ncclAlltoAll" : "sends and receives", klass / 2, k->ratio,
-           k->pays ? "goes on" : "the next ones go straight through");
+/* Diverts, unless the last verdict was against it; asks for the next one in time. */
+static int worth_it(struct xp_divert *d, struct xp_class *k, int klass)
+{
+    if (k->trial_end == 0)
+        k->trial_end = XP_TRIAL;
+    if (k->issued == k->trial_end && xp_agree_request(d->side->proxy, klass) != ncclSuccess)
+        return 0;
+    return k->issued++ >= k->bypass_until;
 }
 
 int xp_divert_wanted(struct xp_divert *d)
 {
-    int klass = 2 * d->calls[d->first].type + d->collective;
-    struct xp_class *k = &d->side->classes[klass];
+    struct xp_side *s = d->side;
+    int klass = 2 * d->calls[d->first].type + d->collective, yes = 0;
+    struct xp_class *k = &s->classes[klass];
+    uint64_t n;
 
-    if (!k->unit && !settle_unit(d, k))
-        return 0;
-    if (k->trial_end == 0)
-        k->trial_end = TRIAL;
-    if (k->issued == k->trial_end)
-        judge(d, k, klass);
-    if (k->issued++ < k->bypass_until || xp_side_is(d->side, XP_SIDE_FAILED)) {
-        d->side->bypassed++;
-        return 0;
+    if (!k->unit)
+        settle_unit(d, k);
+    n = xp_agree_turn(s->proxy, klass, k->unit ? 0 : divisor_of(d));
+    if (xp_side_is(s, XP_SIDE_JOINED) && n >= s->from) {
+        if (k->unit)
+            yes = worth_it(d, k, klass);
+        else
+            d->asks = xp_agree_request(s->proxy, klass) == ncclSuccess;
     }
-    d->side->diverted++;
-    return 1;
+    if (yes)
+        s->diverted++;
+    else
+        s->bypassed++;
+    return yes;
 }

@@ -18,6 +18,7 @@ struct xp_divert {
     size_t first;
     struct xp_slot *slot;
     int diverted;
+    int asks;       /* it stays, but the ranks agree on something because of it */
 };
 
 /* Whether the exchange may leave NCCL at all: known before the ranks are joined, and the same on all of them. */

@@ -69,6 +69,20 @@ static int fill(struct xp_gpu *g)
     return 1;
 }
 
+int xp_gpu_relax(const struct xp_gpu *g)
+{
+    int mode = xp_cudaStreamCaptureModeRelaxed;
+    if (g->cudaThreadExchangeStreamCaptureMode)
+        g->cudaThreadExchangeStreamCaptureMode(&mode);
+    return mode;
+}
+
+void xp_gpu_restore(const struct xp_gpu *g, int mode)
+{
+    if (g->cudaThreadExchangeStreamCaptureMode)
+        g->cudaThreadExchangeStreamCaptureMode(&mode);
+}
+
 /* Looking in vain is slow: at most once a second. */
 static int worth_a_look(void)
 {

@@ -24,6 +24,10 @@ struct xp_gpu {
     __typeof__(&cuStreamWaitValue32) cuStreamWaitValue32; /* NULL: the calling thread waits instead of the stream */
 };
 
+/* While another stream is captured, this thread may ask the device all the same. Returns what xp_gpu_restore wants back. */
+int xp_gpu_relax(const struct xp_gpu *g);
+void xp_gpu_restore(const struct xp_gpu *g, int mode);
+
 /* The functions, or NULL when this process has no CUDA runtime (looked for again, at most once a second). */
 const struct xp_gpu *xp_gpu(void);
 

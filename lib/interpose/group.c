@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/interpose/agree.h"
 #include "lib/interpose/divert.h"
 #include "lib/interpose/join.h"
 #include "lib/interpose/options.h"
@@ -108,12 +109,20 @@ static int caller_completes(const void *caller)
 static pthread_key_t end_of_thread;
 static int have_end_of_thread;
 
+static void empty(struct xp_thread *t)
+{
+    for (size_t i = 0; i < t->ncalls; i++)
+        free((void *)(uintptr_t)t->calls[i].config);
+    t->ncalls = 0;
+}
+
 static void thread_ends(void *arg)
 {
     struct xp_thread *t = arg;
+    empty(t);
     free(t->calls);
     t->calls = NULL;
-    t->ncalls = t->cap = 0;
+    t->cap = 0;
 }
 
 static void make_key(void)
@@ -136,6 +145,26 @@ static void watch_thread(struct xp_thread *t)
         pthread_setspecific(end_of_thread, t);
 }
 
+#define CONFIG_MIN 64
+#define CONFIG_MAX 4096
+
+/* NCCL reads a configuration during the call, and may refuse it then; what it points to the program keeps until the group ends. */
+static int copy_config(struct xp_call *c)
+{
+    size_t size = c->config ? ((const struct xp_nccl_coll_config_head *)c->config)->size : 0;
+    void *copy = size ? malloc(size) : NULL;
+
+    if (copy)
+        c->config = memcpy(copy, c->config, size);
+    return copy || !size;
+}
+
+static int strange_config(const struct xp_call *c)
+{
+    const struct xp_nccl_coll_config_head *head = (const struct xp_nccl_coll_config_head *)c->config;
+    return head && (head->size < CONFIG_MIN || head->size > CONFIG_MAX);
+}
+
 static int buffer(const struct xp_call *c)
 {
     struct xp_thread *t = &xp_thread;
@@ -149,14 +178,17 @@ static int buffer(const struct xp_call *c)
         t->calls = more;
         t->cap = cap;
     }
-    t->calls[t->ncalls++] = *c;
+    t->calls[t->ncalls] = *c;
+    if (!copy_config(&t->calls[t->ncalls]))
+        return 0;
+    t->ncalls++;
     return 1;
 }
 
 /* A call that NCCL would refuse is made at once: its error belongs to this call and to the group. */
 static int would_be_refused(const struct xp_call *c, const struct xp_side *s)
 {
-    return !s || !xp_nccl_type_size(c->type) || (c->kind != XP_CALL_ALLTOALL && (c->peer < 0 || c->peer >= s->size)) ||
+    return !s || !xp_nccl_type_size(c->type) || strange_config(c) || (c->kind != XP_CALL_ALLTOALL && (c->peer < 0 || c->peer >= s->size)) ||
            (c->count > 0 && ((c->kind != XP_CALL_RECV && !c->send) || (c->kind != XP_CALL_SEND && !c->recv)));
 }
 
@@ -241,7 +273,8 @@ static size_t strangers(struct xp_divert *ops, size_t n, struct xp_side **sides)
     size_t count = 0;
     for (size_t i = 0; i < n; i++) {
         size_t j = 0;
-        if (!xp_side_is(ops[i].side, XP_SIDE_NEW) || !xp_divert_possible(&ops[i]))
+        ops[i].asks = xp_side_is(ops[i].side, XP_SIDE_NEW) && xp_divert_possible(&ops[i]);
+        if (!ops[i].asks)
             continue;
         while (j < count && sides[j] != ops[i].side)
             j++;
@@ -251,20 +284,13 @@ static size_t strangers(struct xp_divert *ops, size_t n, struct xp_side **sides)
     return count;
 }
 
-/* Joining needs NCCL outside a group: what the program's group holds so far is ended first. */
-static ncclResult_t join_strangers(struct xp_divert *ops, size_t n)
+/* What they need to know of one another goes with the group. */
+static ncclResult_t join_strangers(struct xp_side **sides, size_t n)
 {
-    struct xp_side *sides[OPS_MAX];
-    size_t count = strangers(ops, n, sides);
-    ncclResult_t r;
-
-    if (count == 0)
-        return ncclSuccess;
-    r = XP_INSIDE(XP_REAL(ncclGroupEnd)());
-    if (r != ncclSuccess && r != ncclInProgress)
-        return r;
-    xp_join(sides, count);
-    return XP_INSIDE(XP_REAL(ncclGroupStart)());
+    ncclResult_t r = ncclSuccess;
+    for (size_t i = 0; i < n && r == ncclSuccess; i++)
+        r = xp_join_begin(sides[i]);
+    return r;
 }
 
 static int stays(const struct xp_divert *d, int peer)
@@ -291,11 +317,16 @@ static ncclResult_t replay(struct xp_thread *t, const struct xp_divert *ops)
     return first_error;
 }
 
+static int has_thread(const struct xp_side *s)
+{
+    return s->proxy && (xp_side_is(s, XP_SIDE_JOINING) || xp_side_is(s, XP_SIDE_JOINED));
+}
+
 static ncclResult_t begin_all(struct xp_divert *ops, size_t n)
 {
     ncclResult_t r = ncclSuccess;
     for (size_t i = 0; i < n && r == ncclSuccess; i++) {
-        if (!xp_divert_possible(&ops[i]) || !xp_side_is(ops[i].side, XP_SIDE_JOINED) || !xp_divert_wanted(&ops[i]))
+        if (!has_thread(ops[i].side) || !xp_divert_possible(&ops[i]) || !xp_divert_wanted(&ops[i]))
             continue;
         r = xp_divert_begin(&ops[i]);
         ops[i].diverted = r == ncclSuccess;
@@ -311,14 +342,23 @@ static void hold(struct xp_divert *ops, size_t n, int by)
 
 static ncclResult_t end_with(struct xp_thread *t, struct xp_divert *ops, size_t n)
 {
-    ncclResult_t r = join_strangers(ops, n), e, f = ncclSuccess;
-    if (r != ncclSuccess)
-        return r;
+    struct xp_side *fresh[OPS_MAX];
+    size_t joining = strangers(ops, n, fresh);
+    ncclResult_t r, e, f = ncclSuccess;
+
     xp_thread.inside++;
-    r = begin_all(ops, n);
+    r = join_strangers(fresh, joining);
+    if (r == ncclSuccess)
+        r = begin_all(ops, n);
     e = replay(t, ops);
     r = r != ncclSuccess ? r : e;
     e = XP_REAL(ncclGroupEnd)();
+    for (size_t i = 0; i < joining; i++)
+        if (fresh[i]->join)
+            xp_join_launched(fresh[i], e == ncclSuccess || e == ncclInProgress);
+    for (size_t i = 0; i < n; i++)
+        if (ops[i].asks && has_thread(ops[i].side))
+            xp_agree_mark(ops[i].side->proxy, ops[i].calls[ops[i].first].stream);
     for (size_t i = 0; i < n; i++)
         if (ops[i].diverted && f == ncclSuccess)
             f = xp_divert_finish(&ops[i]);
@@ -342,7 +382,7 @@ static ncclResult_t end_failed(struct xp_thread *t)
 
 static ncclResult_t drop_calls(struct xp_thread *t, ncclResult_t r)
 {
-    t->ncalls = 0;
+    empty(t);
     return r;
 }
 
@@ -383,6 +423,6 @@ ncclResult_t xp_group_simulate_end(ncclSimInfo_t *info)
     r = XP_REAL(ncclGroupSimulateEnd)(info);
     xp_thread.inside--;
     if (t->depth == 0)
-        t->ncalls = 0;
+        empty(t);
     return r;
 }

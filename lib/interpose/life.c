@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "lib/interpose/join.h"
 #include "lib/interpose/options.h"
 #include "lib/interpose/proxy.h"
 #include "lib/interpose/real.h"
@@ -54,21 +55,23 @@ void xp_life_flush(ncclComm_t comm)
 
 static void say_stats(const struct xp_side *s)
 {
-    const struct xp_traffic *t = s->proxy ? &s->proxy->total : &(struct xp_traffic){0};
+    struct xp_traffic t = {0};
 
     if (!xp_options()->params.stats)
         return;
+    if (s->proxy)
+        xp_proxy_total(s->proxy, &t);
     fprintf(stderr,
             "crosspress-nccl[%d] communicator %p, rank %d of %d: %llu exchanges diverted, %llu bypassed, %llu captured, %llu other calls; "
             "%llu bytes for other nodes, %llu sent, %lld saved (%.1f %%)%s%s\n",
             (int)getpid(), (void *)s->handle, s->rank, s->size, (unsigned long long)s->diverted, (unsigned long long)s->bypassed,
-            (unsigned long long)s->captured, (unsigned long long)s->forwarded, (unsigned long long)t->raw, (unsigned long long)t->wire,
-            (long long)t->raw - (long long)t->wire, t->raw ? 100 * (1 - (double)t->wire / (double)t->raw) : 0.0, s->why[0] ? ": " : "",
+            (unsigned long long)s->captured, (unsigned long long)s->forwarded, (unsigned long long)t.raw, (unsigned long long)t.wire,
+            (long long)t.raw - (long long)t.wire, t.raw ? 100 * (1 - (double)t.wire / (double)t.raw) : 0.0, s->why[0] ? ": " : "",
             s->why);
 }
 
 /* An abort comes from any thread, while another one is inside with the communicator: it is turned out first, and what it may still look
- * at stays. */
+ * at stays. So does memory that CUDA knows: to free it may take waiting for the device, on which NCCL still waits for the other ranks. */
 static void end_by_abort(struct xp_side *s)
 {
     int waited = 0;
@@ -79,29 +82,45 @@ static void end_by_abort(struct xp_side *s)
         for (; atomic_load(&s->users) > 0 && waited < LEAVE_MS; waited++)
             usleep(1000);
         say_stats(s);
-        if (waited < LEAVE_MS && xp_proxy_destroy(s->proxy, 1))
-            s->proxy = NULL;
+        s->ended = waited < LEAVE_MS && xp_proxy_end(s->proxy, 1);
     }
     xp_side_bury(s);
+}
+
+/* What aborts have left. */
+static void free_left(struct xp_side *s)
+{
+    if (!s->ended)
+        return;
+    s->ended = 0;
+    xp_proxy_free(s->proxy, 0);
+    s->proxy = NULL;
+}
+
+static void end_in_order(struct xp_side *s)
+{
+    int ended = 1;
+
+    if (s->proxy)
+        xp_proxy_drain(s->proxy);
+    say_stats(s);
+    if (s->proxy && (ended = xp_proxy_end(s->proxy, 0)))
+        xp_proxy_free(s->proxy, 1);
+    xp_side_buried(free_left);
+    if (ended && xp_join_free(s))
+        xp_side_free(s);
+    else
+        xp_side_bury(s);
 }
 
 void xp_life_end(ncclComm_t comm, int abort)
 {
     struct xp_side *s = comm ? xp_side_take(comm) : NULL;
 
-    if (!s)
-        return;
-    if (abort) {
+    if (s && abort)
         end_by_abort(s);
-        return;
-    }
-    if (s->proxy)
-        xp_proxy_drain(s->proxy);
-    say_stats(s);
-    if (!s->proxy || xp_proxy_destroy(s->proxy, 0))
-        xp_side_free(s);
-    else
-        xp_side_bury(s);
+    else if (s)
+        end_in_order(s);
 }
 
 void xp_life_revoke(ncclComm_t comm)

@@ -77,7 +77,13 @@ struct xp_nccl_config_head {
     int blocking; /* 0: calls may return ncclInProgress */
 };
 typedef struct ncclConfig ncclConfig_t;
-typedef struct ncclCollConfig ncclCollConfig_t; /* from 2.32 on */
+
+/* The head of ncclCollConfig_t (from 2.31 on); all of it has at least 64 bytes. */
+struct xp_nccl_coll_config_head {
+    size_t size;
+    unsigned magic;
+};
+typedef struct ncclCollConfig ncclCollConfig_t;
 
 typedef struct {
     size_t size;
@@ -136,7 +142,7 @@ ncclResult_t ncclRecv(void *recv, size_t count, ncclDataType_t type, int peer, n
 ncclResult_t ncclAlltoAll(const void *send, void *recv, size_t count, ncclDataType_t type, ncclComm_t comm,
                           cudaStream_t stream); /* 2.28; count is for each peer */
 ncclResult_t ncclAlltoAllConfig(const void *send, void *recv, size_t count, ncclDataType_t type, ncclComm_t comm,
-                                cudaStream_t stream, const ncclCollConfig_t *config); /* 2.32 */
+                                cudaStream_t stream, const ncclCollConfig_t *config); /* 2.31 */
 ncclResult_t ncclAllGather(const void *send, void *recv, size_t count, ncclDataType_t type, ncclComm_t comm,
                            cudaStream_t stream);
 ncclResult_t ncclAllReduce(const void *send, void *recv, size_t count, ncclDataType_t type, ncclRedOp_t op, ncclComm_t comm,

@@ -52,7 +52,9 @@ EXPORT ncclResult_t ncclAlltoAll(const void *send, void *recv, size_t count, ncc
 EXPORT ncclResult_t ncclAlltoAllConfig(const void *send, void *recv, size_t count, ncclDataType_t type, ncclComm_t comm,
                                        cudaStream_t stream, const ncclCollConfig_t *config)
 {
-    return CALL_REAL(ncclAlltoAllConfig, send, recv, count, type, comm, stream, config);
+    struct xp_call c = {.kind = XP_CALL_ALLTOALL, .type = (int)type, .op = -1, .send = send, .recv = recv, .count = count, .handle = comm,
+                        .stream = stream, .config = config};
+    return XP_REAL(ncclAlltoAllConfig) ? data_call(&c, CALLER) : not_there();
 }
 
 /* ---- groups ------------------------------------------------------------------------------------------------------- */

@@ -28,7 +28,7 @@ struct xp_call {
     ncclComm_t handle;
     cudaStream_t stream;
     struct xp_side *side; /* NULL: nothing of this communicator is ever diverted */
-    const ncclCollConfig_t *config; /* ncclAlltoAllConfig */
+    const ncclCollConfig_t *config; /* ncclAlltoAllConfig; in the list of a group: a copy */
 };
 
 /* How much a group of sends and receives proves (setting GROUPS). */

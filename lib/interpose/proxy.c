@@ -11,8 +11,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "lib/interpose/agree.h"
 #include "lib/interpose/exchange.h"
+#include "lib/interpose/join.h"
 #include "lib/interpose/options.h"
+#include "lib/interpose/thread.h"
 
 #define FLAG_BYTES 64
 
@@ -37,8 +40,7 @@ void xp_side_fail(struct xp_side *s, xp_status st, const char *text)
     int none = ncclSuccess;
     if (!atomic_compare_exchange_strong(&s->error, &none, (int)nccl_code(st)))
         return;
-    snprintf(s->why, sizeof s->why, "%s", text && text[0] ? text : xp_status_string(st));
-    atomic_store_explicit(&s->state, XP_SIDE_FAILED, memory_order_release);
+    xp_side_change(s, XP_SIDE_FAILED, text && text[0] ? text : xp_status_string(st));
     xp_say(st == XP_ERR_STATE ? XP_LOG_INFO : XP_LOG_ERROR, "communicator %p, rank %d of %d: %s", (void *)s->handle, s->rank, s->size, s->why);
 }
 
@@ -57,7 +59,7 @@ static void close_comm(struct xp_proxy *p)
 
 static void run_one(struct xp_proxy *p, struct xp_slot *s)
 {
-    xp_status st = p->comm ? xp_exchange_run(p, s) : XP_ERR_STATE;
+    xp_status st = !p->comm ? XP_ERR_STATE : s->agrees ? xp_agree(p, s->klass) : xp_exchange_run(p, s);
 
     if (st != XP_OK && p->comm) {
         if (!atomic_load(&p->abort))
@@ -67,44 +69,35 @@ static void run_one(struct xp_proxy *p, struct xp_slot *s)
     atomic_store_explicit(s->flag, s->number, memory_order_release);
 }
 
-/* What the calling thread waits for in xp_proxy_gather. The lock is held, and released meanwhile. */
-static void gather(struct xp_proxy *p)
+/* The lock is held, and released meanwhile. */
+static void join_others(struct xp_proxy *p)
 {
-    size_t len = p->record_len;
-    xp_status st = XP_ERR_STATE;
-
+    while (!p->started && !p->stop)
+        pthread_cond_wait(&p->change, &p->lock);
+    if (p->started <= 0)
+        return;
     pthread_mutex_unlock(&p->lock);
-    if (p->comm) {
-        st = xp_comm_allgather(p->comm, p->record, p->gathered, len);
-        if (st != XP_OK) {
-            xp_side_fail(p->side, st, xp_comm_last_error(p->comm));
-            close_comm(p);
-        }
-    }
+    xp_join_run(p);
+    if (!xp_side_is(p->side, XP_SIDE_JOINED))
+        close_comm(p);
     pthread_mutex_lock(&p->lock);
-    p->record_status = st;
-    p->record_len = 0;
     pthread_cond_broadcast(&p->change);
 }
 
 static void *proxy_main(void *arg)
 {
     struct xp_proxy *p = arg;
-    int mode = xp_cudaStreamCaptureModeRelaxed;
 
+    xp_thread.inside++;
     p->gpu->cudaSetDevice(p->side->device);
-    if (p->gpu->cudaThreadExchangeStreamCaptureMode) /* our queries must not spoil a capture of another thread */
-        p->gpu->cudaThreadExchangeStreamCaptureMode(&mode);
+    xp_gpu_relax(p->gpu); /* our queries must not spoil a capture of another thread */
     pthread_mutex_lock(&p->lock);
+    join_others(p);
     for (;;) {
-        while (p->completed == p->issued && !p->record_len && !p->stop)
+        while (p->completed == p->issued && !p->stop)
             pthread_cond_wait(&p->change, &p->lock);
-        if (p->completed == p->issued) {
-            if (p->stop)
-                break;
-            gather(p);
-            continue;
-        }
+        if (p->completed == p->issued)
+            break;
         struct xp_slot *s = &p->slot[p->completed % XP_SLOTS];
         pthread_mutex_unlock(&p->lock);
         run_one(p, s);
@@ -171,9 +164,11 @@ static void free_slots(struct xp_proxy *p)
         free(s->out);
         free(s->in);
     }
+    if (p->over)
+        p->gpu->cudaEventDestroy(p->over);
 }
 
-struct xp_proxy *xp_proxy_create(struct xp_side *side, xp_comm *comm)
+struct xp_proxy *xp_proxy_create(struct xp_side *side)
 {
     struct xp_proxy *p = calloc(1, sizeof *p);
     int ok = p != NULL;
@@ -181,12 +176,14 @@ struct xp_proxy *xp_proxy_create(struct xp_side *side, xp_comm *comm)
     if (p) {
         p->side = side;
         p->gpu = xp_gpu();
-        p->comm = comm;
+        p->promise = XP_NO_PROMISE;
+        p->patient = 1;
         p->pid = (int)getpid();
         pthread_mutex_init(&p->lock, NULL);
         pthread_cond_init(&p->change, NULL);
         p->gathered = calloc((size_t)side->size, XP_RECORD);
         ok = p->gpu && p->gathered &&
+             p->gpu->cudaEventCreateWithFlags(&p->over, xp_cudaEventDisableTiming) == xp_cudaSuccess &&
              p->gpu->cudaHostAlloc(&p->flags, XP_SLOTS * FLAG_BYTES, xp_cudaHostAllocPortable | xp_cudaHostAllocMapped) == xp_cudaSuccess;
         for (int i = 0; ok && i < XP_SLOTS; i++)
             ok = create_slot(p, i);
@@ -194,7 +191,6 @@ struct xp_proxy *xp_proxy_create(struct xp_side *side, xp_comm *comm)
     }
     if (ok)
         return p;
-    xp_comm_destroy(comm);
     if (p) {
         if (p->gpu) {
             free_memory(p);
@@ -207,6 +203,14 @@ struct xp_proxy *xp_proxy_create(struct xp_side *side, xp_comm *comm)
 }
 
 /* ---- for the calling thread --------------------------------------------------------------------------------------- */
+
+void xp_proxy_start(struct xp_proxy *p, int join)
+{
+    pthread_mutex_lock(&p->lock);
+    p->started = join ? 1 : -1;
+    pthread_cond_broadcast(&p->change);
+    pthread_mutex_unlock(&p->lock);
+}
 
 static int over(const struct xp_slot *s)
 {
@@ -235,6 +239,7 @@ struct xp_slot *xp_proxy_next(struct xp_proxy *p)
     if (atomic_load(&p->abort))
         return NULL;
     s->number = (uint32_t)p->issued + 1;
+    s->agrees = 0;
     return s;
 }
 
@@ -257,31 +262,10 @@ void xp_proxy_drain(struct xp_proxy *p)
     pthread_mutex_unlock(&p->lock);
 }
 
-xp_status xp_proxy_gather(struct xp_proxy *p, const void *mine, void *all, size_t len)
-{
-    xp_status st = XP_ERR_STATE;
-
-    if (p->pid != (int)getpid())
-        return st;
-    pthread_mutex_lock(&p->lock);
-    memcpy(p->record, mine, len);
-    p->record_len = len;
-    pthread_cond_broadcast(&p->change);
-    while (p->record_len && !p->ended && !atomic_load(&p->abort))
-        pthread_cond_wait(&p->change, &p->lock);
-    if (!p->record_len) {
-        st = p->record_status;
-        memcpy(all, p->gathered, len * (size_t)p->side->size);
-    }
-    pthread_mutex_unlock(&p->lock);
-    return st;
-}
-
-void xp_proxy_take_traffic(struct xp_proxy *p, int klass, struct xp_traffic *out)
+void xp_proxy_total(struct xp_proxy *p, struct xp_traffic *out)
 {
     pthread_mutex_lock(&p->lock);
-    *out = p->traffic[klass];
-    memset(&p->traffic[klass], 0, sizeof p->traffic[klass]);
+    *out = p->total;
     pthread_mutex_unlock(&p->lock);
 }
 
@@ -317,37 +301,38 @@ static int wait_for_end(struct xp_proxy *p, int abort)
 }
 
 /* Whether the device is through with the staging buffers. */
-static int device_is_through(struct xp_proxy *p, int abort)
+static int device_is_through(struct xp_proxy *p, int wait)
 {
     int through = 1;
     for (int i = 0; i < XP_SLOTS; i++) {
         struct xp_slot *s = &p->slot[i];
-        int e = !s->pending ? xp_cudaSuccess : abort ? p->gpu->cudaEventQuery(s->done) : p->gpu->cudaEventSynchronize(s->done);
+        int e = !s->pending ? xp_cudaSuccess : wait ? p->gpu->cudaEventSynchronize(s->done) : p->gpu->cudaEventQuery(s->done);
         through = through && e == xp_cudaSuccess;
     }
     return through;
 }
 
-int xp_proxy_destroy(struct xp_proxy *p, int abort)
+int xp_proxy_end(struct xp_proxy *p, int abort)
 {
-    int ended;
-
     if (p->pid != (int)getpid())
         return 0;
     if (abort)
         xp_proxy_abort(p);
-    ended = wait_for_end(p, abort);
-    if (!ended) {
-        pthread_detach(p->thread); /* it ends at its deadline; what it uses stays */
-        return 0;
+    if (wait_for_end(p, abort)) {
+        pthread_join(p->thread, NULL);
+        return 1;
     }
-    pthread_join(p->thread, NULL);
-    if (device_is_through(p, abort)) /* else the memory stays: a stream may still read it */
+    pthread_detach(p->thread); /* it ends at its deadline; what it uses stays */
+    return 0;
+}
+
+void xp_proxy_free(struct xp_proxy *p, int wait)
+{
+    if (device_is_through(p, wait)) /* else the memory stays: a stream may still read it */
         free_memory(p);
     free_slots(p);
     pthread_mutex_destroy(&p->lock);
     pthread_cond_destroy(&p->change);
     free(p->gathered);
     free(p);
-    return 1;
 }

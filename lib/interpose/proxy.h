@@ -19,7 +19,10 @@
 #include "lib/interpose/side.h"
 
 #define XP_SLOTS 4 /* exchanges under way before the calling thread waits */
-#define XP_RECORD 64
+#define XP_RECORD 160
+#define XP_TRIAL 4 /* exchanges before the first verdict whether diverting pays, and before each later one after a bypass */
+#define XP_PATIENCE_SECONDS 5
+#define XP_NO_PROMISE UINT64_MAX
 
 /* A piece of a message: program memory, and where it lies in the staging buffer. */
 struct xp_piece {
@@ -30,6 +33,7 @@ struct xp_piece {
 struct xp_slot {
     uint32_t number; /* what the flag holds when the exchange is over */
     int klass;       /* index into side->classes */
+    int agrees;      /* no exchange: the ranks agree on something about the class */
     int collective;
     int bounded;     /* sets: as far as this rank's messages go; the ranks agree before the exchange */
     size_t rows;     /* collective: rows of one message, the same on all ranks */
@@ -57,7 +61,7 @@ struct xp_traffic {
 struct xp_proxy {
     struct xp_side *side;
     const struct xp_gpu *gpu;
-    xp_comm *comm;
+    xp_comm *comm; /* the thread's; NULL until the ranks have joined */
     struct xp_slot slot[XP_SLOTS];
     void *flags; /* pinned, 64 bytes for each slot */
     pthread_t thread;
@@ -70,14 +74,19 @@ struct xp_proxy {
     struct xp_proxy_plan plan[XP_CLASSES][2]; /* exact, bounded */
     struct xp_traffic traffic[XP_CLASSES];    /* since the last verdict; under lock */
     struct xp_traffic total;
-    void *gathered;        /* [size] records of at most XP_RECORD bytes */
-    char record[XP_RECORD]; /* what the calling thread wants gathered, */
-    size_t record_len;      /* > 0 while it waits for that, */
-    xp_status record_status; /* and what came of it; under lock */
+    int started;      /* > 0: the thread may join the other ranks; < 0: it is not to; under lock, as the rest */
+    uint64_t seen;    /* exchanges issued on the communicator, diverted or not */
+    uint64_t promise; /* the calling thread issues no exchange from this number on, until the ranks have agreed */
+    cudaEvent_t over; /* the exchange that brought the last agreement about is over on this rank; the calling thread's */
+    int patient;      /* the calling thread has not yet waited for an agreement in vain */
+    void *gathered;   /* [size] records of at most XP_RECORD bytes */
 };
 
-/* Takes comm over, in every case. NULL: no memory, no thread. */
-struct xp_proxy *xp_proxy_create(struct xp_side *side, xp_comm *comm);
+/* With its thread, which waits for xp_proxy_start. NULL: no memory, no thread. */
+struct xp_proxy *xp_proxy_create(struct xp_side *side);
+
+/* The thread joins those of the other ranks (xp_join_run), or has nothing to do. */
+void xp_proxy_start(struct xp_proxy *p, int join);
 
 /* The slot for the next exchange, once it is free. NULL when the exchange that used it failed on the device. */
 struct xp_slot *xp_proxy_next(struct xp_proxy *p);
@@ -88,19 +97,19 @@ void xp_proxy_submit(struct xp_proxy *p, struct xp_slot *s);
 /* Waits until the thread has nothing left to do, or is aborted. */
 void xp_proxy_drain(struct xp_proxy *p);
 
-/* Gathers `len` bytes (at most XP_RECORD) of every rank, after the exchanges that were issued. The thread does it: nobody else uses the
- * communicator, so that an abort from another thread finds it in one place. Collective. A failure is the communicator's. */
-xp_status xp_proxy_gather(struct xp_proxy *p, const void *mine, void *all, size_t len);
-
-/* What the exchanges of a class were since the last time. */
-void xp_proxy_take_traffic(struct xp_proxy *p, int klass, struct xp_traffic *out);
+/* What all exchanges so far were. */
+void xp_proxy_total(struct xp_proxy *p, struct xp_traffic *out);
 
 /* Waits until the exchange of this slot is over. */
 void xp_proxy_wait(struct xp_proxy *p, const struct xp_slot *s);
 
-/* Ends thread, plans and comm, and frees everything that the device no longer uses. abort: without waiting for anybody.
- * Returns 0 when the thread could not be ended in time: it then goes on to use p->side. */
-int xp_proxy_destroy(struct xp_proxy *p, int abort);
+/* Ends thread, plans and comm. abort: without waiting for anybody. Returns 0 when the thread could not be ended in time: it then goes
+ * on to use p->side and p. */
+int xp_proxy_end(struct xp_proxy *p, int abort);
+
+/* Frees what is left after that; wait: for the device, else what it may still use stays. CUDA may wait for the whole device all the same:
+ * not while anything there waits for a dead rank. */
+void xp_proxy_free(struct xp_proxy *p, int wait);
 
 /* Wakes the streams that wait for this communicator, now and from now on. */
 void xp_proxy_abort(struct xp_proxy *p);

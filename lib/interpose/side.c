@@ -124,19 +124,43 @@ void xp_side_free(struct xp_side *s)
     free(s);
 }
 
+static struct xp_side *buried;
+
 void xp_side_bury(struct xp_side *s)
 {
-    static struct xp_side *buried; /* so that the memory counts as in use */
     pthread_mutex_lock(&lock);
     s->next = buried;
     buried = s;
     pthread_mutex_unlock(&lock);
 }
 
+void xp_side_buried(void (*fn)(struct xp_side *s))
+{
+    pthread_mutex_lock(&lock);
+    for (struct xp_side *s = buried; s; s = s->next)
+        fn(s);
+    pthread_mutex_unlock(&lock);
+}
+
+int xp_side_change(struct xp_side *s, enum xp_side_state state, const char *why)
+{
+    static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
+    int changed;
+
+    pthread_mutex_lock(&one_at_a_time);
+    changed = !xp_side_is(s, XP_SIDE_FAILED) && (state != XP_SIDE_JOINED || xp_side_is(s, XP_SIDE_JOINING));
+    if (changed && why)
+        snprintf(s->why, sizeof s->why, "%s", why);
+    if (changed)
+        atomic_store_explicit(&s->state, state, memory_order_release);
+    pthread_mutex_unlock(&one_at_a_time);
+    return changed;
+}
+
 void xp_side_set_straight(struct xp_side *s, const char *why)
 {
-    snprintf(s->why, sizeof s->why, "%s", why);
-    atomic_store_explicit(&s->state, XP_SIDE_STRAIGHT, memory_order_release);
+    if (!xp_side_change(s, XP_SIDE_STRAIGHT, why))
+        return;
     xp_say(XP_LOG_INFO, "communicator %p, rank %d of %d: every call goes straight through: %s", (void *)s->handle, s->rank,
            s->size, why);
 }

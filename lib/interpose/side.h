@@ -17,22 +17,31 @@
 struct xp_proxy;
 
 enum xp_side_state {
-    XP_SIDE_NEW,      /* not yet joined to the other ranks */
-    XP_SIDE_JOINED,   /* exchanges may be diverted */
+    XP_SIDE_NEW,      /* no exchange yet */
+    XP_SIDE_JOINING,  /* its thread looks for those of the other ranks (join.h); nothing is diverted yet */
+    XP_SIDE_JOINED,   /* exchanges from number `from` on may be diverted */
     XP_SIDE_STRAIGHT, /* nothing is diverted; why says what for */
     XP_SIDE_FAILED    /* a diverted exchange failed: data calls report it */
 };
 
 #define XP_CLASSES (2 * ncclNumTypes) /* index: 2 * type + collective */
 
+/* What the ranks have agreed on for a class; it holds from exchange `from` of the communicator on. */
+struct xp_agreed {
+    uint64_t from;
+    uint64_t divisor; /* of all messages: what rows are multiples of */
+    int judged, pays;
+};
+
 /* Exchanges of one kind: they share a row length, plans, and the verdict whether diverting them pays. */
 struct xp_class {
     size_t unit;           /* bytes of a row as the exchange sees it; 0: not settled yet */
-    uint64_t issued;       /* exchanges of this class seen, diverted or not */
+    uint64_t divisor;      /* common divisor of this rank's messages, until the unit is settled; under the proxy's lock */
+    uint64_t issued;       /* exchanges of this class since the communicator is joined, diverted or not */
     uint64_t trial_end;    /* number of the exchange whose end brings the next verdict */
     uint64_t bypass_until; /* exchanges below this number go straight through */
-    int pays;              /* the last verdict; -1: none yet */
-    double ratio;          /* what it was based on: bytes sent to other nodes / bytes of the messages */
+    enum { XP_SETTLED, XP_AGREEING, XP_AGREED } agreement; /* whether `next` is under way, or there; under the proxy's lock */
+    struct xp_agreed next;
 };
 
 struct xp_side {
@@ -44,7 +53,10 @@ struct xp_side {
     _Atomic int error; /* ncclResult_t of XP_SIDE_FAILED */
     int nodes;
     int *node_of;            /* [size], after joining */
-    struct xp_proxy *proxy;  /* after joining */
+    struct xp_proxy *_Atomic proxy; /* from the first exchange on */
+    int ended;               /* the thread of the proxy is; its memory may go */
+    struct xp_join *join;    /* what joining needs; kept while the device may use it */
+    uint64_t from;           /* exchange that may be the first to be diverted; set before XP_SIDE_JOINED */
     struct xp_class classes[XP_CLASSES];
     uint64_t diverted, captured, bypassed; /* exchanges; the last two: that could have been diverted otherwise */
     uint64_t forwarded;                    /* other data calls */
@@ -65,6 +77,12 @@ void xp_side_free(struct xp_side *s);
 
 /* For an entry that another thread may still look at: the memory is kept. */
 void xp_side_bury(struct xp_side *s);
+
+/* Calls fn for all of these; one thread at a time. */
+void xp_side_buried(void (*fn)(struct xp_side *s));
+
+/* Changes the state, unless the communicator has failed: that is final. why: a text, or NULL. Returns whether it did. */
+int xp_side_change(struct xp_side *s, enum xp_side_state state, const char *why);
 
 /* Nothing of this communicator is diverted from now on. Only at a point that all ranks pass alike. */
 void xp_side_set_straight(struct xp_side *s, const char *why);

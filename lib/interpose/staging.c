@@ -13,6 +13,8 @@
 #include "lib/interpose/divert.h"
 #include "lib/interpose/options.h"
 
+#define SPARE_MAX ((size_t)64 << 20) /* staging buffers up to this size are made for all slots at once */
+
 static size_t message_bytes(const struct xp_call *c)
 {
     return c->count * xp_nccl_type_size(c->type);
@@ -124,23 +126,43 @@ static void place_all(struct xp_divert *d, enum xp_call_kind direction)
     }
 }
 
-/* Pinned memory. Its allocation may wait for the device, so nothing of ours may then be waiting in a stream. */
-static int reserve(struct xp_divert *d, char **buf, size_t *cap, size_t need)
+static int grow(const struct xp_gpu *g, char **buf, size_t *cap, size_t need)
 {
-    struct xp_proxy *p = d->side->proxy;
     void *fresh = NULL;
 
     if (need <= *cap)
         return 1;
-    xp_proxy_drain(p);
     if (*buf)
-        p->gpu->cudaFreeHost(*buf);
+        g->cudaFreeHost(*buf);
     *buf = NULL;
     *cap = 0;
-    if (p->gpu->cudaHostAlloc(&fresh, need, xp_cudaHostAllocPortable) != xp_cudaSuccess)
+    if (g->cudaHostAlloc(&fresh, need, xp_cudaHostAllocPortable) != xp_cudaSuccess)
         return 0;
     *buf = fresh;
     *cap = need;
+    return 1;
+}
+
+/* Pinned memory. Its allocation may wait for the device, so nothing of ours may then be waiting in a stream. Not to wait again soon, the
+ * other slots get as much, and all of them something to spare. */
+static int reserve(struct xp_divert *d, size_t send, size_t recv)
+{
+    struct xp_proxy *p = d->side->proxy;
+
+    if (send <= d->slot->send_cap && recv <= d->slot->recv_cap)
+        return 1;
+    xp_proxy_drain(p);
+    if (!grow(p->gpu, &d->slot->send, &d->slot->send_cap, send + send / 4) || !grow(p->gpu, &d->slot->recv, &d->slot->recv_cap, recv + recv / 4))
+        return 0;
+    for (int i = 0; i < XP_SLOTS; i++) {
+        struct xp_slot *s = &p->slot[i];
+        if (s == d->slot || (s->pending && p->gpu->cudaEventQuery(s->done) != xp_cudaSuccess))
+            continue;
+        if (d->slot->send_cap <= SPARE_MAX)
+            grow(p->gpu, &s->send, &s->send_cap, d->slot->send_cap);
+        if (d->slot->recv_cap <= SPARE_MAX)
+            grow(p->gpu, &s->recv, &s->recv_cap, d->slot->recv_cap);
+    }
     return 1;
 }
 
@@ -151,7 +173,7 @@ static int lay_out(struct xp_divert *d)
 
     count_rows(d);
     if (!reserve_pieces(&s->out, &s->out_cap, pieces) || !reserve_pieces(&s->in, &s->in_cap, pieces) ||
-        !reserve(d, &s->send, &s->send_cap, s->total_send * unit) || !reserve(d, &s->recv, &s->recv_cap, s->total_recv * unit))
+        !reserve(d, s->total_send * unit, s->total_recv * unit))
         return 0;
     s->nout = s->nin = 0;
     place_all(d, XP_CALL_SEND);

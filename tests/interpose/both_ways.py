@@ -8,6 +8,7 @@
 #   --groups WHAT       CROSSPRESS_GROUPS (complete)
 #   --per-node N        ranks on one node, as the layer is told (2)
 #   --transport NAME    CROSSPRESS_TRANSPORT
+#   --deadline S        CROSSPRESS_TIMEOUT, and CLIENT_DEADLINE, by which the program knows that there is one
 #   --diverts           at least one rank must say that the layer took an exchange over
 #   --unprotected       the host could touch device memory (protecting much of it takes long)
 #   --before LIB        a sanitizer's library, which wants to come first
@@ -47,6 +48,8 @@ def legs(args, base):
                   CLIENT_PER_NODE=args.per_node)
     if args.transport:
         common["CROSSPRESS_TRANSPORT"] = args.transport
+    if args.deadline:
+        common["CROSSPRESS_TIMEOUT"] = common["CLIENT_DEADLINE"] = args.deadline
     if args.preload:
         preload = ":".join(filter(None, (args.before, args.preload)))
         yield "preloaded", dict(common, LD_PRELOAD=preload)
@@ -61,7 +64,7 @@ def main():
     parser = argparse.ArgumentParser()
     for name in ("nccl", "cuda"):
         parser.add_argument("--" + name, required=True)
-    for name, default in (("preload", ""), ("replacement", ""), ("before", ""), ("transport", ""), ("groups", "complete"),
+    for name, default in (("preload", ""), ("replacement", ""), ("before", ""), ("transport", ""), ("deadline", ""), ("groups", "complete"),
                           ("per-node", "2")):
         parser.add_argument("--" + name, default=default)
     for name in ("diverts", "host-blocking", "unprotected"):

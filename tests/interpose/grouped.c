@@ -10,7 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define STEPS 6
+#define STEPS 18
+#define TYPES 6
 #define MOST 6000 /* elements to one rank */
 
 enum shape { EVEN, UNEVEN, ZEROS, SPARSE };
@@ -18,7 +19,7 @@ enum shape { EVEN, UNEVEN, ZEROS, SPARSE };
 static const struct {
     ncclDataType_t type;
     size_t bytes;
-} types[] = {{ncclFloat16, 2}, {ncclInt8, 1}, {ncclBfloat16, 2}, {ncclFloat32, 4}, {ncclInt64, 8}, {ncclUint8, 1}};
+} types[TYPES] = {{ncclFloat16, 2}, {ncclInt8, 1}, {ncclBfloat16, 2}, {ncclFloat32, 4}, {ncclInt64, 8}, {ncclUint8, 1}};
 
 /* Known to both ends. */
 static size_t count(const struct client *c, enum shape shape, int from, int to, int step)
@@ -43,8 +44,8 @@ struct buffers {
 
 static void exchange(struct client *c, enum shape shape, ncclComm_t comm, struct buffers *b, cudaStream_t stream, int step)
 {
-    ncclDataType_t type = types[step % 6].type;
-    size_t bytes = types[step % 6].bytes;
+    ncclDataType_t type = types[step % TYPES].type;
+    size_t bytes = types[step % TYPES].bytes;
 
     NCCL(ncclGroupStart());
     for (int p = 0; p < c->n; p++) {
@@ -79,7 +80,7 @@ static int rank_main(struct client *c, int argc, char **argv)
     for (int step = 0; step < STEPS; step++) {
         for (int p = 0; p < c->n; p++) {
             device_clear(b.recv[p], 8 * MOST, stream);
-            device_fill(b.send[p], count(c, shape, c->rank, p, step) * types[step % 6].bytes, tag_of(c->rank, p, step), stream);
+            device_fill(b.send[p], count(c, shape, c->rank, p, step) * types[step % TYPES].bytes, tag_of(c->rank, p, step), stream);
         }
         exchange(c, shape, comm, &b, stream, step);
     }

@@ -35,6 +35,20 @@ static size_t piece(size_t i)
 
 #define PIECES (BYTES / STRIDE + 1)
 
+/* Uneven: rank 0 sends `count` values to the next rank, the other messages are of one or none. */
+static void exchange(struct client *c, ncclComm_t comm, char *large, char *zeros, size_t count, cudaStream_t stream)
+{
+    int to = (c->rank + 1) % c->n, from = (c->rank + c->n - 1) % c->n;
+
+    NCCL(ncclGroupStart());
+    for (int p = 0; p < c->n; p++) {
+        bool sends = p == to && c->rank == 0, receives = p == from && p == 0;
+        NCCL(ncclSend(sends ? large : zeros, sends ? count : (size_t)(p == to), ncclFloat32, p, comm, stream));
+        NCCL(ncclRecv(receives ? large : zeros + 4096, receives ? count : (size_t)(p == from), ncclFloat32, p, comm, stream));
+    }
+    NCCL(ncclGroupEnd());
+}
+
 static int rank_main(struct client *c, int argc, char **argv)
 {
     ncclComm_t comm = client_comm(c, 0);
@@ -45,14 +59,9 @@ static int rank_main(struct client *c, int argc, char **argv)
     CUDA(cudaMemsetAsync(zeros, 0, PIECE, stream));
     for (size_t i = 0; i < PIECES && c->rank == 0; i++)
         device_fill(buffer + piece(i), PIECE, tag_of(0, to, (int)i), stream);
-    NCCL(ncclGroupStart());
-    for (int p = 0; p < c->n; p++) { /* uneven: one message is large, the others are of one element or none */
-        NCCL(ncclSend(p == to && c->rank == 0 ? buffer : zeros, p == to && c->rank == 0 ? BYTES / 4 : (size_t)(p == to), ncclFloat32,
-                      p, comm, stream));
-        NCCL(ncclRecv(p == from && p == 0 ? buffer : zeros + 4096, p == from && p == 0 ? BYTES / 4 : (size_t)(p == from),
-                      ncclFloat32, p, comm, stream));
-    }
-    NCCL(ncclGroupEnd());
+    exchange(c, comm, zeros, zeros, 1, stream); /* a layer may want to see one before */
+    CUDA(cudaStreamSynchronize(stream));
+    exchange(c, comm, buffer, zeros, BYTES / 4, stream);
     for (size_t i = 0; i < PIECES && from == 0; i++) {
         snprintf(label, sizeof label, "piece %zu", i);
         device_expect(label, buffer + piece(i), PIECE, tag_of(0, c->rank, (int)i), stream);

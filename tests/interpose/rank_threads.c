@@ -9,7 +9,8 @@
 
 #define THREADS 2
 #define EACH 30000
-#define STEPS 10
+#define STEPS 12
+#define APART 4 /* so many steps at a time nobody waits */
 
 struct rank {
     struct client *c;
@@ -31,6 +32,8 @@ static void *thread_main(void *arg)
     r->stream = new_stream();
     send = device_alloc((size_t)r->n * EACH);
     for (int step = 0; step < STEPS; step++) {
+        if (step % APART == 0)
+            CUDA(cudaStreamSynchronize(r->stream));
         r->recv[step] = device_alloc((size_t)r->n * EACH);
         for (int p = 0; p < r->n; p++)
             device_fill(send + p * EACH, EACH, tag_of(r->rank, p, step), r->stream);

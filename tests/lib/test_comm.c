@@ -259,6 +259,93 @@ Test(comm, callback, .timeout = 30)
     }
 }
 
+/* ---------------------------------------------------------------------------------------------------- door */
+
+struct guest {
+    const char *door;
+    int rank, n, fd;
+    xp_status status;
+    char error[512];
+};
+
+static void *create_by_door(void *arg)
+{
+    struct guest *me = arg;
+    xp_bootstrap boot;
+    xp_config cfg;
+    xp_comm *c = NULL;
+    int all[16], mine = 7 + me->rank;
+
+    xp_bootstrap_init(&boot);
+    boot.rank = me->rank;
+    boot.nranks = me->n;
+    boot.door = me->door;
+    boot.door_fd = me->fd;
+    xp_config_init(&cfg);
+    cfg.timeout_s = 5;
+    me->status = xp_comm_create(&c, &boot, &cfg);
+    snprintf(me->error, sizeof(me->error), "%s", xp_last_error());
+    if (me->status == XP_OK)
+        me->status = xp_comm_allgather(c, &mine, all, sizeof(mine));
+    if (me->status == XP_OK && all[me->n - 1] != 7 + me->n - 1)
+        me->status = XP_ERR_INTERNAL;
+    xp_comm_destroy(c);
+    return NULL;
+}
+
+static void run_guests(struct guest *guests, int n)
+{
+    pthread_t threads[16];
+
+    for (int r = 0; r < n; r++)
+        cr_assert_eq(pthread_create(&threads[r], NULL, create_by_door, &guests[r]), 0);
+    for (int r = 0; r < n; r++)
+        pthread_join(threads[r], NULL);
+}
+
+Test(comm, door, .timeout = 30)
+{
+    struct guest guests[5];
+    char door[XP_DOOR_MAX];
+    int fd;
+
+    cr_assert_eq(xp_door_open(door, XP_DOOR_MAX - 1, &fd), XP_ERR_INVALID_ARG);
+    cr_assert_eq(xp_door_open(NULL, XP_DOOR_MAX, &fd), XP_ERR_INVALID_ARG);
+    cr_assert_eq(xp_door_open(door, sizeof(door), &fd), XP_OK, "%s", xp_last_error());
+    for (int r = 0; r < 5; r++)
+        guests[r] = (struct guest){.door = door, .rank = r, .n = 5, .fd = fd};
+    run_guests(guests, 5);
+    for (int r = 0; r < 5; r++)
+        cr_assert_eq(guests[r].status, XP_OK, "rank %d: %s", r, guests[r].error);
+    close(fd);
+}
+
+Test(comm, door_needs_its_secret, .timeout = 30)
+{
+    char door[XP_DOOR_MAX], other[XP_DOOR_MAX];
+    int fd;
+
+    cr_assert_eq(xp_door_open(door, sizeof(door), &fd), XP_OK, "%s", xp_last_error());
+    snprintf(other, sizeof(other), "%s", door);
+    other[strlen(other) - 1] ^= 1;
+    struct guest guests[2] = {{.door = door, .rank = 0, .n = 2, .fd = fd}, {.door = other, .rank = 1, .n = 2}};
+    run_guests(guests, 2);
+    cr_assert(guests[0].status < 0 && guests[1].status < 0);
+    close(fd);
+}
+
+Test(comm, door_that_is_none, .timeout = 30)
+{
+    static const char *const texts[] = {"", "door", "10.0.0.1 0123", "10.0.0.1:0 0123", "10.0.0.1:99999 0123", "[:1 0123", "]:1 0123", ":1 0123"};
+
+    for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+        struct guest g = {.door = texts[i], .rank = 1, .n = 2};
+        create_by_door(&g);
+        cr_assert_eq(g.status, XP_ERR_INVALID_ARG, "\"%s\": %s", texts[i], xp_status_string(g.status));
+        cr_assert(strstr(g.error, "not the text of a door"), "%s", g.error);
+    }
+}
+
 Test(comm, a_failing_callback_is_reported, .timeout = 30)
 {
     for (int call = 1; call <= 2; call++) {

@@ -158,8 +158,19 @@ typedef struct xp_thread_group xp_thread_group;
 XP_API xp_status xp_thread_group_create(xp_thread_group **out, int nranks);
 XP_API void xp_thread_group_destroy(xp_thread_group *g);
 
+#define XP_DOOR_MAX 128
+
 /*
- * Where the ranks come from. Exactly one of: `threads` set; `allgather` set; neither (the environment of
+ * For ranks that can pass one text from one of them to all, once: rank 0 of a comm to be opens the door at which the others will
+ * meet it, on CROSSPRESS_INTERFACE or the first network interface.
+ *   text   at least XP_DOOR_MAX characters: address and secret, for xp_bootstrap.door on every rank. Who knows it can join.
+ *   fd     for xp_bootstrap.door_fd on rank 0; the caller closes it after xp_comm_create.
+ * Returns XP_OK; XP_ERR_INVALID_ARG; XP_ERR_SYSTEM (cannot listen). One door serves one comm.
+ */
+XP_API xp_status xp_door_open(char *text, size_t size, int *fd);
+
+/*
+ * Where the ranks come from. Exactly one of: `threads` set; `allgather` set; `door` set; none (the environment of
  * torchrun, Open MPI, MPICH/PMI or Slurm, or of the --spawn option of our tools).
  * Environment: rank 0 listens where CROSSPRESS_ROOT says; else under torchrun on MASTER_ADDR, MASTER_PORT + 1 (torch's own
  * store sits on MASTER_PORT) or one of the 7 ports after it; else on an address and port made from the launcher's job.
@@ -169,10 +180,12 @@ XP_API void xp_thread_group_destroy(xp_thread_group *g);
  */
 typedef struct xp_bootstrap {
     size_t size;               /* sizeof(xp_bootstrap), set by xp_bootstrap_init */
-    int rank, nranks;          /* used with threads and allgather; ignored for the environment */
+    int rank, nranks;          /* used with threads, allgather and door; ignored for the environment */
     xp_thread_group *threads;  /* (c) threads of one process */
     xp_allgather_fn allgather; /* (b) MPI, NCCL, a torch store ... */
     void *allgather_user;
+    const char *door;          /* (d) the text of xp_door_open */
+    int door_fd;               /* rank 0: its socket */
 } xp_bootstrap;
 
 /* Fills *boot so that the environment is used. */

@@ -48,7 +48,7 @@ class Config(Structure):
 
 class Bootstrap(Structure):
     _fields_ = [('size', c_size_t), ('rank', c_int), ('nranks', c_int), ('threads', c_void_p), ('allgather', AllgatherFn),
-                ('allgather_user', c_void_p)]
+                ('allgather_user', c_void_p), ('door', c_char_p), ('door_fd', c_int)]
 
 
 class MoeDesc(Structure):
@@ -94,6 +94,7 @@ PROTOTYPES = {
     'xp_config_init': (None, [POINTER(Config)]),
     'xp_thread_group_create': (Status, [POINTER(Handle), c_int]),
     'xp_thread_group_destroy': (None, [Handle]),
+    'xp_door_open': (Status, [c_char_p, c_size_t, POINTER(c_int)]),
     'xp_bootstrap_init': (None, [POINTER(Bootstrap)]),
     'xp_comm_create': (Status, [POINTER(Handle), POINTER(Bootstrap), POINTER(Config)]),
     'xp_comm_destroy': (None, [Handle]),
