@@ -429,7 +429,7 @@ struct ncclComm *fake_birth_comm(struct birth *b)
 /* Takes the birth away. A child that failed is freed; a communicator of its own keeps the error. */
 void fake_birth_end(struct birth *b, ncclResult_t result)
 {
-    if (b->comm && !result)
+    if (b->comm && !result && !(b->family == INIT && fake_is_background()))
         b->comm->state = ncclSuccess;
     if (b->family == INIT && result) {
         fake_set_error(b->comm, result);

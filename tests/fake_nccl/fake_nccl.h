@@ -160,6 +160,7 @@ ncclResult_t fake_submit_birth(struct birth *birth);
 bool fake_defer(struct ncclComm *comm, ncclResult_t (*how)(struct ncclComm *comm)); /* true: in a group, done at its end */
 int fake_depth(void);
 ncclResult_t fake_group_fail(ncclResult_t error); /* makes the open group, if any, fail; returns error */
+bool fake_is_background(void); /* the calling thread does such work, and says when it is done */
 ncclResult_t fake_in_background(struct ncclComm *comm, ncclResult_t (*fn)(void *arg), void *arg);
 
 /* Under their second names, which a preloaded library does not take. */

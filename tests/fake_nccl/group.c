@@ -110,10 +110,18 @@ struct background {
     int device;
 };
 
+static __thread bool in_background;
+
+bool fake_is_background(void)
+{
+    return in_background;
+}
+
 static void *background_main(void *arg)
 {
     struct background *b = arg;
 
+    in_background = true;
     cudaSetDevice(b->device);
     usleep((useconds_t)(1000 * fake_setting("inprogress", 1)));
     ncclResult_t r = b->fn(b->arg);
