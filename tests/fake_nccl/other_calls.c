@@ -108,7 +108,7 @@ NCCL_API(ncclResult_t, ncclWinGetUserPtr, ncclComm_t comm, ncclWindow_t window, 
     return ncclSuccess;
 }
 
-/* ---- 2.32: the collectives with a configuration for each call, which the double does not read */
+/* ---- 2.31: the collectives with a configuration for each call, which the double does not read */
 
 #define WITH_CONFIG(name, parameters, arguments)                                                              \
     ncclResult_t name##Config parameters;                                                                     \
