@@ -10,9 +10,11 @@
 #include <time.h>
 
 #include "lib/interpose/options.h"
+#include "lib/interpose/timing.h"
 
 #define BYPASS 500     /* exchanges that go straight through after a verdict against; the most that are diverted until the next verdict */
 #define MUST_SAVE 0.15 /* of the bytes: what staging through host memory costs beside sending them */
+#define MAY_TAKE 1.1   /* of NCCL's time: what timing may be off by */
 #define UNIT_MIN 64
 #define UNIT_MAX ((size_t)64 << 10)
 
@@ -21,6 +23,7 @@ struct proposal {
     uint64_t seen;                  /* exchanges it has issued */
     uint64_t divisor[ncclNumTypes]; /* of its sends and receives */
     struct xp_traffic traffic;      /* of the class, since the last verdict */
+    double pace[2];                 /* seconds for a byte of it through NCCL, through this layer; 0: not known */
 };
 
 _Static_assert(sizeof(struct proposal) <= XP_RECORD, "a proposal fits into a record");
@@ -37,7 +40,7 @@ uint64_t xp_gcd(uint64_t a, uint64_t b)
 
 /* ---- the thread ------------------------------------------------------------------------------------------------------ */
 
-static void propose(struct xp_proxy *p, int klass, struct proposal *mine)
+static void propose(struct xp_proxy *p, int klass, const double pace[2], struct proposal *mine)
 {
     memset(mine, 0, sizeof *mine);
     mine->seen = p->seen;
@@ -46,6 +49,7 @@ static void propose(struct xp_proxy *p, int klass, struct proposal *mine)
     if (klass != XP_AGREE_JOIN) {
         mine->traffic = p->traffic[klass];
         memset(&p->traffic[klass], 0, sizeof p->traffic[klass]);
+        memcpy(mine->pace, pace, sizeof mine->pace);
     }
 }
 
@@ -66,11 +70,25 @@ static uint64_t common_divisor(const struct proposal *all, int n, int type)
     return d;
 }
 
+/* Time of this layer / time of NCCL; 0 where a rank knows only one of them, or none. */
+static double relative_pace(const struct proposal *all, int n)
+{
+    double sum[2] = {0, 0};
+
+    for (int i = 0; i < n; i++) {
+        if (!(all[i].pace[0] > 0 && all[i].pace[1] > 0))
+            return 0;
+        sum[0] += all[i].pace[0];
+        sum[1] += all[i].pace[1];
+    }
+    return sum[1] / sum[0];
+}
+
 /* What the exchanges since the last verdict were, and what crossed to other nodes. */
 static void judge(const struct xp_side *s, int klass, const struct proposal *all, struct xp_agreed *out)
 {
     struct xp_traffic sum = {0};
-    double ratio;
+    double ratio, slower = relative_pace(all, s->size);
 
     for (int i = 0; i < s->size; i++) {
         sum.exchanges += all[i].traffic.exchanges;
@@ -81,9 +99,9 @@ static void judge(const struct xp_side *s, int klass, const struct proposal *all
         return;
     ratio = sum.raw ? (double)sum.wire / (double)sum.raw : 1;
     out->judged = 1;
-    out->pays = ratio <= 1 - MUST_SAVE && sum.raw >= sum.exchanges * xp_options()->params.min_size;
-    xp_say(XP_LOG_INFO, "communicator %p, rank %d of %d: %s of type %d: %.3f of the bytes cross to other nodes: %s", (void *)s->handle, s->rank,
-           s->size, klass % 2 ? "ncclAlltoAll" : "sends and receives", klass / 2, ratio,
+    out->pays = ratio <= 1 - MUST_SAVE && slower <= MAY_TAKE && sum.raw >= sum.exchanges * xp_options()->params.min_size;
+    xp_say(XP_LOG_INFO, "communicator %p, rank %d of %d: %s of type %d: %.3f of the bytes cross to other nodes, in %.2f of NCCL's time: %s",
+           (void *)s->handle, s->rank, s->size, klass % 2 ? "ncclAlltoAll" : "sends and receives", klass / 2, ratio, slower,
            out->pays ? "goes on" : "the next ones go straight through");
 }
 
@@ -106,7 +124,7 @@ static void decide(struct xp_side *s, int klass, const struct proposal *all)
     }
 }
 
-xp_status xp_agree(struct xp_proxy *p, int klass)
+xp_status xp_agree(struct xp_proxy *p, int klass, const double pace[2])
 {
     struct proposal mine, *all = p->gathered;
     xp_status st = xp_comm_barrier(p->comm); /* all are here: from now on it does not take long */
@@ -114,7 +132,7 @@ xp_status xp_agree(struct xp_proxy *p, int klass)
     if (st != XP_OK)
         return st;
     pthread_mutex_lock(&p->lock);
-    propose(p, klass, &mine);
+    propose(p, klass, pace, &mine);
     p->promise = mine.seen;
     pthread_mutex_unlock(&p->lock);
     st = xp_comm_allgather(p->comm, &mine, all, sizeof mine);
@@ -144,6 +162,7 @@ static void adopt(struct xp_class *k)
     k->agreement = XP_SETTLED;
     if (!k->next.judged)
         return;
+    k->pays = k->next.pays;
     k->bypass_until = k->next.pays ? 0 : k->issued + BYPASS;
     if (!k->next.pays)
         k->trial_end = k->issued + BYPASS + XP_TRIAL;
@@ -159,9 +178,9 @@ static int expects(const struct xp_proxy *p, const struct xp_class *k)
 
 static int is_over(const struct xp_proxy *p)
 {
-    int mode = xp_gpu_relax(p->gpu), e = p->gpu->cudaEventQuery(p->over);
+    int mode = xp_gpu_relax(p->gpu), over = xp_gpu_is_over(p->gpu, p->over);
     xp_gpu_restore(p->gpu, mode);
-    return e == xp_cudaSuccess;
+    return over == 1;
 }
 
 void xp_agree_mark(struct xp_proxy *p, cudaStream_t stream)
@@ -222,6 +241,7 @@ ncclResult_t xp_agree_request(struct xp_proxy *p, int klass)
         return ncclInternalError;
     s->klass = klass;
     s->agrees = 1;
+    xp_timing_take(&p->side->classes[klass], s->pace);
     xp_proxy_submit(p, s);
     return ncclSuccess;
 }

@@ -25,8 +25,8 @@ void xp_agree_mark(struct xp_proxy *p, cudaStream_t stream);
 /* Asks the thread for an agreement about a class, after the exchanges that were issued, unless one is on its way. Collective. */
 ncclResult_t xp_agree_request(struct xp_proxy *p, int klass);
 
-/* The thread's part: unit and verdict of a class, or that the ranks have joined. Collective. */
-xp_status xp_agree(struct xp_proxy *p, int klass);
+/* The thread's part: unit and verdict of a class, whose pace is this (timing.h), or that the ranks have joined. Collective. */
+xp_status xp_agree(struct xp_proxy *p, int klass, const double pace[2]);
 
 /* Bytes of a row of messages with this common divisor. */
 size_t xp_agree_unit(uint64_t divisor);

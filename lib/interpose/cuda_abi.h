@@ -56,6 +56,7 @@ int cudaEventDestroy(cudaEvent_t event);
 int cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 int cudaEventQuery(cudaEvent_t event);
 int cudaEventSynchronize(cudaEvent_t event);
+int cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end);
 int cudaThreadExchangeStreamCaptureMode(int *mode);
 
 /* In the driver's library the name ends in _v2 since CUDA 11.7; both are looked for. */

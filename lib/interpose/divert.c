@@ -14,6 +14,8 @@
 #include "lib/interpose/agree.h"
 #include "lib/interpose/options.h"
 
+#define PROBES 2 /* exchanges left to NCCL before a verdict, to see how long they take there */
+
 static size_t message_bytes(const struct xp_call *c)
 {
     return c->count * xp_nccl_type_size(c->type);
@@ -100,14 +102,23 @@ static void settle_unit(const struct xp_divert *d, struct xp_class *k)
         k->unit = xp_agree_unit(message_bytes(&d->calls[d->first]));
 }
 
-/* Diverts, unless the last verdict was against it; asks for the next one in time. */
+/* Diverts, unless the last verdict was against it; asks for the next one in time, and has some of both kinds timed for it. */
 static int worth_it(struct xp_divert *d, struct xp_class *k, int klass)
 {
+    uint64_t n, left;
+
     if (k->trial_end == 0)
         k->trial_end = XP_TRIAL;
     if (k->issued == k->trial_end && xp_agree_request(d->side->proxy, klass) != ncclSuccess)
         return 0;
-    return k->issued++ >= k->bypass_until;
+    n = k->issued++;
+    left = k->trial_end - n; /* counts down; huge while the verdict is on its way */
+    if (n < k->bypass_until) {
+        d->timed = k->bypass_until - n <= PROBES;
+        return 0;
+    }
+    d->timed = left <= PROBES + XP_TRIAL;
+    return !(k->pays && left <= PROBES);
 }
 
 int xp_divert_wanted(struct xp_divert *d)

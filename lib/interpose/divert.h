@@ -18,6 +18,7 @@ struct xp_divert {
     size_t first;
     struct xp_slot *slot;
     int diverted;
+    int timed;      /* its time is of interest, whether it is diverted or not */
     int asks;       /* it stays, but the ranks agree on something because of it */
 };
 

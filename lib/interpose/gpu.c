@@ -69,6 +69,14 @@ static int fill(struct xp_gpu *g)
     return 1;
 }
 
+int xp_gpu_is_over(const struct xp_gpu *g, cudaEvent_t event)
+{
+    int e = g->cudaEventQuery(event);
+    if (e == xp_cudaErrorNotReady && g->cudaGetLastError)
+        g->cudaGetLastError();
+    return e == xp_cudaSuccess ? 1 : e == xp_cudaErrorNotReady ? 0 : -1;
+}
+
 int xp_gpu_relax(const struct xp_gpu *g)
 {
     int mode = xp_cudaStreamCaptureModeRelaxed;
@@ -86,20 +94,20 @@ void xp_gpu_restore(const struct xp_gpu *g, int mode)
 /* Looking in vain is slow: at most once a second. */
 static int worth_a_look(void)
 {
-    static _Atomic long last = -1;
+    static long last = -1; /* under the lock */
     struct timespec t;
+    long before = last;
     clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
-    return atomic_exchange_explicit(&last, (long)t.tv_sec, memory_order_relaxed) != (long)t.tv_sec;
+    last = (long)t.tv_sec;
+    return last != before;
 }
 
 const struct xp_gpu *xp_gpu(void)
 {
     if (atomic_load_explicit(&ready, memory_order_acquire))
         return &table;
-    if (!worth_a_look())
-        return NULL;
-    pthread_mutex_lock(&lock);
-    if (!atomic_load(&ready) && fill(&table))
+    pthread_mutex_lock(&lock); /* a thread that comes while another one looks must find the same */
+    if (!atomic_load(&ready) && worth_a_look() && fill(&table))
         atomic_store_explicit(&ready, 1, memory_order_release);
     pthread_mutex_unlock(&lock);
     return atomic_load(&ready) ? &table : NULL;

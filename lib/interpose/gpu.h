@@ -11,7 +11,7 @@
 #define XP_GPU_FUNCTIONS(F) \
     F(cudaGetDevice) F(cudaSetDevice) F(cudaMalloc) F(cudaFree) F(cudaHostAlloc) F(cudaFreeHost) F(cudaMemcpyAsync) \
     F(cudaStreamCreateWithFlags) F(cudaStreamDestroy) F(cudaStreamSynchronize) F(cudaStreamWaitEvent) F(cudaStreamIsCapturing) \
-    F(cudaEventCreateWithFlags) F(cudaEventDestroy) F(cudaEventRecord) F(cudaEventQuery) F(cudaEventSynchronize)
+    F(cudaEventCreateWithFlags) F(cudaEventDestroy) F(cudaEventRecord) F(cudaEventQuery) F(cudaEventSynchronize) F(cudaEventElapsedTime)
 
 struct xp_gpu {
 #define F(name) __typeof__(&name) name;
@@ -23,6 +23,9 @@ struct xp_gpu {
     __typeof__(&cudaGetLastError) cudaGetLastError;
     __typeof__(&cuStreamWaitValue32) cuStreamWaitValue32; /* NULL: the calling thread waits instead of the stream */
 };
+
+/* 1: what the event marks is over, 0: not yet, -1: an error. For the program's thread: "not yet" does not stay its last error. */
+int xp_gpu_is_over(const struct xp_gpu *g, cudaEvent_t event);
 
 /* While another stream is captured, this thread may ask the device all the same. Returns what xp_gpu_restore wants back. */
 int xp_gpu_relax(const struct xp_gpu *g);

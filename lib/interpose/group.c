@@ -20,6 +20,7 @@
 #include "lib/interpose/options.h"
 #include "lib/interpose/real.h"
 #include "lib/interpose/thread.h"
+#include "lib/interpose/timing.h"
 
 #define OPS_MAX 32 /* all-to-alls in one group; more are forwarded */
 
@@ -326,10 +327,14 @@ static ncclResult_t begin_all(struct xp_divert *ops, size_t n)
 {
     ncclResult_t r = ncclSuccess;
     for (size_t i = 0; i < n && r == ncclSuccess; i++) {
-        if (!has_thread(ops[i].side) || !xp_divert_possible(&ops[i]) || !xp_divert_wanted(&ops[i]))
+        struct xp_divert *d = &ops[i];
+        if (!has_thread(d->side) || !xp_divert_possible(d))
             continue;
-        r = xp_divert_begin(&ops[i]);
-        ops[i].diverted = r == ncclSuccess;
+        d->diverted = xp_divert_wanted(d);
+        if (d->timed)
+            xp_timing_begin(d);
+        r = d->diverted ? xp_divert_begin(d) : ncclSuccess;
+        d->diverted = d->diverted && r == ncclSuccess;
     }
     return r;
 }
@@ -356,6 +361,9 @@ static ncclResult_t end_with(struct xp_thread *t, struct xp_divert *ops, size_t 
     for (size_t i = 0; i < joining; i++)
         if (fresh[i]->join)
             xp_join_launched(fresh[i], e == ncclSuccess || e == ncclInProgress);
+    for (size_t i = 0; i < n; i++)
+        if (ops[i].timed)
+            xp_timing_end(&ops[i]);
     for (size_t i = 0; i < n; i++)
         if (ops[i].asks && has_thread(ops[i].side))
             xp_agree_mark(ops[i].side->proxy, ops[i].calls[ops[i].first].stream);

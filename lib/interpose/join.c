@@ -301,7 +301,7 @@ void xp_join_run(struct xp_proxy *p)
         tell_failure(p, st);
     } else if ((no = refusal(j->host + 1, s->size)) || (no = meet(p, j))) {
         xp_side_set_straight(s, no);
-    } else if ((st = xp_agree(p, XP_AGREE_JOIN)) != XP_OK) {
+    } else if ((st = xp_agree(p, XP_AGREE_JOIN, NULL)) != XP_OK) {
         xp_side_fail(s, st, xp_comm_last_error(p->comm));
     } else if (xp_side_is(s, XP_SIDE_JOINED)) {
         xp_say(XP_LOG_INFO, "communicator %p, rank %d of %d: joined, %d nodes", (void *)s->handle, s->rank, s->size, s->nodes);

@@ -16,6 +16,7 @@
 #include "lib/interpose/join.h"
 #include "lib/interpose/options.h"
 #include "lib/interpose/thread.h"
+#include "lib/interpose/timing.h"
 
 #define FLAG_BYTES 64
 
@@ -59,7 +60,7 @@ static void close_comm(struct xp_proxy *p)
 
 static void run_one(struct xp_proxy *p, struct xp_slot *s)
 {
-    xp_status st = !p->comm ? XP_ERR_STATE : s->agrees ? xp_agree(p, s->klass) : xp_exchange_run(p, s);
+    xp_status st = !p->comm ? XP_ERR_STATE : s->agrees ? xp_agree(p, s->klass, s->pace) : xp_exchange_run(p, s);
 
     if (st != XP_OK && p->comm) {
         if (!atomic_load(&p->abort))
@@ -166,6 +167,7 @@ static void free_slots(struct xp_proxy *p)
     }
     if (p->over)
         p->gpu->cudaEventDestroy(p->over);
+    xp_timing_free(p->side);
 }
 
 struct xp_proxy *xp_proxy_create(struct xp_side *side)

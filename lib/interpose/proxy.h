@@ -34,6 +34,7 @@ struct xp_slot {
     uint32_t number; /* what the flag holds when the exchange is over */
     int klass;       /* index into side->classes */
     int agrees;      /* no exchange: the ranks agree on something about the class */
+    double pace[2];
     int collective;
     int bounded;     /* sets: as far as this rank's messages go; the ranks agree before the exchange */
     size_t rows;     /* collective: rows of one message, the same on all ranks */

@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
+#include "lib/interpose/cuda_abi.h"
 #include "lib/interpose/pattern.h"
 
 struct xp_proxy;
@@ -33,6 +34,13 @@ struct xp_agreed {
     int judged, pays;
 };
 
+/* The least of what exchanges of a class took (timing.c). */
+struct xp_timer {
+    cudaEvent_t begin, end;
+    int running;
+    double bytes, pace; /* of the exchange that is timed; seconds for a byte, 0: not known */
+};
+
 /* Exchanges of one kind: they share a row length, plans, and the verdict whether diverting them pays. */
 struct xp_class {
     size_t unit;           /* bytes of a row as the exchange sees it; 0: not settled yet */
@@ -42,6 +50,8 @@ struct xp_class {
     uint64_t bypass_until; /* exchanges below this number go straight through */
     enum { XP_SETTLED, XP_AGREEING, XP_AGREED } agreement; /* whether `next` is under way, or there; under the proxy's lock */
     struct xp_agreed next;
+    int pays; /* the last verdict */
+    struct xp_timer timer[2]; /* through NCCL, through this layer */
 };
 
 struct xp_side {

@@ -156,7 +156,7 @@ static int reserve(struct xp_divert *d, size_t send, size_t recv)
         return 0;
     for (int i = 0; i < XP_SLOTS; i++) {
         struct xp_slot *s = &p->slot[i];
-        if (s == d->slot || (s->pending && p->gpu->cudaEventQuery(s->done) != xp_cudaSuccess))
+        if (s == d->slot || (s->pending && xp_gpu_is_over(p->gpu, s->done) != 1))
             continue;
         if (d->slot->send_cap <= SPARE_MAX)
             grow(p->gpu, &s->send, &s->send_cap, d->slot->send_cap);
