@@ -137,7 +137,8 @@ static __device__ __forceinline__ unsigned find(const uint32_t *even, uint32_t s
 }
 
 /* The symbols of the rows in this warp. lane: in the row. */
-template <unsigned W> static __device__ __forceinline__ void decode_symbols(const Decode &d, const uint32_t *spans, Row &row, Stream<W> &s, unsigned char *symbols)
+template <unsigned W>
+static __device__ __forceinline__ void decode_symbols(const Decode &d, const uint32_t *spans, Row &row, Stream<W> &s, unsigned char *symbols)
 {
     const unsigned lane = threadIdx.x % W, begin = threadIdx.x % 32 - lane, states = d.states;
     const unsigned classes_steps = W * XP_RANS_GROUP / states; /* steps of W groups */

@@ -95,7 +95,8 @@ struct Pieces {
 };
 
 /* One integer of each lane: its place in its table, with its low bits and escapes put down. counts: it is one of the row's. */
-static __device__ __forceinline__ unsigned split(const Tables &t, Pieces &p, unsigned plane_limit, unsigned lane, int q, unsigned scale, bool counts, bool in_group)
+static __device__ __forceinline__ unsigned split(const Tables &t, Pieces &p, unsigned plane_limit, unsigned lane, int q, unsigned scale, bool counts,
+                                                bool in_group)
 {
     const unsigned low = in_group ? xp_dev_low_bits(scale) : 0, half = low ? 1u << (low - 1) : 0, table = xp_dev_table_number(scale);
     int u = (counts ? q : 0) + (int)half, symbol = (u >> low) + 16;

@@ -90,7 +90,8 @@ template <class F> static __device__ __forceinline__ float group_sum(unsigned n,
 
 /* ---- the row and what is left of it ---- */
 
-template <class T> static __device__ __forceinline__ void load_window(const Job &j, const unsigned char *row, unsigned w, unsigned count, unsigned lane, typename T::word *window)
+template <class T>
+static __device__ __forceinline__ void load_window(const Job &j, const unsigned char *row, unsigned w, unsigned count, unsigned lane, typename T::word *window)
 {
     constexpr unsigned PER = xp_per_load<T>;
 

@@ -128,8 +128,8 @@ static __device__ __forceinline__ void xp_group_number(const xp_group_sort &x, x
 /* ---- a pass of the sort ---- */
 
 /* How many rows of the tile's warp have the same digit and come before; leaves the tile's counts of all digits. */
-static __device__ __forceinline__ void xp_group_rank(const xp_group_sort &x, xp_group_shared &s, const uint32_t (&item)[XP_GROUP_STRIPS], unsigned shift, uint32_t rows,
-                                                      uint32_t (&rank)[XP_GROUP_STRIPS])
+static __device__ __forceinline__ void xp_group_rank(const xp_group_sort &x, xp_group_shared &s, const uint32_t (&item)[XP_GROUP_STRIPS], unsigned shift,
+                                                     uint32_t rows, uint32_t (&rank)[XP_GROUP_STRIPS])
 {
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     uint32_t sum = 0;
@@ -182,8 +182,8 @@ static __device__ __forceinline__ uint32_t xp_group_position(const xp_group_shar
 
 /* first: of each row of the thread, the first row of its cluster, all written before the last barrier; XP_GROUP_NONE behind the last
  * row. What is written to c is not seen by other blocks before the next barrier. */
-static __device__ __forceinline__ void xp_group_clusters(const xp_group_sort &x, xp_group_shared &s, xp_grid_barrier &all, const uint32_t (&first)[XP_GROUP_STRIPS],
-                                                          uint32_t rows, const xp_dev_clusters &c)
+static __device__ __forceinline__ void xp_group_clusters(const xp_group_sort &x, xp_group_shared &s, xp_grid_barrier &all,
+                                                         const uint32_t (&first)[XP_GROUP_STRIPS], uint32_t rows, const xp_dev_clusters &c)
 {
     const bool mine = blockIdx.x < xp_group_tiles(rows);
     uint32_t item[XP_GROUP_STRIPS], rank[XP_GROUP_STRIPS];

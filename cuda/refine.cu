@@ -63,7 +63,8 @@ static __device__ __forceinline__ uint32_t count_large(const xp_dev_clusters &c,
 }
 
 /* One block: the largest `most` clusters, the first of equals, are seeds, in the order of their numbers. */
-static __device__ __forceinline__ void choose_seeds(const xp_dev_clusters &c, xp_group_shared &s, uint32_t clusters, uint32_t rows, uint32_t most, const Scratch &x)
+static __device__ __forceinline__ void choose_seeds(const xp_dev_clusters &c, xp_group_shared &s, uint32_t clusters, uint32_t rows, uint32_t most,
+                                                    const Scratch &x)
 {
     uint32_t least = 1, beyond = rows + 1, equals, before = 0;
 
@@ -180,7 +181,8 @@ static __device__ __forceinline__ void join_chunks(const Job &j, const xp_dev_cl
     store_mean(j, seed, at, sum, end - begin);
 }
 
-static __device__ __forceinline__ void take_means(const Job &j, const xp_dev_clusters &c, const Scratch &x, xp_grid_barrier &all, bool all_are_seeds, uint32_t clusters)
+static __device__ __forceinline__ void take_means(const Job &j, const xp_dev_clusters &c, const Scratch &x, xp_grid_barrier &all, bool all_are_seeds,
+                                                  uint32_t clusters)
 {
     const unsigned lane = threadIdx.x % 32, warp = blockIdx.x * WARPS + threadIdx.x / 32, warps = gridDim.x * WARPS;
     const unsigned parts = (j.s + COLUMNS - 1) / COLUMNS;

@@ -185,12 +185,14 @@ static void compare_encode_rows(struct check *c, const struct xp_gpu *g, const s
     char *data = device_upload(moved, bytes + shift);
     const struct xp_rows in = {.data = data + shift, .rows = rows, .dim = dim, .dtype = k.t};
     char *scratch = device_upload(NULL, xp_cuda_book_encode_scratch(g, &in)), *head = device_upload(zero, sizeof(zero));
-    void *centroid = device_upload(k.centroid, rows * 4), *out = device_upload(NULL, k.cap), *len = device_upload(NULL, 8), *dev_errors = device_upload(NULL, rows * 4);
+    void *centroid = device_upload(k.centroid, rows * 4), *out = device_upload(NULL, k.cap);
+    void *len = device_upload(NULL, 8), *dev_errors = device_upload(NULL, rows * 4);
     const uint64_t want_len = k.len;
     device_copy(g, scratch, head, 4);
     for (int twice = 0; twice < 2; twice++) { /* the scratch can be used again as it is */
         check_launched(c, xp_cuda_book_encode(g, &b.device, &k.promise, &in, centroid, scratch, out, len, dev_errors), "book encode");
-        check_device(c, &want_len, len, 8, 0, "length of %zu %s rows of %zu, eps %g, mean %d", rows, check_dtype_name(k.t), dim, k.promise.eps, k.promise.to_mean);
+        check_device(c, &want_len, len, 8, 0, "length of %zu %s rows of %zu, eps %g, mean %d", rows, check_dtype_name(k.t), dim, k.promise.eps,
+                     k.promise.to_mean);
         check_device(c, k.bytes, out, k.len, 0, "%zu %s rows of %zu, %u centroids, rank %u, eps %g, mean %d", rows, check_dtype_name(k.t), dim,
                      b.host.centroids, b.host.rank, k.promise.eps, k.promise.to_mean);
     }
@@ -407,7 +409,8 @@ static void bench_book(struct check *c, const struct xp_gpu *g, int decode)
         memcpy(data + i * SOME * row, some, SOME * row);
         memcpy(centroid + i * SOME, centroid, SOME * 4);
     }
-    struct book_bench k = {.g = g, .book = b.device, .promise = {0.1, 1}, .in = {.data = device_upload(data, ROWS * row), .rows = ROWS, .dim = DIM, .dtype = XP_BF16},
+    struct book_bench k = {.g = g, .book = b.device, .promise = {0.1, 1},
+                           .in = {.data = device_upload(data, ROWS * row), .rows = ROWS, .dim = DIM, .dtype = XP_BF16},
                            .centroid = device_upload(centroid, ROWS * 4), .bytes = device_upload(NULL, ROWS * (row + 16)), .out_len = device_upload(NULL, 8),
                            .errors = device_upload(NULL, ROWS * 4), .back = device_upload(NULL, ROWS * row), .status = device_upload(NULL, 4)};
     void *head = device_upload(zero, 256);
