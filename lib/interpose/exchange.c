@@ -114,29 +114,17 @@ static void count(struct xp_proxy *p, int klass, xp_plan *plan)
     pthread_mutex_unlock(&p->lock);
 }
 
-static long nanoseconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return 1000000000 * t.tv_sec + t.tv_nsec;
-}
-
-#define WORKED_NS 15000 /* a look that took longer has coded or copied something */
-
 static xp_status move(struct xp_proxy *p, const struct xp_slot *s, xp_plan *plan)
 {
     xp_request *req = NULL;
     xp_status st = xp_alltoallv(plan, s->send, s->send_rows, s->recv, s->recv_rows, &req);
 
     for (unsigned i = 0; st == XP_OK || st == XP_IN_PROGRESS; i++) {
-        long since = nanoseconds();
         st = xp_request_test(req);
         if (st != XP_IN_PROGRESS)
             break;
         if (atomic_load_explicit(&p->abort, memory_order_acquire))
             return XP_ERR_STATE; /* the plan's end abandons the request */
-        if (nanoseconds() - since > WORKED_NS)
-            i = 0;
         xp_exchange_idle(i);
     }
     xp_request_free(req);
