@@ -6,6 +6,7 @@
 #include "lib/interpose/agree.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -89,6 +90,7 @@ static void judge(const struct xp_side *s, int klass, const struct proposal *all
 {
     struct xp_traffic sum = {0};
     double ratio, slower = relative_pace(all, s->size);
+    char time[40] = "";
 
     for (int i = 0; i < s->size; i++) {
         sum.exchanges += all[i].traffic.exchanges;
@@ -100,8 +102,10 @@ static void judge(const struct xp_side *s, int klass, const struct proposal *all
     ratio = sum.raw ? (double)sum.wire / (double)sum.raw : 1;
     out->judged = 1;
     out->pays = ratio <= 1 - MUST_SAVE && slower <= MAY_TAKE && sum.raw >= sum.exchanges * xp_options()->params.min_size;
-    xp_say(XP_LOG_INFO, "communicator %p, rank %d of %d: %s of type %d: %.3f of the bytes cross to other nodes, in %.2f of NCCL's time: %s",
-           (void *)s->handle, s->rank, s->size, klass % 2 ? "ncclAlltoAll" : "sends and receives", klass / 2, ratio, slower,
+    if (slower > 0)
+        snprintf(time, sizeof time, ", in %.2f of NCCL's time", slower);
+    xp_say(XP_LOG_INFO, "communicator %p, rank %d of %d: %s of type %d: %.3f of the bytes cross to other nodes%s: %s", (void *)s->handle, s->rank,
+           s->size, klass % 2 ? "ncclAlltoAll" : "sends and receives", klass / 2, ratio, time,
            out->pays ? "goes on" : "the next ones go straight through");
 }
 
@@ -160,8 +164,11 @@ static void adopt(struct xp_class *k)
     if (!k->unit)
         k->unit = xp_agree_unit(k->next.divisor);
     k->agreement = XP_SETTLED;
-    if (!k->next.judged)
+    if (!k->next.judged) {
+        if (k->trial_end) /* the messages were empty */
+            k->trial_end = k->issued + XP_TRIAL;
         return;
+    }
     k->pays = k->next.pays;
     k->bypass_until = k->next.pays ? 0 : k->issued + BYPASS;
     if (!k->next.pays)

@@ -362,14 +362,14 @@ static ncclResult_t end_with(struct xp_thread *t, struct xp_divert *ops, size_t 
         if (fresh[i]->join)
             xp_join_launched(fresh[i], e == ncclSuccess || e == ncclInProgress);
     for (size_t i = 0; i < n; i++)
-        if (ops[i].timed)
-            xp_timing_end(&ops[i]);
-    for (size_t i = 0; i < n; i++)
         if (ops[i].asks && has_thread(ops[i].side))
             xp_agree_mark(ops[i].side->proxy, ops[i].calls[ops[i].first].stream);
     for (size_t i = 0; i < n; i++)
         if (ops[i].diverted && f == ncclSuccess)
             f = xp_divert_finish(&ops[i]);
+    for (size_t i = 0; i < n; i++)
+        if (ops[i].timed)
+            xp_timing_end(&ops[i]);
     xp_thread.inside--;
     if (r != ncclSuccess)
         return r;
