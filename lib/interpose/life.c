@@ -55,6 +55,7 @@ void xp_life_flush(ncclComm_t comm)
 
 static void say_stats(const struct xp_side *s)
 {
+    const char *why = xp_side_is(s, XP_SIDE_STRAIGHT) || xp_side_is(s, XP_SIDE_FAILED) ? s->why : "";
     struct xp_traffic t = {0};
 
     if (!xp_options()->params.stats)
@@ -66,8 +67,8 @@ static void say_stats(const struct xp_side *s)
             "%llu bytes for other nodes, %llu sent, %lld saved (%.1f %%)%s%s\n",
             (int)getpid(), (void *)s->handle, s->rank, s->size, (unsigned long long)s->diverted, (unsigned long long)s->bypassed,
             (unsigned long long)s->captured, (unsigned long long)s->forwarded, (unsigned long long)t.raw, (unsigned long long)t.wire,
-            (long long)t.raw - (long long)t.wire, t.raw ? 100 * (1 - (double)t.wire / (double)t.raw) : 0.0, s->why[0] ? ": " : "",
-            s->why);
+            (long long)t.raw - (long long)t.wire, t.raw ? 100 * (1 - (double)t.wire / (double)t.raw) : 0.0, why[0] ? ": " : "",
+            why);
 }
 
 /* An abort comes from any thread, while another one is inside with the communicator: it is turned out first, and what it may still look
