@@ -149,7 +149,8 @@ static void compare_assign(struct check *c, const struct xp_gpu *gpu, const stru
     free(want);
 }
 
-static void compare_refine_rows(struct check *c, const struct xp_gpu *g, const struct xp_kernels *plain, size_t rows, size_t kinds, unsigned s)
+/* limited: fewer clusters than there are may be seeds. */
+static void compare_refine_rows(struct check *c, const struct xp_gpu *g, const struct xp_kernels *plain, size_t rows, size_t kinds, unsigned s, int limited)
 {
     const unsigned rounds = (unsigned)check_below(c, 4);
     const size_t words = rows * 4, scratch_bytes = xp_cuda_group_scratch(rows), refine_bytes = xp_cuda_refine_scratch(rows, s);
@@ -162,7 +163,7 @@ static void compare_refine_rows(struct check *c, const struct xp_gpu *g, const s
     for (size_t r = 0; r < rows; r++)
         ids[r] = (uint32_t)(check_below(c, 3) ? check_below(c, kinds) : 0);
     xp_clusters_group(&want, ids, rows);
-    const uint32_t most = check_below(c, 2) ? 0 : 1 + (uint32_t)check_below(c, want.count + 2);
+    const uint32_t most = limited && want.count ? 1 + (uint32_t)check_below(c, want.count) : 0;
     static const uint32_t zero[64];
     char *scratch = device_upload(NULL, scratch_bytes), *refine = device_upload(NULL, refine_bytes), *head = device_upload(zero, sizeof(zero));
     device_copy(g, scratch, head, 4);
@@ -193,10 +194,11 @@ static void compare_refine(struct check *c, const struct xp_gpu *gpu, const stru
 {
     const struct xp_gpu few = check_gpu(c, gpu), *g = device_is_emulated() ? &few : gpu;
 
-    compare_refine_rows(c, g, plain, check_below(c, 4) ? check_below(c, 200) : check_below(c, 3), 1 + check_below(c, 40), 32 * (1 + (unsigned)check_below(c, 4)));
-    compare_refine_rows(c, g, plain, check_below(c, 40), 1 + check_below(c, 8), 32 * (1 + (unsigned)check_below(c, 16)));
-    if (check_below(c, 12) == 0)
-        compare_refine_rows(c, g, plain, 1100, 30, 32); /* more than one tile of the sort */
+    compare_refine_rows(c, g, plain, check_below(c, 4) ? check_below(c, 200) : check_below(c, 3), 1 + check_below(c, 40), 32 * (1 + (unsigned)check_below(c, 4)),
+                        (int)check_below(c, 2));
+    compare_refine_rows(c, g, plain, check_below(c, 40), 1 + check_below(c, 8), 32 * (1 + (unsigned)check_below(c, 16)), (int)check_below(c, 2));
+    if (check_below(c, 8) == 0)
+        compare_refine_rows(c, g, plain, 1100, 30, 32, (int)check_below(c, 3) > 0); /* more than one tile of the sort, and of the means */
 }
 
 struct refine_bench {
