@@ -39,6 +39,7 @@ def grid():
     cases = {'raw': ({'mode': 'raw'}, True), 'raw, other data order': ({'mode': 'raw'}, True)}
     for eps in (0.03, 0.1, 0.25):
         cases[f'bounded {eps:.0%}'] = {'mode': 'bounded', 'eps': eps, 'codec': 'book'}, True
+    cases['bounded 25%, gradients 10%'] = {'mode': 'bounded', 'eps': 0.25, 'eps_grad': 0.1, 'codec': 'book'}, True
     for codec in ('quant',):
         cases[f'bounded 10% {codec}'] = {'mode': 'bounded', 'eps': 0.1, 'codec': codec}, False
     # A bound that no row misses: every row has 4 bits a value, whatever comes of it.
