@@ -93,6 +93,10 @@ Test(folded_formulas, with_leaders_no_output_depends_on_a_later_row)
             l->d.codec = "int8";
         }
         fill_routing(&a, &r, 7);
+        if (a.expert[398] < 0) { /* the last row is sent somewhere: its output has to differ */
+            a.expert[398] = a.expert[399] == 0;
+            a.weight[398] = 0.5f;
+        }
         fill_rows(&a, &r, 12, 0.5);
         memcpy(b.expert, a.expert, 400 * sizeof(*a.expert));
         memcpy(b.weight, a.weight, 400 * sizeof(*a.weight));
