@@ -12,19 +12,13 @@
 
 #include "hash/bytes.h"
 #include "hash/frame.h"
-#include "hash/quant_rows.h"
+#include "hash/log2.h"
+#include "hash/quant_frame.h"
 
-#define PREFIX 4
+#define PREFIX XP_QUANT_PREFIX
 #define FLAG_MEAN 1u
 
 /* ---- the mean row -------------------------------------------------------------------------------------------- */
-
-/* The mean is taken over all rows of a frame up to this many, over as many at equal distances of a longer one. Where eps does not
- * refer to it fewer do: a sample of n rows leaves a share of 1 / n more energy, 0.006 bits a value at 128. */
-#define MEAN_ROWS 1024
-#define MEAN_ROWS_UNREFERRED 128
-#define MEAN_LEAST_ROWS 4     /* fewer rows have no mean worth the name */
-#define PROBES 32             /* rows that say whether sending the mean pays */
 
 /*
  * Fills order with the rows that count and c->mean with their mean, as kernel centroid would. A row's energy says whether it counts;
@@ -32,7 +26,7 @@
  */
 static uint32_t mean_rows(struct xp_coder *c, const struct xp_rows *in, uint32_t *order)
 {
-    const size_t most = c->desc.eps_ref == XP_EPS_REF_ROW ? MEAN_ROWS_UNREFERRED : MEAN_ROWS, take = in->rows < most ? in->rows : most;
+    const size_t most = c->desc.eps_ref == XP_EPS_REF_ROW ? XP_MEAN_ROWS_UNREFERRED : XP_MEAN_ROWS, take = in->rows < most ? in->rows : most;
     uint32_t n = 0;
 
     memset(c->mean, 0, in->dim * sizeof(*c->mean));
@@ -50,9 +44,9 @@ static uint32_t mean_rows(struct xp_coder *c, const struct xp_rows *in, uint32_t
 /* Puts the mean row, as the receiver will have it, in c->mean and its typed form in c->decoded. Returns the rows used, 0: none. */
 static uint32_t make_mean(struct xp_coder *c, const struct xp_rows *in, uint32_t *order)
 {
-    const uint32_t n = in->rows >= MEAN_LEAST_ROWS ? mean_rows(c, in, order) : 0;
+    const uint32_t n = in->rows >= XP_MEAN_LEAST_ROWS ? mean_rows(c, in, order) : 0;
 
-    if (n < MEAN_LEAST_ROWS)
+    if (n < XP_MEAN_LEAST_ROWS)
         return 0;
     c->kernels.restore(c->mean, NULL, in->dim, in->dtype, c->decoded);
     c->kernels.residual(c->decoded, in->dtype, NULL, in->dim, c->mean);
@@ -62,7 +56,7 @@ static uint32_t make_mean(struct xp_coder *c, const struct xp_rows *in, uint32_t
 /* Bits a value that coding against the mean saves, from a few rows. */
 static double mean_gain(struct xp_coder *c, const struct xp_rows *in, const uint32_t *order, uint32_t n)
 {
-    const uint32_t take = n < PROBES ? n : PROBES;
+    const uint32_t take = n < XP_MEAN_PROBES ? n : XP_MEAN_PROBES;
     double bits = 0;
 
     for (uint32_t i = 0; i < take; i++) {
@@ -70,7 +64,7 @@ static double mean_gain(struct xp_coder *c, const struct xp_rows *in, const uint
         float sums[2]; /* of the row, and of what is left of it */
         c->kernels.residual_sums(row, in->dtype, c->mean, in->dim, c->residual, sums);
         if (sums[0] > 0)
-            bits += 0.5 * log2(fmax(sums[1], 1e-6 * sums[0]) / sums[0]);
+            bits += 0.5 * xp_log2(fmax(sums[1], 1e-6 * sums[0]) / sums[0]);
     }
     return -bits / take;
 }
@@ -122,7 +116,7 @@ static xp_status encode_rows(struct xp_coder *c, const struct xp_rows *in, struc
 static xp_status quant_encode(struct xp_coder *c, const struct xp_rows *in, uint8_t *out, size_t cap, size_t *len,
                               xp_codec_stats *st)
 {
-    uint32_t order[MEAN_ROWS];
+    uint32_t order[XP_MEAN_ROWS];
     const uint32_t n = c->desc.row_wise ? 0 : make_mean(c, in, order);
     struct xp_row_plan plan;
     size_t at = PREFIX, bytes;
@@ -153,47 +147,70 @@ static int all_finite(const float *x, size_t n)
     return 1;
 }
 
-/* Checks the format bytes against the length; nothing is written before that. */
-static xp_status check_rows(struct xp_coder *c, const struct xp_row_plan *p, const uint8_t *in, size_t len, size_t rows, int has_base)
+/* Checks the format bytes; the rows' bytes follow. Returns whether they are fine. */
+static int check_formats(struct xp_coder *c, const struct xp_row_plan *p, const uint8_t *formats, size_t rows, int has_base, size_t *bytes)
 {
-    size_t need = rows;
-
-    if (len < rows)
-        return xp_corrupt(c, "quant: shorter than its row formats");
+    *bytes = 0;
     for (size_t r = 0; r < rows; r++) {
-        if (!xp_row_format_known(in[r], has_base))
-            return xp_corrupt(c, "quant: unknown row format");
-        if (__builtin_add_overflow(need, p->bytes[in[r]], &need))
-            return xp_corrupt(c, "quant: longer than memory");
+        c->why = "quant: unknown row format";
+        if (!xp_row_format_known(formats[r], has_base))
+            return 0;
+        c->why = "quant: longer than memory";
+        if (__builtin_add_overflow(*bytes, p->bytes[formats[r]], bytes))
+            return 0;
     }
-    return need == len ? XP_OK : xp_corrupt(c, "quant: the length does not match the row formats");
+    return 1;
+}
+
+size_t xp_quant_read_head(struct xp_coder *c, const struct xp_row_plan *p, const uint8_t *in, size_t len, size_t rows, struct xp_quant_parts *out)
+{
+    size_t at = PREFIX;
+
+    c->why = "quant: bad prefix";
+    if (len < PREFIX || xp_get32(in) & ~FLAG_MEAN)
+        return 0;
+    out->mean = NULL;
+    if (xp_get32(in) & FLAG_MEAN) {
+        c->why = "quant: shorter than its mean row";
+        if (len - at < c->row_bytes)
+            return 0;
+        c->kernels.residual(in + at, c->desc.dtype, NULL, c->desc.dim, c->mean);
+        c->why = "quant: the mean row is not finite";
+        if (!all_finite(c->mean, c->desc.dim))
+            return 0;
+        out->mean = c->mean;
+        at += c->row_bytes;
+    }
+    c->why = "quant: shorter than its row formats";
+    if (len - at < rows || !check_formats(c, p, in + at, rows, out->mean != NULL, &out->length))
+        return 0;
+    c->why = "";
+    out->formats = in + at;
+    out->bytes = in + at + rows;
+    return at + rows;
+}
+
+xp_status xp_quant_read(struct xp_coder *c, const struct xp_row_plan *p, const uint8_t *in, size_t len, size_t rows, struct xp_quant_parts *out)
+{
+    const size_t head = xp_quant_read_head(c, p, in, len, rows, out);
+
+    if (!head)
+        return XP_ERR_CORRUPT;
+    return len - head == out->length ? XP_OK : xp_corrupt(c, "quant: the length does not match the row formats");
 }
 
 static xp_status quant_decode(struct xp_coder *c, const uint8_t *in, size_t len, size_t rows, void *out)
 {
-    const float *base = NULL;
+    struct xp_quant_parts parts;
     struct xp_row_plan plan;
-    size_t at = PREFIX;
 
-    if (len < PREFIX || xp_get32(in) & ~FLAG_MEAN)
-        return xp_corrupt(c, "quant: bad prefix");
-    if (xp_get32(in) & FLAG_MEAN) {
-        if (len - at < c->row_bytes)
-            return xp_corrupt(c, "quant: shorter than its mean row");
-        c->kernels.residual(in + at, c->desc.dtype, NULL, c->desc.dim, c->mean);
-        if (!all_finite(c->mean, c->desc.dim))
-            return xp_corrupt(c, "quant: the mean row is not finite");
-        base = c->mean;
-        at += c->row_bytes;
-    }
     xp_row_plan_init(&plan, c, 0, NULL);
-    const xp_status s = check_rows(c, &plan, in + at, len - at, rows, base != NULL);
+    const xp_status s = xp_quant_read(c, &plan, in, len, rows, &parts);
     if (s)
         return s;
-    const uint8_t *formats = in + at, *bytes = formats + rows;
     for (size_t r = 0; r < rows; r++) {
-        xp_row_decode(c, &plan, formats[r], bytes, base, (char *)out + r * c->row_bytes);
-        bytes += plan.bytes[formats[r]];
+        xp_row_decode(c, &plan, parts.formats[r], parts.bytes, parts.mean, (char *)out + r * c->row_bytes);
+        parts.bytes += plan.bytes[parts.formats[r]];
     }
     return XP_OK;
 }
