@@ -283,7 +283,7 @@ void foreign_changed(const struct xp_cuemu_range *range, int born)
 
 void check(const char *p, size_t n, bool write, bool atomic, uint32_t pc)
 {
-    Fiber *f = current;
+    Fiber *f = runs_launch ? current : nullptr;
     Arena *a = f ? arena_of(p) : nullptr;
 
     if (!f)

@@ -50,6 +50,7 @@ namespace cuemu
 {
 
 Fiber *current;
+thread_local bool runs_launch;
 
 namespace
 {
@@ -327,7 +328,9 @@ int run_job(void *arg, int)
     blockDim = job->shape.block;
     gridDim = job->shape.grid;
     check_launch_begins(job->name.c_str(), job->args, job->args_size);
+    runs_launch = true;
     run_blocks();
+    runs_launch = false;
     check_launch_ends();
     S.job = nullptr;
     return XP_CUEMU_DONE;

@@ -61,6 +61,8 @@ struct Block {
 };
 
 extern Fiber *current; /* NULL: the host */
+/* This thread runs the launch; another one is the host, whose code in .cu files is compiled with the same calls. */
+extern thread_local bool runs_launch;
 
 /* emu_sched.cpp */
 void make_ready(Fiber *f);
