@@ -65,11 +65,31 @@ int xp_cuda_centroid(const struct xp_gpu *g, const struct xp_rows *in, const uin
 /* ---- quantised rows (quantise.cu, dequantise.cu) ----
  * q: a host struct whose signs are a device pointer, xp_sign_words(dim) words. */
 
-/* What rows are coded against: rows NULL: nothing; of NULL: the one row of dim values; else row of[r] for row r. */
+/* What rows are coded against: rows NULL: nothing; of NULL: the one row of dim values; else row of[r] for row r, or nothing where
+ * that is XP_GPU_NO_ROW. reference_of, for the encoder: the row of `rows` that eps refers to, alike; where a row has a base, that
+ * one. NULL: the plan's. */
+#define XP_GPU_NO_ROW 0xffffffffu
 struct xp_gpu_bases {
     const float *rows;
     const uint32_t *of;
+    const uint32_t *reference_of;
 };
+
+/*
+ * The mean rows of codec quant's frames (means.cu), and which of them pay (codec_quant.c). frames: `count` of them on the device, each of
+ * rows [first, first + rows) of the batch, fewer than 2^20. out: a host struct of device pointers.
+ */
+struct xp_gpu_frame {
+    uint32_t first, rows;
+};
+struct xp_gpu_means {
+    float *rows;            /* [count][dim], as the receiver has them; where there is none, nothing is written */
+    uint8_t *typed;         /* [count] rows in the rows' type, likewise */
+    uint8_t *pays;          /* [count] 1: the frame's rows are coded against its mean */
+    uint32_t *base_of;      /* [rows of the batch] for xp_gpu_bases */
+    uint32_t *reference_of; /* likewise; NULL: eps does not refer to the mean */
+};
+int xp_cuda_means(const struct xp_gpu *g, const struct xp_rows *in, const struct xp_gpu_frame *frames, size_t count, const struct xp_gpu_means *out);
 
 /* quantise: res [rows][dim] to out, rows `stride` bytes apart, a multiple of 16 that holds xp_qrow_bytes(f, dim); what is left of
  * the last 16 bytes of a row becomes zeros. */
@@ -172,6 +192,19 @@ int xp_cuda_signs(const struct xp_gpu *g, uint64_t seed, uint32_t stream, size_t
 /* fht_i16, fht_i32 (fht.cu); vectors 16-byte aligned where log2n >= 3. */
 int xp_cuda_fht_i16(const struct xp_gpu *g, int16_t *x, unsigned log2n, size_t nrows);
 int xp_cuda_fht_i32(const struct xp_gpu *g, int32_t *x, unsigned log2n, size_t nrows);
+
+/* What device plans use of these, for a library that is built with and without them (kernel_table.c). */
+struct xp_cuda_table {
+    int (*means)(const struct xp_gpu *g, const struct xp_rows *in, const struct xp_gpu_frame *frames, size_t count, const struct xp_gpu_means *out);
+    int (*row_encode)(const struct xp_gpu *g, const struct xp_row_plan *p, const struct xp_quantiser *q, const struct xp_rows *in,
+                      const struct xp_gpu_bases *bases, uint8_t *slots, size_t stride, uint8_t *formats, uint32_t *lengths, float *errors);
+    int (*row_decode)(const struct xp_gpu *g, const struct xp_quantiser *q, const uint8_t *formats, enum xp_qformat f, const uint8_t *in,
+                      const uint64_t *at, size_t stride, const struct xp_gpu_bases *bases, xp_dtype t, size_t rows, void *out);
+    size_t (*pack_scratch)(const struct xp_gpu *g);
+    int (*pack)(const struct xp_gpu *g, const uint8_t *slots, size_t stride, const uint32_t *lengths, const uint32_t *order, size_t rows, void *scratch,
+                uint64_t *at, uint8_t *payload);
+};
+extern const struct xp_cuda_table xp_cuda_table;
 
 #ifdef __cplusplus
 }

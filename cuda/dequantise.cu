@@ -114,7 +114,7 @@ template <class T> __global__ void __launch_bounds__(MOST_WARPS * 32, 1) decode_
         const uint64_t at = __shfl_sync(XP_FULL_WARP, known, 0), which = __shfl_sync(XP_FULL_WARP, known, 2);
         const unsigned format = (unsigned)__shfl_sync(XP_FULL_WARP, known, 1);
         __syncwarp();
-        decode_row<T>(d, w, format, d.in + at, own + d.m.row, d.of ? d.base + which * d.dim : one_base ? shared_base : nullptr, x);
+        decode_row<T>(d, w, format, d.in + at, own + d.m.row, d.of && which != XP_GPU_NO_ROW ? d.base + which * d.dim : one_base ? shared_base : nullptr, x);
         __syncwarp();
         unsigned char *to = d.out + r * d.row_bytes;
         if (d.wide)

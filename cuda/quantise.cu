@@ -82,7 +82,7 @@ struct Encode {
     xp_dev_rows in;
     const uint32_t *signs;
     const float *base, *reference;
-    const uint32_t *of;
+    const uint32_t *of, *reference_of;
     size_t base_bytes; /* of one row of base or reference */
     bool wide, wide_base;
     unsigned forced;   /* the format of all rows; XP_Q_RAW: the one that is chosen */
@@ -351,6 +351,7 @@ template <class T> __global__ void __launch_bounds__(MOST_WARPS * 32, 1) encode_
     float *base = reinterpret_cast<float *>(memory + e.m.signs), *reference = reinterpret_cast<float *>(memory + e.m.signs + e.m.base);
     unsigned char *own = memory + e.m.before_warps + warp * e.m.each_warp;
     unsigned char *own_base = own + e.m.row + e.m.pairs + 2 * e.m.codes + e.m.states + e.m.stage;
+    const float *own_base_row = reinterpret_cast<float *>(own_base);
 
     copy_shared(memory, e.signs, e.m.signs);
     if (one_base)
@@ -360,7 +361,7 @@ template <class T> __global__ void __launch_bounds__(MOST_WARPS * 32, 1) encode_
     __syncthreads();
     Coder<T> c = {e,
                   {lane, reinterpret_cast<uint32_t *>(memory), reinterpret_cast<uint16_t *>(own + e.m.row + e.m.pairs + 2 * e.m.codes + e.m.states)},
-                  {reinterpret_cast<typename T::word *>(own), e.of ? reinterpret_cast<float *>(own_base) : one_base ? base : nullptr, (unsigned)e.in.dim},
+                  {reinterpret_cast<typename T::word *>(own), one_base ? base : nullptr, (unsigned)e.in.dim},
                   reinterpret_cast<uint32_t *>(own + e.m.row),
                   own + e.m.row + e.m.pairs,
                   own + e.m.row + e.m.pairs + e.m.codes,
@@ -372,14 +373,20 @@ template <class T> __global__ void __launch_bounds__(MOST_WARPS * 32, 1) encode_
             number = e.in.index[r];
         if (e.of && lane == 1)
             number = e.of[r];
+        if (e.reference_of && lane == 2)
+            number = e.reference_of[r];
         const size_t from = e.in.index ? __shfl_sync(XP_FULL_WARP, number, 0) : r;
+        const uint32_t own_number = __shfl_sync(XP_FULL_WARP, number, 1), referred = __shfl_sync(XP_FULL_WARP, number, 2);
+        const bool has_own = e.of && own_number != XP_GPU_NO_ROW, refers = e.reference_of && referred != XP_GPU_NO_ROW;
         __syncwarp();
         fetch<typename T::word>(own, e.in.data + from * e.in.row_bytes, e.in.row_bytes, e.wide, lane);
-        if (e.of)
-            fetch<uint32_t>(own_base, reinterpret_cast<const unsigned char *>(e.base + __shfl_sync(XP_FULL_WARP, number, 1) * e.in.dim), e.base_bytes,
+        if (has_own || refers)
+            fetch<uint32_t>(own_base, reinterpret_cast<const unsigned char *>(e.base + (size_t)(has_own ? own_number : referred) * e.in.dim), e.base_bytes,
                             e.wide_base, lane);
         __syncwarp();
-        encode_row<T>(c, e.m.reference ? reference : e.reference ? base : nullptr, r);
+        if (e.of)
+            c.row.base = has_own ? own_base_row : nullptr;
+        encode_row<T>(c, refers ? own_base_row : e.m.reference ? reference : e.reference ? base : nullptr, r);
     }
 }
 
@@ -393,7 +400,7 @@ int launch_encode(const struct xp_gpu *g, xp_dtype t, Encode &e)
     m.signs = xp_sign_words(e.in.dim) * sizeof(uint32_t);
     e.base_bytes = e.in.dim * sizeof(float);
     m.base = e.base && !e.of ? round16(e.base_bytes) : 0;
-    m.reference = e.reference && (e.of || e.reference != e.base) ? round16(e.base_bytes) : 0;
+    m.reference = e.reference && !e.reference_of && (e.of || e.reference != e.base) ? round16(e.base_bytes) : 0;
     m.row = round16(e.in.row_bytes);
     m.pairs = blocks * 64 * sizeof(uint32_t);
     m.codes = round16(longest_code(e.f));
@@ -449,6 +456,7 @@ extern "C" int xp_cuda_row_encode(const struct xp_gpu *g, const struct xp_row_pl
     e.signs = q->signs;
     e.base = bases->rows;
     e.of = bases->rows ? bases->of : nullptr;
+    e.reference_of = e.of ? bases->reference_of : nullptr;
     e.reference = p->reference;
     e.wide = xp_rows_are_wide(in);
     e.forced = XP_Q_RAW;

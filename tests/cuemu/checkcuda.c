@@ -17,7 +17,8 @@
 #include <time.h>
 #include <unistd.h>
 
-static const struct cuda_case *const tables[] = {cuda_hash_cases, cuda_rows_cases, cuda_quant_cases, cuda_book_cases, cuda_fold_cases, cuda_bytes_cases};
+static const struct cuda_case *const tables[] = {cuda_hash_cases, cuda_rows_cases, cuda_quant_cases, cuda_frames_cases, cuda_book_cases,
+                                                 cuda_fold_cases, cuda_bytes_cases};
 
 static void fail(struct check *c, const char *what, va_list args)
 {
@@ -34,10 +35,22 @@ static void no_nans(float *x, size_t n)
         x[i] = x[i] == x[i] ? x[i] : -1.0f;
 }
 
+static void compare_bytes(struct check *c, const unsigned char *want, const unsigned char *got, size_t bytes, const char *what, va_list args)
+{
+    size_t at = 0;
+
+    c->compared++;
+    while (at < bytes && got[at] == want[at])
+        at++;
+    if (at < bytes) {
+        printf("# first difference at byte %zu of %zu\n", at, bytes);
+        fail(c, what, args);
+    }
+}
+
 void check_device(struct check *c, const void *expected, const void *device, size_t bytes, int floats, const char *what, ...)
 {
     unsigned char *got = malloc(bytes + 1), *want = malloc(bytes + 1);
-    size_t at = 0;
     va_list args;
 
     device_download(got, device, bytes);
@@ -46,17 +59,20 @@ void check_device(struct check *c, const void *expected, const void *device, siz
         no_nans((float *)(void *)got, bytes / 4);
         no_nans((float *)(void *)want, bytes / 4);
     }
-    c->compared++;
-    while (at < bytes && got[at] == want[at])
-        at++;
-    if (at < bytes) {
-        printf("# first difference at byte %zu of %zu\n", at, bytes);
-        va_start(args, what);
-        fail(c, what, args);
-        va_end(args);
-    }
+    va_start(args, what);
+    compare_bytes(c, want, got, bytes, what, args);
+    va_end(args);
     free(got);
     free(want);
+}
+
+void check_same(struct check *c, const void *expected, const void *got, size_t bytes, const char *what, ...)
+{
+    va_list args;
+
+    va_start(args, what);
+    compare_bytes(c, expected, got, bytes, what, args);
+    va_end(args);
 }
 
 static void failed(struct check *c, const char *what, ...)

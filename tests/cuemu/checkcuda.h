@@ -16,12 +16,15 @@ struct cuda_case {
     /* Prints one line with GB/s and the ratio to a copy of as many bytes; NULL: none. */
     void (*bench)(struct check *c, const struct xp_gpu *g);
 };
-extern const struct cuda_case cuda_hash_cases[], cuda_rows_cases[], cuda_quant_cases[], cuda_book_cases[], cuda_fold_cases[],
-    cuda_bytes_cases[];
+extern const struct cuda_case cuda_hash_cases[], cuda_rows_cases[], cuda_quant_cases[], cuda_frames_cases[], cuda_book_cases[],
+    cuda_fold_cases[], cuda_bytes_cases[];
 
 /* Compares what the device has with what the C entry gave. floats: bytes are f32, and any NaN equals any other. */
 void check_device(struct check *c, const void *expected, const void *device, size_t bytes, int floats, const char *what, ...)
     __attribute__((format(printf, 6, 7)));
+
+/* The same for bytes that the host has. */
+void check_same(struct check *c, const void *expected, const void *got, size_t bytes, const char *what, ...) __attribute__((format(printf, 5, 6)));
 
 /* The result of a launch. */
 void check_launched(struct check *c, int error, const char *what);
