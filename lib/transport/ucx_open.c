@@ -107,6 +107,13 @@ static ucs_status_t make_context(struct xp_ucx *t)
     return s;
 }
 
+/* Whether this UCX was built with CUDA, and found it. */
+static int takes_cuda(const struct xp_ucx *t)
+{
+    ucp_context_attr_t a = {.field_mask = UCP_ATTR_FIELD_MEMORY_TYPES};
+    return t->lib->ucp_context_query(t->context, &a) == UCS_OK && (a.memory_types & UCS_BIT(UCS_MEMORY_TYPE_CUDA));
+}
+
 /* ------------------------------------------------------------------ opening */
 
 static ucs_status_t make_worker(struct xp_ucx *t, int lane, unsigned char *address, size_t room, size_t *len)
@@ -183,6 +190,7 @@ xp_status xp_ucx_open(struct xp_transport **out, const struct xp_transport_env *
                  env->interface_ != NULL ? env->interface_ : "");
     else
         r = make_workers(t, address, address_len, err, err_size);
+    t->base.takes_device_memory = r == XP_OK && takes_cuda(t);
     if (r != XP_OK) {
         xp_ucx_close(&t->base);
         return r;
