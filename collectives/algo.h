@@ -38,6 +38,7 @@ struct xp_shape {
     uint64_t config_hash;  /* of everything that must be equal */
     const size_t *peer_max_send, *peer_max_recv; /* [size] the maxima of every rank */
     double link_bytes_per_s; /* slow hop, equal on all ranks; 0 = unknown */
+    void *nccl_comm;       /* the program's communicator; NULL: none */
     const struct xp_device *device; /* rows are in its memory; NULL: in the host's */
 };
 
@@ -57,6 +58,8 @@ struct xp_algo_ops {
     double (*score)(const struct xp_shape *s);
     xp_status (*create)(void **state, const struct xp_shape *s);
     xp_status (*start)(void *state, const struct xp_call *c, xp_stats *stats);
+    /* Collective, when create() has gone well on every rank; NULL: nothing to do. */
+    xp_status (*connect)(void *state);
     /* One round. XP_OK, XP_IN_PROGRESS, error; *moved grows when the round did anything. */
     xp_status (*progress)(void *state, int *moved);
     /* Fills text with what is being waited for ("counts of rank 2, rows of rank 3"). */
@@ -66,7 +69,7 @@ struct xp_algo_ops {
 };
 
 extern const struct xp_algo_ops xp_algo_flat, xp_algo_hier, xp_algo_leader;
-extern const struct xp_algo_ops xp_algo_staged; /* for rows in device memory; not in the list */
+extern const struct xp_algo_ops xp_algo_staged, xp_algo_grouped; /* for rows in device memory; not in the list */
 
 /* NULL-terminated (algo.c). */
 const struct xp_algo_ops *const *xp_algo_list(void);

@@ -12,9 +12,10 @@
 
 #include "collectives/staged.h"
 
-xp_status xp_staged_failed(const struct xp_staged *s, int error, const char *what)
+int xp_staged_codes(const struct xp_staged *s, int peer)
 {
-    return xp_error(s->shape->comm, XP_ERR_SYSTEM, "alltoallv: rank %d: %s: CUDA: %s", s->shape->comm->rank, what, s->dev->text(error));
+    const struct xp_comm *c = s->shape->comm;
+    return s->coder && c->node_of[peer] != c->node;
 }
 
 int xp_staged_direct(const struct xp_staged *s, int peer)
@@ -32,22 +33,6 @@ void xp_staged_count(struct xp_staged *s, int peer, size_t bytes)
         s->stats->wire_bytes_slow += bytes;
 }
 
-/* Everything happens on the device of the plan; the caller's choice is put back. */
-static int enter(const struct xp_staged *s)
-{
-    int before = s->device;
-    s->dev->get(&before);
-    if (before != s->device)
-        s->dev->set(s->device);
-    return before;
-}
-
-static void leave(const struct xp_staged *s, int before)
-{
-    if (before != s->device)
-        s->dev->set(before);
-}
-
 /* ---- create and destroy -------------------------------------------------------------------------------------------- */
 
 static double staged_score(const struct xp_shape *s)
@@ -60,7 +45,7 @@ static void staged_destroy(void *state)
     struct xp_staged *s = state;
     if (!s)
         return;
-    int before = enter(s);
+    int before = xp_device_enter(s->dev, s->device);
     for (size_t i = 0; s->slots && i < s->nslots; i++)
         if (s->slots[i].event)
             s->dev->event_destroy(s->slots[i].event);
@@ -75,21 +60,53 @@ static void staged_destroy(void *state)
     if (s->left)
         s->dev->event_destroy(s->left);
     xp_pool_free(&s->pinned);
-    leave(s, before);
+    xp_pool_free(&s->memory);
+    if (s->coder)
+        xp_device_coder_close(s->coder);
+    xp_device_leave(s->dev, s->device, before);
     xp_counts_destroy(&s->counts);
     free(s->to);
     free(s->from);
     free(s->slots);
     free(s->arrivals);
+    free(s->run);
+    for (int i = 0; i < XP_DEVICE_BATCHES; i++)
+        free(s->batch[i].chunks);
+    free(s->coder);
     free(s);
 }
 
-/* The parts of the pinned pool; run once to count and once to take. */
+/* The parts of the pools; run once to count and once to take. */
 static void take_parts(struct xp_staged *s)
 {
     for (size_t i = 0; i < s->nslots; i++)
-        s->slots[i].buf = xp_pool_take(&s->pinned, xp_staged_slot_bytes(s->shape));
+        s->slots[i].buf = xp_pool_take(&s->pinned, xp_staged_chunk_bytes(s->shape, s->shape->chunk_rows, s->coder != NULL));
     s->staging = xp_pool_take(&s->pinned, xp_staged_arrival_bytes(s->shape));
+    if (s->coder)
+        xp_device_coder_parts(s->coder, &s->memory, &s->pinned);
+}
+
+/* The coder, where chunks go to other nodes. */
+static xp_status create_coder(struct xp_staged *s)
+{
+    const struct xp_shape *shape = s->shape;
+    if (!shape->coder || shape->comm->nodes < 2)
+        return XP_OK;
+    s->coder = calloc(1, sizeof *s->coder);
+    s->run = calloc(xp_staged_arrivals(shape), sizeof *s->run);
+    if (!s->coder || !s->run)
+        return XP_ERR_NO_MEMORY;
+    int e = xp_device_coder_open(s->coder, shape, shape->max_send_rows / shape->chunk_rows + (size_t)shape->comm->size, xp_staged_arrivals(shape),
+                                 xp_staged_arrival_bytes(shape), 0);
+    if (e)
+        return xp_device_failed(s->shape, e, "setting up a plan");
+    for (int i = 0; i < XP_DEVICE_BATCHES; i++) {
+        s->batch[i].coded = &s->coder->batch[i];
+        s->batch[i].chunks = calloc(s->coder->batch_frames, sizeof *s->batch[i].chunks);
+        if (!s->batch[i].chunks)
+            return XP_ERR_NO_MEMORY;
+    }
+    return XP_OK;
 }
 
 static int create_on_device(struct xp_staged *s)
@@ -110,8 +127,11 @@ static int create_on_device(struct xp_staged *s)
     take_parts(s);
     e = xp_pool_fill(&s->pinned);
     if (!e)
-        take_parts(s);
-    return e;
+        e = xp_pool_fill(&s->memory);
+    if (e)
+        return e;
+    take_parts(s);
+    return s->coder ? xp_device_coder_fill(s->coder, s->out) : 0;
 }
 
 static xp_status staged_create(void **state, const struct xp_shape *shape)
@@ -123,6 +143,7 @@ static xp_status staged_create(void **state, const struct xp_shape *shape)
     s->shape = shape;
     s->dev = shape->device;
     s->pinned = (struct xp_pool){.device = s->dev, .pinned = 1};
+    s->memory = (struct xp_pool){.device = s->dev};
     s->nslots = xp_staged_slots(shape);
     s->to = calloc(n, sizeof *s->to);
     s->from = calloc(n, sizeof *s->from);
@@ -131,10 +152,12 @@ static xp_status staged_create(void **state, const struct xp_shape *shape)
     xp_status st = s->to && s->from && s->slots && s->arrivals ? XP_OK : XP_ERR_NO_MEMORY;
     if (st == XP_OK)
         st = xp_counts_create(&s->counts, shape, 0);
+    if (st == XP_OK)
+        st = create_coder(s);
     if (st == XP_OK) {
         int e = create_on_device(s);
         if (e)
-            st = xp_staged_failed(s, e, "setting up a plan");
+            st = xp_device_failed(s->shape, e, "setting up a plan");
     }
     if (st != XP_OK) {
         staged_destroy(s);
@@ -146,51 +169,17 @@ static xp_status staged_create(void **state, const struct xp_shape *shape)
 
 /* ---- a call -------------------------------------------------------------------------------------------------------- */
 
-/* Both streams go on behind what the caller's stream holds now. */
-static int join_stream(struct xp_staged *s)
-{
-    int e = s->dev->event_record(s->entered, s->call->stream);
-    if (!e)
-        e = s->dev->stream_wait(s->out, s->entered);
-    return e ? e : s->dev->stream_wait(s->in, s->entered);
-}
-
-static int copy_own_rows(struct xp_staged *s)
-{
-    const struct xp_call *c = s->call;
-    int me = s->shape->comm->rank;
-    size_t from = 0, to = 0, row_bytes = s->shape->row_bytes;
-    for (int i = 0; i < me; i++) {
-        from += c->send_rows[i];
-        to += c->recv_rows[i];
-    }
-    if (c->send_rows[me] != c->recv_rows[me]) /* counts.c reports it */
-        return 0;
-    return s->dev->copy((char *)c->recv + to * row_bytes, (const char *)c->send + from * row_bytes, c->send_rows[me] * row_bytes, s->in);
-}
-
 static xp_status staged_start(void *state, const struct xp_call *call, xp_stats *stats)
 {
     struct xp_staged *s = state;
-    int before = enter(s), capturing = 0, e;
+    int before = xp_device_enter(s->dev, s->device);
     s->call = call;
     s->stats = stats;
     s->active = 1;
     s->begun = 0;
-    for (int i = 0; i < s->shape->comm->size; i++) /* until they are posted there is nothing to cancel */
-        s->from[i] = (struct xp_in_peer){0};
-    e = s->dev->stream_capturing(call->stream, &capturing);
-    if (!e && !capturing)
-        e = join_stream(s);
-    if (!e && !capturing)
-        e = copy_own_rows(s);
-    leave(s, before);
-    if (e)
-        return xp_staged_failed(s, e, "joining the caller's stream");
-    if (capturing)
-        return xp_error(s->shape->comm, XP_ERR_STATE, "alltoallv: rank %d: the stream is being captured, but this exchange needs the host",
-                        s->shape->comm->rank);
-    return XP_OK;
+    xp_status st = xp_device_join(s->shape, call, s->entered, s->in, s->out);
+    xp_device_leave(s->dev, s->device, before);
+    return st;
 }
 
 /* Whether the memory that receives write to is free: the last call's copies from pinned memory, and, where a transport writes to
@@ -203,7 +192,7 @@ static xp_status is_free(struct xp_staged *s)
             e = s->dev->event_query(s->entered);
     if (e == XP_DEVICE_NOT_READY)
         return XP_IN_PROGRESS;
-    return e ? xp_staged_failed(s, e, "waiting for the last exchange") : XP_OK;
+    return e ? xp_device_failed(s->shape, e, "waiting for the last exchange") : XP_OK;
 }
 
 static void begin(struct xp_staged *s)
@@ -227,6 +216,7 @@ static void settle(struct xp_staged *s)
         if (xp_counts_agree(&s->counts, i))
             continue;
         s->to[i].left = 0;
+        s->to[i].refused = 1;
         xp_staged_recv_refuse(s, i);
     }
 }
@@ -245,8 +235,8 @@ static xp_status end(struct xp_staged *s)
     if (!e)
         e = s->dev->stream_wait(s->call->stream, s->left);
     if (e)
-        return xp_staged_failed(s, e, "handing over to the caller's stream");
-    snprintf(s->stats->codec, sizeof s->stats->codec, "raw");
+        return xp_device_failed(s->shape, e, "handing over to the caller's stream");
+    snprintf(s->stats->codec, sizeof s->stats->codec, "%s", s->coder ? s->shape->coder->desc.choice.name : "raw");
     return xp_counts_verdict(&s->counts);
 }
 
@@ -272,9 +262,9 @@ static xp_status move(struct xp_staged *s, int *moved)
 static xp_status staged_progress(void *state, int *moved)
 {
     struct xp_staged *s = state;
-    int before = enter(s);
+    int before = xp_device_enter(s->dev, s->device);
     xp_status st = move(s, moved);
-    leave(s, before);
+    xp_device_leave(s->dev, s->device, before);
     return st;
 }
 
@@ -304,7 +294,7 @@ static void staged_finish(void *state)
     if (!s->active)
         return;
     s->active = 0;
-    int before = enter(s), all = s->begun && all_moved(s);
+    int before = xp_device_enter(s->dev, s->device), all = s->begun && all_moved(s);
     if (s->begun) {
         xp_counts_cancel(&s->counts);
         xp_staged_send_cancel(s);
@@ -314,7 +304,7 @@ static void staged_finish(void *state)
         s->dev->stream_synchronize(s->out);
         s->dev->stream_synchronize(s->in);
     }
-    leave(s, before);
+    xp_device_leave(s->dev, s->device, before);
 }
 
 const struct xp_algo_ops xp_algo_staged = {

@@ -3,7 +3,8 @@
  *
  * Rows travel in chunks. On the way out a chunk is copied to pinned memory and sent from there; on the way in it comes to pinned memory and is
  * copied to its place. Two streams of the plan's own carry the copies, so that both directions run beside each other and beside the
- * messages. A transport that takes device memory gets the rows themselves.
+ * messages. A transport that takes device memory gets the rows themselves. Where the plan codes rows, chunks for other nodes are frames, made
+ * and taken apart on the device (device_coder.h); both ends know it, so no head message says so.
  *
  * Order: both streams begin behind what the caller's stream had been given when the call began, and when the exchange ends the caller's
  * stream waits for the last copy. The host never waits for the device but by asking again.
@@ -14,6 +15,8 @@
 #define XP_STAGED_H
 
 #include "collectives/counts.h"
+#include "collectives/device_call.h"
+#include "collectives/device_coder.h"
 #include "collectives/pipeline.h"
 #include "lib/device.h"
 
@@ -29,13 +32,25 @@ struct xp_chunk {
 struct xp_out_peer {
     size_t row, left;
     uint32_t number;
+    int coded;
     int settled; /* its header is here and has been acted upon */
+    int refused; /* its counts are not ours: nothing is sent */
+};
+
+/* Chunks that are coded together. */
+struct xp_out_batch {
+    enum { XP_BATCH_FREE, XP_BATCH_CODING, XP_BATCH_CODED } state;
+    struct xp_device_batch *coded;
+    struct xp_chunk *chunks; /* [coder.batch_frames] */
+    size_t next, open;       /* next: to be given a slot; open: not completed yet */
 };
 
 /* A chunk on its way out. */
 struct xp_out_slot {
     enum { XP_SLOT_FREE, XP_SLOT_COPYING, XP_SLOT_READY, XP_SLOT_SENDING } state;
     struct xp_chunk chunk;
+    struct xp_out_batch *batch; /* NULL: plain rows */
+    size_t frame;     /* within the batch */
     uint8_t *buf;     /* pinned */
     const void *from; /* what is sent: buf, or rows in device memory */
     size_t len;
@@ -60,7 +75,8 @@ struct xp_staged {
     int device;            /* its number */
     void *out, *in;        /* streams */
     void *entered, *left;  /* events: of the caller's stream at the beginning, of `in` at the end */
-    struct xp_pool pinned;
+    struct xp_pool pinned, memory; /* memory: of the device */
+    struct xp_device_coder *coder; /* NULL: rows travel as they are */
     struct xp_counts counts;
     /* of the call */
     const struct xp_call *call;
@@ -70,22 +86,24 @@ struct xp_staged {
     struct xp_out_peer *to; /* [size] */
     struct xp_out_slot *slots;
     size_t nslots;
-    int turn;              /* the peer that was dealt last */
+    int turn[2];           /* the peer that was dealt last, plain and coded */
+    struct xp_out_batch batch[XP_DEVICE_BATCHES];
     /* in */
     struct xp_in_peer *from; /* [size] */
     struct xp_arrival *arrivals;
     uint8_t *staging;
+    struct xp_device_frame *run; /* frames that are decoded together; as many as arrivals */
 };
 
-/* An error of CUDA, said with what was being done. */
-xp_status xp_staged_failed(const struct xp_staged *s, int error, const char *what);
+/* Whether chunks to and from this peer are coded. */
+int xp_staged_codes(const struct xp_staged *s, int peer);
 /* Whether a transport takes the memory of the device from here to this peer. */
 int xp_staged_direct(const struct xp_staged *s, int peer);
 void xp_staged_count(struct xp_staged *s, int peer, size_t bytes);
 
 /* staged_send.c */
 size_t xp_staged_slots(const struct xp_shape *s);
-size_t xp_staged_slot_bytes(const struct xp_shape *s);
+size_t xp_staged_chunk_bytes(const struct xp_shape *s, size_t rows, int coded); /* most bytes of a chunk */
 void xp_staged_send_begin(struct xp_staged *s);
 xp_status xp_staged_send_progress(struct xp_staged *s, int *moved);
 int xp_staged_send_done(const struct xp_staged *s, int peer);

@@ -16,61 +16,135 @@ size_t xp_staged_slots(const struct xp_shape *s)
     return most < SLOTS_MIN ? SLOTS_MIN : most > SLOTS_MAX ? SLOTS_MAX : most;
 }
 
-size_t xp_staged_slot_bytes(const struct xp_shape *s)
+size_t xp_staged_chunk_bytes(const struct xp_shape *s, size_t rows, int coded)
 {
-    return s->chunk_rows * s->row_bytes;
+    return coded ? xp_frame_bound(s->dtype, s->dim, rows) : rows * s->row_bytes;
 }
 
 void xp_staged_send_begin(struct xp_staged *s)
 {
     size_t row = 0;
-    s->turn = s->shape->comm->rank;
+    s->turn[0] = s->turn[1] = s->shape->comm->rank;
     for (int i = 0; i < s->shape->comm->size; i++) {
         size_t rows = s->call->send_rows[i];
-        s->to[i] = (struct xp_out_peer){.row = row, .left = i == s->shape->comm->rank ? 0 : rows};
+        s->to[i] = (struct xp_out_peer){.row = row, .left = i == s->shape->comm->rank ? 0 : rows, .coded = xp_staged_codes(s, i)};
         row += rows;
     }
     for (size_t i = 0; i < s->nslots; i++)
         s->slots[i].state = XP_SLOT_FREE;
+    for (int i = 0; i < XP_DEVICE_BATCHES; i++)
+        s->batch[i].state = XP_BATCH_FREE;
 }
 
-/* The next chunk, from the peers in turn, so that all of them get something to do. Returns whether there is one. */
-static int deal(struct xp_staged *s, struct xp_chunk *chunk)
+/* The next chunk, from the peers in turn, so that all of them get something to do. Returns whether there is one. Coding does not
+ * wait for headers. */
+static int deal(struct xp_staged *s, int coded, struct xp_chunk *chunk)
 {
     const struct xp_shape *shape = s->shape;
     for (int i = 1; i <= shape->comm->size; i++) {
-        int peer = (s->turn + i) % shape->comm->size;
+        int peer = (s->turn[coded] + i) % shape->comm->size;
         struct xp_out_peer *to = &s->to[peer];
-        if (!to->left || !to->settled)
+        if (!to->left || to->coded != coded || !(coded || to->settled))
             continue;
         size_t rows = to->left < shape->chunk_rows ? to->left : shape->chunk_rows;
-        *chunk = (struct xp_chunk){.peer = peer, .form = XP_STREAM_PLAIN, .number = to->number++, .row = to->row, .rows = rows};
+        *chunk = (struct xp_chunk){.peer = peer, .form = coded ? XP_STREAM_CODED : XP_STREAM_PLAIN,
+                                   .number = to->number++, .row = to->row, .rows = rows};
         to->row += rows;
         to->left -= rows;
-        s->turn = peer;
+        s->turn[coded] = peer;
         return 1;
     }
     return 0;
 }
 
-/* Starts the copy of the next chunk to a free slot. */
-static xp_status fill(struct xp_staged *s, struct xp_out_slot *slot, int *moved)
+/* ---- batches ------------------------------------------------------------------------------------------------------- */
+
+static xp_status start_batch(struct xp_staged *s, struct xp_out_batch *b, int *moved)
 {
-    const struct xp_shape *shape = s->shape;
-    int e = 0;
-    if (!deal(s, &slot->chunk))
+    struct xp_device_batch *coded = b->coded;
+    coded->frames = coded->rows = 0;
+    while (coded->frames < s->coder->batch_frames && deal(s, 1, &b->chunks[coded->frames]))
+        xp_device_batch_add(coded, b->chunks[coded->frames].row, b->chunks[coded->frames].rows);
+    if (!coded->frames)
         return XP_OK;
-    slot->from = (const char *)s->call->send + slot->chunk.row * shape->row_bytes;
-    slot->len = slot->chunk.rows * shape->row_bytes;
+    b->next = 0;
+    b->open = coded->frames;
+    b->state = XP_BATCH_CODING;
+    ++*moved;
+    int e = xp_device_encode(s->coder, coded, s->call->send, s->out);
+    return e ? xp_device_failed(s->shape, e, "coding rows") : XP_OK;
+}
+
+static xp_status advance_batch(struct xp_staged *s, struct xp_out_batch *b, int *moved)
+{
+    if (b->state == XP_BATCH_CODED && !b->open)
+        b->state = XP_BATCH_FREE;
+    if (b->state == XP_BATCH_FREE)
+        return start_batch(s, b, moved);
+    if (b->state != XP_BATCH_CODING)
+        return XP_OK;
+    int e = s->dev->event_query(b->coded->known);
+    if (e == XP_DEVICE_NOT_READY)
+        return XP_OK;
+    b->state = XP_BATCH_CODED;
+    ++*moved;
+    return e ? xp_device_failed(s->shape, e, "coding rows") : XP_OK;
+}
+
+/* ---- slots --------------------------------------------------------------------------------------------------------- */
+
+/* Starts the copy of a coded chunk's bytes to a free slot. Returns whether there was one. */
+static int fetch_coded(struct xp_staged *s, struct xp_out_slot *slot, int *error)
+{
+    for (int i = 0; s->coder && i < XP_DEVICE_BATCHES; i++) {
+        struct xp_out_batch *b = &s->batch[i];
+        if (b->state != XP_BATCH_CODED || b->next == b->coded->frames)
+            continue;
+        slot->batch = b;
+        slot->frame = b->next++;
+        slot->chunk = b->chunks[slot->frame];
+        slot->from = slot->buf;
+        *error = xp_device_fetch(s->coder, b->coded, slot->frame, s->call->send, slot->buf, s->out);
+        return 1;
+    }
+    return 0;
+}
+
+/* The same for plain rows. */
+static int fetch_plain(struct xp_staged *s, struct xp_out_slot *slot, int *error)
+{
+    if (!deal(s, 0, &slot->chunk))
+        return 0;
+    slot->batch = NULL;
+    slot->from = (const char *)s->call->send + slot->chunk.row * s->shape->row_bytes;
+    slot->len = slot->chunk.rows * s->shape->row_bytes;
     if (!xp_staged_direct(s, slot->chunk.peer)) {
-        e = s->dev->copy(slot->buf, slot->from, slot->len, s->out);
+        *error = s->dev->copy(slot->buf, slot->from, slot->len, s->out);
         slot->from = slot->buf;
     }
+    return 1;
+}
+
+static xp_status fill(struct xp_staged *s, struct xp_out_slot *slot, int *moved)
+{
+    int e = 0;
+    if (!fetch_coded(s, slot, &e) && !fetch_plain(s, slot, &e))
+        return XP_OK;
     if (!e)
         e = s->dev->event_record(slot->event, s->out);
     slot->state = XP_SLOT_COPYING;
     ++*moved;
-    return e ? xp_staged_failed(s, e, "copying rows to the host") : XP_OK;
+    return e ? xp_device_failed(s->shape, e, "copying rows to the host") : XP_OK;
+}
+
+/* What was copied is complete as it is, or becomes a frame. */
+static void complete(struct xp_staged *s, struct xp_out_slot *slot)
+{
+    slot->state = XP_SLOT_READY;
+    if (!slot->batch)
+        return;
+    slot->len = xp_device_close(s->coder, slot->batch->coded, slot->frame, slot->buf);
+    slot->batch->open--;
 }
 
 static void send_slot(struct xp_staged *s, struct xp_out_slot *slot)
@@ -92,9 +166,11 @@ static xp_status advance(struct xp_staged *s, struct xp_out_slot *slot, int *mov
         if (e == XP_DEVICE_NOT_READY)
             return XP_OK;
         if (e)
-            return xp_staged_failed(s, e, "copying rows to the host");
-        slot->state = XP_SLOT_READY;
+            return xp_device_failed(s->shape, e, "copying rows to the host");
+        complete(s, slot);
     }
+    if (slot->state == XP_SLOT_READY && s->to[slot->chunk.peer].refused)
+        slot->state = XP_SLOT_FREE;
     if (slot->state == XP_SLOT_READY && s->to[slot->chunk.peer].settled) {
         send_slot(s, slot);
         ++*moved;
@@ -112,6 +188,8 @@ static xp_status advance(struct xp_staged *s, struct xp_out_slot *slot, int *mov
 xp_status xp_staged_send_progress(struct xp_staged *s, int *moved)
 {
     xp_status st = XP_OK;
+    for (int i = 0; st == XP_OK && s->coder && i < XP_DEVICE_BATCHES; i++)
+        st = advance_batch(s, &s->batch[i], moved);
     for (size_t i = 0; st == XP_OK && i < s->nslots; i++)
         st = advance(s, &s->slots[i], moved);
     return st;
@@ -124,6 +202,10 @@ int xp_staged_send_done(const struct xp_staged *s, int peer)
     for (size_t i = 0; i < s->nslots; i++)
         if (s->slots[i].state != XP_SLOT_FREE && s->slots[i].chunk.peer == peer)
             return 0;
+    for (int i = 0; s->coder && i < XP_DEVICE_BATCHES; i++)
+        for (size_t k = s->batch[i].next; s->batch[i].state != XP_BATCH_FREE && k < s->batch[i].coded->frames; k++)
+            if (s->batch[i].chunks[k].peer == peer)
+                return 0;
     return 1;
 }
 
@@ -135,4 +217,6 @@ void xp_staged_send_cancel(struct xp_staged *s)
             xp_comm_cancel(s->shape->comm, slot->chunk.peer, &slot->op);
         slot->state = XP_SLOT_FREE;
     }
+    for (int i = 0; i < XP_DEVICE_BATCHES; i++)
+        s->batch[i].state = XP_BATCH_FREE;
 }

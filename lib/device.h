@@ -12,6 +12,9 @@
 
 #include <stddef.h>
 
+struct xp_cuda_table; /* cuda/cuda_kernels.h */
+extern const struct xp_cuda_table xp_cuda_table;
+
 #define XP_DEVICE_NOT_READY 600 /* event_query: not yet */
 
 struct xp_device {
@@ -24,6 +27,7 @@ struct xp_device {
     int (*pin)(void *memory, size_t bytes); /* pages of the host, so that copies run beside everything else */
     int (*unpin)(void *memory);
     int (*copy)(void *to, const void *from, size_t bytes, void *stream); /* from and to anywhere */
+    int (*zero)(void *memory, size_t bytes, void *stream);
     int (*stream_create)(void **stream);
     int (*stream_destroy)(void *stream);
     int (*stream_synchronize)(void *stream);
@@ -33,6 +37,7 @@ struct xp_device {
     int (*event_destroy)(void *event);
     int (*event_record)(void *event, void *stream);
     int (*event_query)(void *event);
+    const struct xp_cuda_table *kernels;
 };
 
 /* The table, or NULL and a sentence that says why there is none: not in this build, no driver, no device. Looked for on the first call. */

@@ -18,6 +18,11 @@ static int copy(void *to, const void *from, size_t bytes, void *stream)
     return bytes ? cudaMemcpyAsync(to, from, bytes, xp_cudaMemcpyDefault, stream) : 0;
 }
 
+static int zero(void *memory, size_t bytes, void *stream)
+{
+    return cudaMemsetAsync(memory, 0, bytes, stream);
+}
+
 static int stream_create(void **stream)
 {
     return cudaStreamCreateWithFlags((cudaStream_t *)stream, xp_cudaStreamNonBlocking);
@@ -73,6 +78,7 @@ static const struct xp_device table = {
     .pin = pin,
     .unpin = cudaHostUnregister,
     .copy = copy,
+    .zero = zero,
     .stream_create = stream_create,
     .stream_destroy = stream_destroy,
     .stream_synchronize = stream_synchronize,
@@ -82,6 +88,7 @@ static const struct xp_device table = {
     .event_destroy = event_destroy,
     .event_record = event_record,
     .event_query = event_query,
+    .kernels = &xp_cuda_table,
 };
 
 /* The runtime looks for the driver when it is first called; a machine without one costs nothing before. */

@@ -15,6 +15,7 @@
 
 #include "collectives/books.h"
 #include "collectives/cost.h"
+#include "collectives/device_coder.h"
 #include "lib/device.h"
 
 #define DIM_MAX ((size_t)1 << 20)
@@ -24,7 +25,7 @@
 /* What one rank asks for, as it is compared. Unused bytes are zero. */
 struct record {
     int32_t status; /* of resolving it */
-    uint32_t id, dtype, mode, eps_ref, memory;
+    uint32_t id, dtype, mode, eps_ref, memory, nccl; /* nccl: 1 a communicator is to be made, 2 one is given */
     uint64_t dim, max_send_rows, max_recv_rows, chunk, seed;
     double eps, link; /* link: bytes per second of the slow hop as this rank knows it; each has its own idea */
     uint32_t row_wise; /* of an inner plan's coder */
@@ -106,6 +107,17 @@ static void resolve_names(struct record *r, const struct xp_comm *c, const xp_pl
         memcpy(r->algo, algo, strlen(algo));
 }
 
+/* The codecs that run on the device. */
+static void resolve_device_codec(struct record *r)
+{
+    struct xp_codec_choice choice;
+    xp_codec_parse(r->codec, &choice);
+    if (choice.automatic)
+        snprintf(r->codec, sizeof r->codec, r->mode == XP_MODE_BOUNDED ? "quant" : "raw");
+    else if (choice.id != XP_CODEC_RAW && (choice.id != XP_CODEC_QUANT || r->mode != XP_MODE_BOUNDED))
+        refuse(r, XP_ERR_UNSUPPORTED, "codec %s does not run on the device; raw, quant and the fixed formats (fp8, int8 ... int2) do", choice.name);
+}
+
 /* What rows in device memory need of this build and machine, and what is not for them. */
 static void resolve_memory(struct record *r, const xp_plan_desc *d)
 {
@@ -119,8 +131,11 @@ static void resolve_memory(struct record *r, const xp_plan_desc *d)
         refuse(r, XP_ERR_UNSUPPORTED, "rows in device memory: %s", why);
     else if (strcmp(r->algo, "auto") != 0 && strcmp(r->algo, "flat") != 0)
         refuse(r, XP_ERR_UNSUPPORTED, "rows in device memory go directly to their ranks (algorithm flat), not by \"%s\"", r->algo);
-    else if (r->mode == XP_MODE_BOUNDED)
-        refuse(r, XP_ERR_UNSUPPORTED, "rows in device memory are not coded");
+    else if (d->transport && strcmp(d->transport, "auto") != 0 && strcmp(d->transport, "nccl") != 0)
+        refuse(r, XP_ERR_UNSUPPORTED, "transport \"%.40s\" of a plan is neither auto nor nccl", d->transport);
+    else
+        resolve_device_codec(r);
+    r->nccl = d->nccl_comm ? 2 : d->transport && strcmp(d->transport, "nccl") == 0;
 }
 
 static void resolve(struct record *r, const struct xp_comm *c, const xp_plan_desc *d)
@@ -157,7 +172,7 @@ static xp_status compare(struct xp_comm *c, const struct record *a, const struct
     static const char *const modes[] = {"default", "raw", "exact", "bounded", "folded"};
     static const char *const types[] = {"", "bf16", "f16", "f32", "byte"};
     static const char *const refs[] = {"", "min", "row"};
-    static const char *const memories[] = {"host", "device"};
+    static const char *const memories[] = {"host", "device"}, *const groups[] = {"auto", "nccl", "a given NCCL communicator"};
     if (a->dtype != b->dtype)
         return differ(c, rank, "dtype", types[a->dtype], types[b->dtype]);
     if (a->dim != b->dim)
@@ -178,6 +193,8 @@ static xp_status compare(struct xp_comm *c, const struct record *a, const struct
         return differ_number(c, rank, "CROSSPRESS_CHUNK", (double)a->chunk, (double)b->chunk);
     if (a->memory != b->memory)
         return differ(c, rank, "memory", memories[a->memory], memories[b->memory]);
+    if (a->nccl != b->nccl)
+        return differ(c, rank, "transport", groups[a->nccl], groups[b->nccl]);
     if (a->id != b->id)
         return differ_number(c, rank, "plan number", a->id, b->id);
     return XP_OK;
@@ -236,7 +253,7 @@ static xp_status create_coder(struct xp_plan *p, const struct record *r)
                               .row_wise = (int)r->row_wise, .seed = r->seed, .isa = isa < 0 ? XP_ISA_C : (enum xp_isa)isa};
     xp_codec_parse(r->codec, &d.choice);
     s->automatic = d.choice.automatic;
-    s->coder_rows = s->max_send_rows < CODER_ROWS_MAX ? s->max_send_rows : CODER_ROWS_MAX;
+    s->coder_rows = s->device ? 0 : s->max_send_rows < CODER_ROWS_MAX ? s->max_send_rows : CODER_ROWS_MAX;
     if (s->coder_rows < s->chunk_rows)
         s->coder_rows = s->chunk_rows;
     d.max_rows = s->coder_rows;
@@ -295,19 +312,29 @@ static xp_status fill_maxima(struct xp_plan *p, const struct record *all)
     return XP_OK;
 }
 
+static int codes_on_device(const struct xp_plan *p, const struct record *r)
+{
+    return p->shape.device && strcmp(r->codec, "raw") != 0;
+}
+
 static void build(struct xp_plan *p, struct xp_comm *c, const struct record *all, double link, struct record *out)
 {
     const struct record *r = &all[c->rank];
+    const char *why;
     fill_shape(p, c, r);
     p->shape.link_bytes_per_s = link;
     xp_status st = fill_maxima(p, all);
     if (st == XP_OK)
         st = xp_plan_create_request(p);
-    if (st == XP_OK && p->shape.dedup)
+    if (st == XP_OK && (p->shape.dedup || codes_on_device(p, r)))
         st = create_coder(p, r);
+    if (st == XP_OK && p->shape.device && p->shape.coder && !xp_device_coder_fits(&p->shape, &why)) {
+        refuse(out, XP_ERR_UNSUPPORTED, "%s: %zu values in a row, %zu rows in a message", why, p->shape.dim, p->shape.chunk_rows);
+        return;
+    }
     if (st == XP_OK)
         st = xp_books_create(&p->shape.books, &p->shape);
-    p->algo = p->shape.device ? &xp_algo_staged : xp_algo_choose(&p->shape, r->algo);
+    p->algo = !p->shape.device ? xp_algo_choose(&p->shape, r->algo) : r->nccl ? &xp_algo_grouped : &xp_algo_staged;
     if (st == XP_OK && !p->algo) {
         refuse(out, XP_ERR_UNSUPPORTED, "no algorithm called \"%s\" serves these ranks (xp_info lists them)", r->algo);
         return;
@@ -380,8 +407,11 @@ xp_status xp_plan_open_inner(struct xp_plan **out, struct xp_comm *c, const xp_p
         st = agree_on_link(c, all, &link);
     if (st != XP_OK)
         goto fail;
+    p->shape.nccl_comm = d->nccl_comm;
     build(p, c, all, link, &mine);
     st = agree(c, &mine, all);
+    if (st == XP_OK && p->algo->connect)
+        st = p->algo->connect(p->state);
     if (st != XP_OK)
         goto fail;
     free(all);

@@ -50,15 +50,20 @@ static void print_cpu(const struct xp_params *p)
     printf("  isa chosen  %s\n", xp_isa_name(asked >= 0 && asked < (int)best ? (enum xp_isa)asked : best));
 }
 
+static void print_transport(const struct xp_transport_ops *t)
+{
+    char why[200] = "";
+    int there = t->available(why, sizeof(why));
+
+    printf("  %-11s %s%s%s%s\n", t->name, t->about, there ? "" : " [not available: ", there ? "" : why, there ? "" : "]");
+}
+
 static void print_transports(void)
 {
     printf("\ntransports\n");
-    for (const struct xp_transport_ops *const *t = xp_transport_list(); *t; t++) {
-        char why[200] = "";
-        int there = (*t)->available(why, sizeof(why));
-
-        printf("  %-11s %s%s%s%s\n", (*t)->name, (*t)->about, there ? "" : " [not available: ", there ? "" : why, there ? "" : "]");
-    }
+    for (const struct xp_transport_ops *const *t = xp_transport_list(); *t; t++)
+        print_transport(*t);
+    print_transport(&xp_transport_nccl);
 }
 
 static void print_codecs(void)

@@ -49,6 +49,15 @@ struct xp_transport_env {
     int tcp_only;            /* ucx: nothing but tcp and self */
     void (*log)(void *comm, xp_log_level level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
     void *comm;
+    const char *nccl_path;   /* nccl: where the library is, if nowhere else */
+    void *nccl_comm;         /* nccl: the program's communicator, or NULL */
+};
+
+/* Bytes in device memory, for or from a peer. */
+struct xp_piece {
+    int peer;
+    void *buf;
+    size_t len;
 };
 
 struct xp_transport_ops {
@@ -64,6 +73,16 @@ struct xp_transport_ops {
     void (*settled)(struct xp_transport *t);
     xp_status (*send)(struct xp_transport *t, int peer, enum xp_lane lane, uint64_t tag, const void *buf, size_t len, struct xp_op *op);
     xp_status (*recv)(struct xp_transport *t, int peer, enum xp_lane lane, uint64_t tag, void *buf, size_t cap, struct xp_op *op);
+    /*
+     * In place of send, recv, progress and cancel, for a transport whose messages are work on a stream (nccl). That one cannot keep the
+     * contract above: it matches messages of a pair by their order, not by tags; both ends must name the same length; nothing moves before
+     * both ends have come; and only the stream knows when a message is done. So all pieces of one exchange are enqueued together; both
+     * ends of a pair list the same pieces in the same order, and all ranks make their exchanges in the same order.
+     */
+    xp_status (*exchange)(struct xp_transport *t, const struct xp_piece *send, size_t sends, const struct xp_piece *recv, size_t recvs, void *stream,
+                          char *err, size_t err_size);
+    /* Whether what was enqueued can still end well. XP_IN_PROGRESS: it is not all enqueued yet. */
+    xp_status (*check)(struct xp_transport *t, char *err, size_t err_size);
     /* Moves everything on; returns the number of operations or bytes moved (0: idle). */
     int (*progress)(struct xp_transport *t);
     /* Ends an operation: afterwards its buffer is not touched and its status is final (XP_ERR_STATE unless it was done). */
@@ -81,9 +100,9 @@ struct xp_transport { /* every transport's struct begins with this */
     int takes_device_memory; /* buffers of BULK messages may be in the memory of a CUDA device */
 };
 
-extern const struct xp_transport_ops xp_transport_shm, xp_transport_ucx;
+extern const struct xp_transport_ops xp_transport_shm, xp_transport_ucx, xp_transport_nccl;
 
-/* NULL-terminated (transport.c). */
+/* NULL-terminated (transport.c): those that carry the messages of a comm. nccl is not among them: a plan opens it for itself. */
 const struct xp_transport_ops *const *xp_transport_list(void);
 
 #endif

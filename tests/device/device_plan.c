@@ -8,11 +8,13 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "lib/comm.h"
+#include "lib/interpose/nccl_abi.h"
 #include "tests/cuemu/cudart.h"
 #include "tests/device/device_rank.h"
 
@@ -28,6 +30,21 @@ static void raw_rows(struct device_rank *r)
     }
     struct exchange bytes = {.pattern = RANDOM_SKEW, .rows = 300, .dim = 100, .dtype = XP_BYTE, .mode = XP_MODE_RAW, .seed = 3, .calls = 4};
     device_compare(r, &bytes);
+}
+
+/* Coded rows: the same frames, and so the same rows, as a plan for host memory with the same codec. */
+static void coded_rows(struct device_rank *r)
+{
+    static const struct { size_t dim, rows; xp_dtype dtype; double eps; const char *codec; enum filling filling; enum pattern pattern; } cases[] = {
+        {64, 40, XP_BF16, 0.03, "quant", DISTINCT, UNIFORM},      {100, 30, XP_F32, 0.1, "quant", WITH_NAN, RANDOM_SKEW},
+        {129, 20, XP_F16, 0.01, "quant", DISTINCT, HOT_PEER},     {256, 9, XP_BF16, 0.2, "int4", DISTINCT, EMPTY_RANK},
+        {3, 90, XP_F32, 0.05, "fp8", DISTINCT, UNIFORM},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct exchange e = {.pattern = cases[i].pattern, .filling = cases[i].filling, .rows = cases[i].rows, .dim = cases[i].dim, .dtype = cases[i].dtype,
+                             .mode = XP_MODE_BOUNDED, .eps = cases[i].eps, .codec = cases[i].codec, .algo = "flat", .seed = 30 + i, .calls = 2};
+        device_compare(r, &e);
+    }
 }
 
 /* Rows that go to the transports straight from device memory, as UCX with CUDA takes them. */
@@ -102,16 +119,21 @@ static void captured(struct device_rank *r)
 
 static void refused(struct device_rank *r)
 {
-    static const struct { xp_mode mode; const char *algo, *why; int memory; xp_status st; } cases[] = {
-        {XP_MODE_RAW, "hier", "directly", XP_MEMORY_DEVICE, XP_ERR_UNSUPPORTED},
-        {XP_MODE_RAW, "flat", "does not exist", 7, XP_ERR_INVALID_ARG},
+    static const struct { xp_mode mode; const char *algo, *codec, *why; int memory; xp_status st; size_t dim; } cases[] = {
+        {XP_MODE_RAW, "hier", NULL, "directly", XP_MEMORY_DEVICE, XP_ERR_UNSUPPORTED, 8},
+        {XP_MODE_RAW, "flat", NULL, "does not exist", 7, XP_ERR_INVALID_ARG, 8},
+        {XP_MODE_BOUNDED, NULL, "book", "does not run on the device", XP_MEMORY_DEVICE, XP_ERR_UNSUPPORTED, 8},
+        {XP_MODE_EXACT, NULL, "pack", "does not run on the device", XP_MEMORY_DEVICE, XP_ERR_UNSUPPORTED, 8},
+        {XP_MODE_BOUNDED, NULL, "quant", "too long", XP_MEMORY_DEVICE, XP_ERR_UNSUPPORTED, 1 << 16},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         xp_plan_desc d;
         xp_plan *plan = NULL;
         xp_plan_desc_init(&d);
         d.dtype = XP_F32;
-        d.dim = 8;
+        d.dim = cases[i].dim;
+        d.eps = 0.1;
+        d.codec = cases[i].codec;
         d.max_send_rows = d.max_recv_rows = 8;
         d.mode = cases[i].mode;
         d.algo = cases[i].algo;
@@ -121,11 +143,68 @@ static void refused(struct device_rank *r)
     }
 }
 
+/* ---- over NCCL ------------------------------------------------------------------------------------------------------- */
+
+static void nccl_raw(struct device_rank *r)
+{
+    r->transport = "nccl";
+    raw_rows(r);
+}
+
+static void nccl_coded(struct device_rank *r)
+{
+    r->transport = "nccl";
+    coded_rows(r);
+}
+
+/* The same with a communicator of the program. */
+static void nccl_given(struct device_rank *r)
+{
+    void *nccl = dlopen("libnccl.so.2", RTLD_LAZY);
+    must(r, nccl != NULL, "NCCL");
+    __typeof__(&ncclGetUniqueId) get_id = (__typeof__(get_id))dlsym(nccl, "ncclGetUniqueId");
+    __typeof__(&ncclCommInitRank) init = (__typeof__(init))dlsym(nccl, "ncclCommInitRank");
+    __typeof__(&ncclCommDestroy) destroy = (__typeof__(destroy))dlsym(nccl, "ncclCommDestroy");
+    ncclUniqueId mine, all[WORLD_MAX];
+    ncclComm_t comm;
+    memset(&mine, 0, sizeof mine);
+    must(r, r->rank != 0 || get_id(&mine) == ncclSuccess, "an id");
+    must(r, xp_comm_allgather(r->comm, &mine, all, sizeof mine) == XP_OK, "ids");
+    must(r, init(&comm, r->ranks, all[0], r->rank) == ncclSuccess, "a communicator");
+    r->nccl_comm = comm;
+    coded_rows(r);
+    must(r, destroy(comm) == ncclSuccess, "the end of the communicator");
+}
+
+static void nccl_disagreement(struct device_rank *r)
+{
+    r->transport = "nccl";
+    disagreement(r);
+}
+
+/* A rank ends while the others wait for it. */
+static void nccl_lost(struct device_rank *r)
+{
+    struct exchange e = {.pattern = UNIFORM, .rows = 50, .dim = 16, .dtype = XP_F32, .mode = XP_MODE_RAW, .seed = 9, .calls = 1};
+    struct device_call c;
+    r->transport = "nccl";
+    device_call_open(r, &e, &c);
+    device_call_fill(r, &c, 0);
+    if (r->rank == 1)
+        exit(0);
+    must(r, xp_alltoallv(c.plan, c.send, c.send_rows, c.recv, c.recv_rows, NULL) == XP_ERR_REMOTE, "a lost rank is an error");
+    must(r, strstr(xp_comm_last_error(r->comm), "rank 1") != NULL, xp_comm_last_error(r->comm));
+    r->broken = 1;
+    device_call_close(r, &c);
+}
+
 int main(int argc, char **argv)
 {
     static const struct device_case cases[] = {
-        {"raw", raw_rows}, {"direct", direct_rows}, {"two_plans", two_plans}, {"two_streams", two_streams},
-        {"disagreement", disagreement}, {"captured", captured}, {"refused", refused}, {NULL, NULL},
+        {"raw", raw_rows}, {"coded", coded_rows}, {"direct", direct_rows}, {"two_plans", two_plans}, {"two_streams", two_streams},
+        {"nccl_raw", nccl_raw}, {"nccl_coded", nccl_coded}, {"nccl_given", nccl_given},
+        {"nccl_disagreement", nccl_disagreement}, {"nccl_lost", nccl_lost}, {"disagreement", disagreement},
+        {"captured", captured}, {"refused", refused}, {NULL, NULL},
     };
     return device_main(argc, argv, cases);
 }

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tests/harness/procs.h"
 
@@ -68,6 +69,8 @@ void device_call_open(struct device_rank *r, const struct exchange *e, struct de
     must(r, xp_plan_create(&c->host_plan, r->comm, &d) == XP_OK, "the host's plan");
     d.memory = XP_MEMORY_DEVICE;
     d.stream = c->stream;
+    d.transport = r->transport;
+    d.nccl_comm = r->nccl_comm;
     must(r, xp_plan_create(&c->plan, r->comm, &d) == XP_OK, "the device's plan");
 }
 
@@ -185,13 +188,14 @@ static int rank_main(int rank, void *arg)
 {
     const struct run *run = arg;
     struct device_rank r = {.rank = rank, .ranks = run->ranks};
+    emulator_open((unsigned)getpid());
     must(&r, cudaSetDevice(rank % 8) == 0, "a device");
     must(&r, xp_comm_create(&r.comm, NULL, NULL) == XP_OK, "a comm");
     run->what->run(&r);
     if (!r.broken)
         must(&r, xp_comm_barrier(r.comm) == XP_OK, "the end");
     xp_comm_destroy(r.comm);
-    return 0;
+    return emulator_findings() != 0;
 }
 
 int device_main(int argc, char **argv, const struct device_case *cases)

@@ -13,12 +13,18 @@ struct device_rank {
     xp_comm *comm;
     int rank, ranks;
     int broken; /* the comm has failed, as the case wants it */
+    const char *transport; /* of the plans that device_call_open makes */
+    void *nccl_comm;
 };
 
 struct device_case {
     const char *name;
     void (*run)(struct device_rank *r);
 };
+
+/* on_emulator.cpp: kernels may touch the double's memory; whether what they did is without findings, which are printed. */
+void emulator_open(unsigned seed);
+int emulator_findings(void);
 
 /* Ends the process unless it is so. */
 void must(const struct device_rank *r, int so, const char *what);

@@ -255,6 +255,8 @@ typedef struct xp_plan_desc {
     const xp_moe_desc *moe; /* NULL: a plan for xp_alltoallv. Else a plan for xp_route (section 11); not kept */
     xp_memory memory;     /* where send and recv of xp_alltoallv are */
     void *stream;         /* XP_MEMORY_DEVICE: the cudaStream_t that calls are ordered on; NULL = the default stream */
+    const char *transport;/* XP_MEMORY_DEVICE: NULL or "auto": NCCL where nccl_comm is given, else those of the comm; "nccl" */
+    void *nccl_comm;      /* XP_MEMORY_DEVICE: an ncclComm_t of the comm's ranks in the same order; NULL = "nccl" makes one */
 } xp_plan_desc;
 
 /* Fills *d with defaults. */
@@ -264,7 +266,8 @@ XP_API void xp_plan_desc_init(xp_plan_desc *d);
  * Creates a plan: checks that all ranks ask for the same, chooses the algorithm, allocates every buffer. Collective.
  * max_send_rows and max_recv_rows may differ between ranks; everything else must be equal.
  * Returns XP_OK; XP_ERR_INVALID_ARG; XP_ERR_MISMATCH (names two ranks and the field); XP_ERR_UNSUPPORTED (unknown
- *   codec or algorithm, folded mode without moe, a lossy mode for XP_BYTE, device memory where there is none); XP_ERR_NO_MEMORY; XP_ERR_TIMEOUT; XP_ERR_REMOTE.
+ *   codec or algorithm, folded mode without moe, a lossy mode for XP_BYTE, device memory where there is none);
+ *   XP_ERR_NO_MEMORY; XP_ERR_TIMEOUT; XP_ERR_REMOTE.
  * Owns: the caller owns *out, which keeps a reference to comm. d is not kept.
  */
 XP_API xp_status xp_plan_create(xp_plan **out, xp_comm *comm, const xp_plan_desc *d);
@@ -540,13 +543,26 @@ XP_API xp_status xp_dispatch_backward(xp_plan *plan, xp_routing *routing, const 
  * Order. A call is ordered on the plan's stream as a kernel would be: it reads send and writes recv after everything that was given to the
  * stream before the call; what is given to the stream after the exchange is complete (the call without req, or the request, has
  * returned XP_OK) finds send free and recv written. The host is needed while rows travel, so a call without req returns when the
- * messages are through, and work that shall run beside an exchange goes to another stream; the stream itself is not waited for.
+ * rows are through, and work that shall run beside an exchange goes to another stream; the stream itself is not waited for.
  * Counts are in host memory. A stream that is being captured in a graph is refused (XP_ERR_STATE).
  *
  * How rows travel. Between device and network they pass through pinned memory, in chunks (CROSSPRESS_CHUNK), copies and messages
- * side by side; transports that take device memory (UCX with CUDA) get them without. Pinned memory is allocated at plan creation: room
- * for max_recv_rows rows and a few chunks. Ranks exchange directly (algorithm flat); the statistics name the algorithm "staged".
- * In exact mode rows travel as they are: copies of rows are not looked for.
+ * side by side; transports that take device memory (UCX with CUDA) get plain rows without. Memory is allocated at plan creation: pinned
+ * room for max_recv_rows rows and a few chunks; in bounded mode as much again, and a few batches of rows, on the device. Ranks exchange
+ * directly (algorithm flat); the statistics name the algorithm "staged". In exact mode rows travel as they are: copies of rows are
+ * not looked for.
+ *
+ * NCCL. With a communicator, given or made, all rows of a call go from device to device in one group of ncclSend and ncclRecv (the statistics
+ * name the algorithm "nccl"); coded rows travel as bytes. NCCL is loaded when such a plan is created: the library that the program has
+ * loaded, else CROSSPRESS_NCCL_PATH, else libnccl.so.2. The counts, and what a receiver must know of coded rows beforehand, still go through the
+ * comm. A communicator that is given must not be used by anything else during a call, and is not destroyed with the plan. When a rank is lost or a
+ * deadline passes while a group is under way the communicator, also a given one, is aborted (ncclCommAbort), because nothing else ends
+ * what waits on the device. Memory on the device: in bounded mode twice max_send_rows and once max_recv_rows rows.
+ *
+ * Bounded mode. Rows for other nodes are coded and decoded on the device, into the bytes that a plan for host memory would send: codec quant
+ * ("auto"), or one of its fixed formats (fp8, int8 ... int2); others are refused (XP_ERR_UNSUPPORTED), as are rows that do not fit
+ * the shared memory of a multiprocessor (some 15,000 values). Every row is within eps, checked on the device by decoding it; the
+ * statistics count rows_raw, but err_mean, err_max and err_ref_max stay 0.
  */
 
 /*

@@ -66,7 +66,8 @@ class RouteDesc(Structure):
 class PlanDesc(Structure):
     _fields_ = [('size', c_size_t), ('dtype', c_int), ('dim', c_size_t), ('max_send_rows', c_size_t),
                 ('max_recv_rows', c_size_t), ('mode', c_int), ('eps', c_double), ('eps_ref', c_int), ('codec', c_char_p),
-                ('algo', c_char_p), ('seed', c_uint64), ('moe', POINTER(MoeDesc)), ('memory', c_int), ('stream', c_void_p)]
+                ('algo', c_char_p), ('seed', c_uint64), ('moe', POINTER(MoeDesc)), ('memory', c_int), ('stream', c_void_p),
+                ('transport', c_char_p), ('nccl_comm', c_void_p)]
 
 
 class Stats(Structure):

@@ -1,0 +1,23 @@
+/*
+ * device_call.h - what the exchanges of rows in device memory share
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef XP_DEVICE_CALL_H
+#define XP_DEVICE_CALL_H
+
+#include "collectives/algo.h"
+#include "lib/device.h"
+
+/* Everything happens on the device of the plan; the caller's choice, which enter returns, is put back. */
+int xp_device_enter(const struct xp_device *dev, int device);
+void xp_device_leave(const struct xp_device *dev, int device, int before);
+
+/* An error of CUDA, said with what was being done. */
+xp_status xp_device_failed(const struct xp_shape *s, int error, const char *what);
+
+/* Begins a call: `entered` is recorded on the caller's stream, which is refused when it is being captured, and the streams go on
+ * behind it; the second may be NULL. The rank's own rows are copied by the first. */
+xp_status xp_device_join(const struct xp_shape *s, const struct xp_call *c, void *entered, void *stream, void *other);
+
+#endif

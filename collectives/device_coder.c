@@ -1,0 +1,297 @@
+/*
+ * device_coder.c - codec quant on the device (device_coder.h)
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "collectives/device_coder.h"
+
+#include <string.h>
+
+#define BATCH_BYTES ((size_t)8 << 20) /* of rows: enough for every multiprocessor, while the batch before is on its way */
+#define ATTRIBUTE_MULTIPROCESSORS 16
+#define ATTRIBUTE_SHARED_BYTES 97
+
+static size_t round16(size_t n)
+{
+    return (n + 15) / 16 * 16;
+}
+
+/* ---- memory -------------------------------------------------------------------------------------------------------- */
+
+static int find_gpu(const struct xp_device *dev, struct xp_gpu *g)
+{
+    int device = 0, sms = 0, shared = 0, e = dev->get(&device);
+    if (!e)
+        e = dev->attribute(&sms, ATTRIBUTE_MULTIPROCESSORS, device);
+    if (!e)
+        e = dev->attribute(&shared, ATTRIBUTE_SHARED_BYTES, device);
+    g->sms = (unsigned)sms;
+    g->shared_bytes = (size_t)shared;
+    return e;
+}
+
+/* A warp has a row in shared memory: as it came, rotated, coded twice, and its base. */
+int xp_device_coder_fits(const struct xp_shape *s, const char **why)
+{
+    struct xp_gpu g = {0};
+    *why = "the device's attributes cannot be read";
+    if (find_gpu(s->device, &g) != 0)
+        return 0;
+    *why = "rows are too long to be coded on the device";
+    if (s->row_bytes + s->dim * 9 + 4096 > g.shared_bytes)
+        return 0;
+    *why = "CROSSPRESS_CHUNK has room for too many rows to be coded on the device";
+    return s->chunk_rows < (size_t)1 << 20;
+}
+
+int xp_device_coder_open(struct xp_device_coder *d, const struct xp_shape *s, size_t frames_out, size_t frames_in, size_t staging_bytes, int whole)
+{
+    d->shape = s;
+    d->dev = s->device;
+    d->kernels = s->device->kernels;
+    d->coder = s->coder;
+    d->stride = round16(s->row_bytes);
+    d->batches = whole ? 1 : XP_DEVICE_BATCHES;
+    d->batch_frames = BATCH_BYTES / (s->chunk_rows * s->row_bytes);
+    d->batch_frames = d->batch_frames < 1 ? 1 : d->batch_frames;
+    if (whole || d->batch_frames > frames_out)
+        d->batch_frames = frames_out;
+    d->batch_rows = d->batch_frames * s->chunk_rows;
+    if (d->batch_rows > s->max_send_rows)
+        d->batch_rows = s->max_send_rows;
+    d->staging_bytes = staging_bytes;
+    d->notes_cap = s->max_recv_rows * (sizeof(uint64_t) + sizeof(uint32_t) + 1) + frames_in * (s->dim * sizeof(float) + 64);
+    d->quantiser.dim = s->dim;
+    xp_row_plan_init(&d->plan, d->coder, d->coder->formats, NULL);
+    int e = find_gpu(d->dev, &d->gpu);
+    for (size_t i = 0; !e && i < d->batches; i++)
+        e = d->dev->event_create(&d->batch[i].known);
+    return e;
+}
+
+static void take_batch(struct xp_device_coder *d, struct xp_device_batch *b, struct xp_pool *device, struct xp_pool *pinned)
+{
+    const size_t rows = d->batch_rows, frames = d->batch_frames, dim = d->shape->dim, row_bytes = d->shape->row_bytes;
+    const int refers = d->coder->desc.eps_ref != XP_EPS_REF_ROW;
+    b->frame = xp_pool_take(pinned, frames * sizeof *b->frame);
+    b->index = xp_pool_take(pinned, rows * sizeof *b->index);
+    b->at = xp_pool_take(pinned, (rows + 1) * sizeof *b->at);
+    b->formats = xp_pool_take(pinned, rows);
+    b->pays = xp_pool_take(pinned, frames);
+    b->typed = xp_pool_take(pinned, frames * row_bytes);
+    b->dev.frame = xp_pool_take(device, frames * sizeof *b->dev.frame);
+    b->dev.index = xp_pool_take(device, rows * sizeof *b->dev.index);
+    b->dev.base_of = xp_pool_take(device, rows * sizeof *b->dev.base_of);
+    b->dev.reference_of = refers ? xp_pool_take(device, rows * sizeof *b->dev.reference_of) : NULL;
+    b->dev.lengths = xp_pool_take(device, rows * sizeof *b->dev.lengths);
+    b->dev.errors = xp_pool_take(device, rows * sizeof *b->dev.errors);
+    b->dev.at = xp_pool_take(device, (rows + 1) * sizeof *b->dev.at);
+    b->dev.means = xp_pool_take(device, frames * dim * sizeof *b->dev.means);
+    b->dev.formats = xp_pool_take(device, rows);
+    b->dev.pays = xp_pool_take(device, frames);
+    b->dev.typed = xp_pool_take(device, frames * row_bytes);
+    b->dev.slots = xp_pool_take(device, rows * d->stride);
+    b->dev.payload = xp_pool_take(device, rows * d->stride);
+}
+
+void xp_device_coder_parts(struct xp_device_coder *d, struct xp_pool *device, struct xp_pool *pinned)
+{
+    for (size_t i = 0; i < d->batches; i++)
+        take_batch(d, &d->batch[i], device, pinned);
+    d->quantiser.signs = xp_pool_take(device, xp_sign_words(d->shape->dim) * sizeof(uint32_t));
+    d->scratch = xp_pool_take(device, d->kernels->pack_scratch(&d->gpu));
+    d->staging = xp_pool_take(device, d->staging_bytes);
+    d->notes = xp_pool_take(pinned, d->notes_cap);
+    d->dev_notes = xp_pool_take(device, d->notes_cap);
+}
+
+int xp_device_coder_fill(struct xp_device_coder *d, void *stream)
+{
+    int e = d->dev->copy(d->quantiser.signs, d->coder->quantiser.signs, xp_sign_words(d->shape->dim) * sizeof(uint32_t), stream);
+    if (!e)
+        e = d->dev->zero(d->scratch, d->kernels->pack_scratch(&d->gpu), stream);
+    return e ? e : d->dev->stream_synchronize(stream);
+}
+
+void xp_device_coder_close(struct xp_device_coder *d)
+{
+    for (int i = 0; d->dev && i < XP_DEVICE_BATCHES; i++)
+        if (d->batch[i].known)
+            d->dev->event_destroy(d->batch[i].known);
+}
+
+/* ---- encode -------------------------------------------------------------------------------------------------------- */
+
+void xp_device_batch_add(struct xp_device_batch *b, size_t row, size_t rows)
+{
+    b->frame[b->frames++] = (struct xp_gpu_frame){(uint32_t)b->rows, (uint32_t)rows};
+    for (size_t r = 0; r < rows; r++)
+        b->index[b->rows++] = (uint32_t)(row + r);
+}
+
+static int run_kernels(struct xp_device_coder *d, const struct xp_device_batch *b, const void *rows)
+{
+    const struct xp_rows in = {.data = rows, .index = b->dev.index, .rows = b->rows, .dim = d->shape->dim, .dtype = d->shape->dtype};
+    const struct xp_gpu_means means = {b->dev.means, b->dev.typed, b->dev.pays, b->dev.base_of, b->dev.reference_of};
+    const struct xp_gpu_bases bases = {b->dev.means, b->dev.base_of, b->dev.reference_of};
+    int e = d->kernels->means(&d->gpu, &in, b->dev.frame, b->frames, &means);
+    if (!e)
+        e = d->kernels->row_encode(&d->gpu, &d->plan, &d->quantiser, &in, &bases, b->dev.slots, d->stride, b->dev.formats, b->dev.lengths, b->dev.errors);
+    return e ? e : d->kernels->pack(&d->gpu, b->dev.slots, d->stride, b->dev.lengths, NULL, b->rows, d->scratch, b->dev.at, b->dev.payload);
+}
+
+int xp_device_encode(struct xp_device_coder *d, struct xp_device_batch *b, const void *rows, void *stream)
+{
+    const struct { void *to; const void *from; size_t bytes; } up[] = {
+        {b->dev.frame, b->frame, b->frames * sizeof *b->frame}, {b->dev.index, b->index, b->rows * sizeof *b->index}};
+    const struct { void *to; const void *from; size_t bytes; } down[] = {
+        {b->at, b->dev.at, (b->rows + 1) * sizeof *b->at}, {b->formats, b->dev.formats, b->rows}, {b->pays, b->dev.pays, b->frames},
+        {b->typed, b->dev.typed, b->frames * d->shape->row_bytes}};
+    int e = 0;
+    d->gpu.stream = stream;
+    for (size_t i = 0; !e && i < sizeof up / sizeof *up; i++)
+        e = d->dev->copy(up[i].to, up[i].from, up[i].bytes, stream);
+    if (!e)
+        e = run_kernels(d, b, rows);
+    for (size_t i = 0; !e && i < sizeof down / sizeof *down; i++)
+        e = d->dev->copy(down[i].to, down[i].from, down[i].bytes, stream);
+    return e ? e : d->dev->event_record(b->known, stream);
+}
+
+/* Bytes of the rows of frame i. */
+static size_t length_of(const struct xp_device_batch *b, size_t i)
+{
+    const struct xp_gpu_frame *f = &b->frame[i];
+    return b->at[f->first + f->rows] - b->at[f->first];
+}
+
+static int pays(const struct xp_device_coder *d, const struct xp_device_batch *b, size_t i)
+{
+    return xp_quant_pays(d->coder, b->frame[i].rows, b->pays[i], length_of(b, i));
+}
+
+static const void *mean_of(const struct xp_device_coder *d, const struct xp_device_batch *b, size_t i)
+{
+    return b->pays[i] ? b->typed + i * d->shape->row_bytes : NULL;
+}
+
+int xp_device_fetch(struct xp_device_coder *d, const struct xp_device_batch *b, size_t i, const void *rows, uint8_t *out, void *stream)
+{
+    const struct xp_gpu_frame *f = &b->frame[i];
+    const size_t row_bytes = d->shape->row_bytes;
+    if (!pays(d, b, i)) /* the rows of a frame follow one another in the caller's memory */
+        return d->dev->copy(out + XP_FRAME_HEADER, (const char *)rows + b->index[f->first] * row_bytes, f->rows * row_bytes, stream);
+    return d->dev->copy(out + xp_quant_head_bytes(d->coder, f->rows, b->pays[i]), b->dev.payload + b->at[f->first], length_of(b, i), stream);
+}
+
+/* A frame of so many bytes for the statistics. */
+static void count(struct xp_device_coder *d, const struct xp_device_batch *b, size_t i, size_t bytes)
+{
+    const struct xp_gpu_frame *f = &b->frame[i];
+    xp_codec_stats *st = d->shape->codec_stats;
+    for (size_t r = 0; pays(d, b, i) && r < f->rows; r++)
+        st->rows_raw += b->formats[f->first + r] == XP_Q_RAW;
+    st->rows += f->rows;
+    st->rows_unique += f->rows;
+    st->raw_bytes += f->rows * d->shape->row_bytes;
+    st->frame_bytes += bytes;
+}
+
+size_t xp_device_close(struct xp_device_coder *d, const struct xp_device_batch *b, size_t i, uint8_t *out)
+{
+    const struct xp_gpu_frame *f = &b->frame[i];
+    const size_t bytes = !pays(d, b, i) ? xp_raw_close(d->coder, out, f->rows)
+                                        : xp_quant_close(d->coder, out, mean_of(d, b, i), b->formats + f->first, f->rows, length_of(b, i));
+    count(d, b, i, bytes);
+    return bytes;
+}
+
+void *xp_device_payload(struct xp_device_coder *d, const struct xp_device_batch *b, size_t i, size_t *length)
+{
+    *length = length_of(b, i);
+    return pays(d, b, i) ? b->dev.payload + b->at[b->frame[i].first] : NULL;
+}
+
+size_t xp_device_write_head(struct xp_device_coder *d, const struct xp_device_batch *b, size_t i, uint8_t *out)
+{
+    const struct xp_gpu_frame *f = &b->frame[i];
+    size_t head = 1;
+    out[0] = (uint8_t)pays(d, b, i);
+    if (out[0])
+        head += xp_quant_write_head(d->coder, out + 1, mean_of(d, b, i), b->formats + f->first, f->rows);
+    count(d, b, i, head + (out[0] ? length_of(b, i) : f->rows * d->shape->row_bytes));
+    return head;
+}
+
+/* ---- decode -------------------------------------------------------------------------------------------------------- */
+
+void xp_device_decode_begin(struct xp_device_coder *d)
+{
+    d->notes_used = 0;
+}
+
+/* Where the notes of a run are, of `rows` rows in at most `frames` frames. */
+static void place_notes(struct xp_device_notes *n, uint8_t *notes, size_t rows, size_t frames, size_t dim)
+{
+    n->mean = (float *)(void *)notes;
+    n->at = (uint64_t *)(void *)(notes + round16(frames * dim * sizeof(float)));
+    n->of = (uint32_t *)(n->at + rows);
+    n->formats = (uint8_t *)(n->of + rows);
+}
+
+void xp_device_run_begin(struct xp_device_coder *d, struct xp_device_run *run, size_t rows, size_t frames)
+{
+    const size_t dim = d->shape->dim;
+    memset(run, 0, sizeof *run);
+    run->notes = d->notes_used;
+    run->bytes = round16(frames * dim * sizeof(float)) + rows * (sizeof(uint64_t) + sizeof(uint32_t) + 1);
+    place_notes(&run->host, d->notes + run->notes, rows, frames, dim);
+    place_notes(&run->dev, d->dev_notes + run->notes, rows, frames, dim);
+    d->notes_used += round16(run->bytes);
+}
+
+void xp_device_run_add(struct xp_device_coder *d, struct xp_device_run *run, const struct xp_quant_parts *p, size_t rows, size_t at)
+{
+    const size_t dim = d->shape->dim;
+    if (p->mean)
+        memcpy(run->host.mean + run->means * dim, p->mean, dim * sizeof(float));
+    for (size_t r = 0; r < rows; r++, run->rows++) {
+        const uint8_t format = p->formats ? p->formats[r] : XP_Q_RAW;
+        run->host.at[run->rows] = at;
+        run->host.of[run->rows] = p->mean ? (uint32_t)run->means : XP_GPU_NO_ROW;
+        run->host.formats[run->rows] = format;
+        at += d->plan.bytes[format];
+    }
+    run->means += p->mean != NULL;
+}
+
+int xp_device_run_end(struct xp_device_coder *d, const struct xp_device_run *run, void *to, void *stream)
+{
+    const struct xp_gpu_bases bases = {run->dev.mean, run->dev.of, NULL};
+    int e = d->dev->copy(d->dev_notes + run->notes, d->notes + run->notes, run->bytes, stream);
+    d->gpu.stream = stream;
+    return e ? e : d->kernels->row_decode(&d->gpu, &d->quantiser, run->dev.formats, XP_Q_RAW, d->staging, run->dev.at, 0, &bases, d->shape->dtype,
+                                          run->rows, to);
+}
+
+xp_status xp_device_decode(struct xp_device_coder *d, const struct xp_device_frame *frames, size_t count, void *to, void *stream, int *error)
+{
+    struct xp_device_run run;
+    size_t rows = 0;
+    *error = 0;
+    for (size_t i = 0; i < count; i++)
+        rows += frames[i].rows;
+    xp_device_run_begin(d, &run, rows, count);
+    for (size_t i = 0; i < count && !*error; i++) {
+        struct xp_quant_parts p;
+        xp_status st = xp_quant_open(d->coder, &d->plan, frames[i].frame, frames[i].len, frames[i].rows, &p);
+        if (st != XP_OK)
+            return st;
+        const size_t at = frames[i].offset + (size_t)(p.bytes - frames[i].frame);
+        xp_device_run_add(d, &run, &p, frames[i].rows, at);
+        *error = d->dev->copy(d->staging + at, p.bytes, p.length, stream);
+    }
+    if (!*error)
+        *error = xp_device_run_end(d, &run, to, stream);
+    return XP_OK;
+}

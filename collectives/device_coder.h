@@ -1,0 +1,109 @@
+/*
+ * device_coder.h - codec quant on the device: batches of frames out of device memory, runs of frames into it
+ *
+ * A frame has the bytes that the coder of the host gives it. Encoding takes three steps: the kernels (means, rows, pack) and the copy of
+ * what the host must know are enqueued for a whole batch; when that is here, the rows' bytes of each frame are copied to their place in the
+ * frame; then the host writes what lies around them, the checksum included. Decoding is the reverse: the host checks a frame, the bytes
+ * go to the device, and one launch decodes the rows of a run of frames.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef XP_DEVICE_CODER_H
+#define XP_DEVICE_CODER_H
+
+#include "collectives/algo.h"
+#include "cuda/cuda_kernels.h"
+#include "hash/quant_frame.h"
+#include "lib/device.h"
+
+#define XP_DEVICE_BATCHES 2
+
+/* Frames that are encoded together. */
+struct xp_device_batch {
+    size_t frames, rows;
+    struct xp_gpu_frame *frame; /* pinned, as all that the host reads and writes here */
+    uint32_t *index;            /* the rows' numbers in the caller's buffer */
+    uint64_t *at;
+    uint8_t *formats, *pays, *typed;
+    void *known;                /* event: the host has at, formats, pays and typed */
+    struct {
+        struct xp_gpu_frame *frame;
+        uint32_t *index, *base_of, *reference_of, *lengths;
+        uint64_t *at;
+        float *means, *errors;
+        uint8_t *formats, *pays, *typed, *slots, *payload;
+    } dev;
+};
+
+struct xp_device_coder {
+    const struct xp_shape *shape;
+    const struct xp_device *dev;
+    const struct xp_cuda_table *kernels;
+    struct xp_coder *coder;    /* the host's: formats, seed, checks */
+    struct xp_row_plan plan;
+    struct xp_gpu gpu;         /* its stream is set for each launch */
+    struct xp_quantiser quantiser;
+    size_t batches, batch_frames, batch_rows, stride;
+    struct xp_device_batch batch[XP_DEVICE_BATCHES];
+    void *scratch;             /* of pack */
+    /* decode */
+    size_t staging_bytes;
+    uint8_t *staging;          /* device: rows' bytes at the same places as in the pinned staging memory */
+    uint8_t *notes, *dev_notes;/* pinned, device: what a run of frames is decoded with; carved per call */
+    size_t notes_cap, notes_used;
+};
+
+/* Whether rows of this length can be coded on the device; *why gets a static text. */
+int xp_device_coder_fits(const struct xp_shape *s, const char **why);
+
+/* Sets everything but memory. whole: one batch holds all frames of a call. 0 or a cudaError_t. */
+int xp_device_coder_open(struct xp_device_coder *d, const struct xp_shape *s, size_t frames_out, size_t frames_in, size_t staging_bytes, int whole);
+/* Takes the parts of both pools; run once to count and once to take. */
+void xp_device_coder_parts(struct xp_device_coder *d, struct xp_pool *device, struct xp_pool *pinned);
+/* Fills the tables, by the stream. 0 or a cudaError_t. */
+int xp_device_coder_fill(struct xp_device_coder *d, void *stream);
+void xp_device_coder_close(struct xp_device_coder *d);
+
+/* Adds rows [row, row + rows) of the caller's buffer to a batch as a frame. */
+void xp_device_batch_add(struct xp_device_batch *b, size_t row, size_t rows);
+/* Enqueues the first step; b->known is recorded behind it. */
+int xp_device_encode(struct xp_device_coder *d, struct xp_device_batch *b, const void *rows, void *stream);
+/* The second step, of frame i: enqueues the copy of its rows' bytes to `out`. */
+int xp_device_fetch(struct xp_device_coder *d, const struct xp_device_batch *b, size_t i, const void *rows, uint8_t *out, void *stream);
+/* The third, when that is there: completes the frame at `out` and counts it. Returns its length. */
+size_t xp_device_close(struct xp_device_coder *d, const struct xp_device_batch *b, size_t i, uint8_t *out);
+
+/* For those who send the rows' bytes from device memory: those of frame i, or NULL where its rows travel raw. */
+void *xp_device_payload(struct xp_device_coder *d, const struct xp_device_batch *b, size_t i, size_t *length);
+/* What precedes them: a byte, 0 raw or 1 coded, and the head of the payload of a coded frame, which is counted. Returns the bytes written. */
+size_t xp_device_write_head(struct xp_device_coder *d, const struct xp_device_batch *b, size_t i, uint8_t *out);
+
+/* What the rows of a run of frames are decoded with. */
+struct xp_device_notes {
+    float *mean;
+    uint64_t *at; /* in the staging memory */
+    uint32_t *of; /* which mean, or XP_GPU_NO_ROW */
+    uint8_t *formats;
+};
+struct xp_device_run {
+    size_t rows, means, notes, bytes;
+    struct xp_device_notes host, dev;
+};
+
+/* Before the runs of a call: there is room for the notes of every frame once. */
+void xp_device_decode_begin(struct xp_device_coder *d);
+/* A run of so many rows and frames, whose rows follow one another at `to`. Their bytes are, or will be by the stream, in the device's
+ * staging memory from `at` on. */
+void xp_device_run_begin(struct xp_device_coder *d, struct xp_device_run *run, size_t rows, size_t frames);
+void xp_device_run_add(struct xp_device_coder *d, struct xp_device_run *run, const struct xp_quant_parts *p, size_t rows, size_t at);
+int xp_device_run_end(struct xp_device_coder *d, const struct xp_device_run *run, void *to, void *stream);
+
+/* A frame that has come. */
+struct xp_device_frame {
+    const uint8_t *frame; /* in the pinned staging memory */
+    size_t len, rows, offset; /* offset: of the frame in the staging memory */
+};
+/* Checks frames, copies their rows' bytes to the device, and decodes them as one run. XP_ERR_CORRUPT; *error: of CUDA, else 0. */
+xp_status xp_device_decode(struct xp_device_coder *d, const struct xp_device_frame *frames, size_t count, void *to, void *stream, int *error);
+
+#endif

@@ -1,0 +1,256 @@
+/*
+ * grouped_heads.c - heads of coded rows, and the pieces of device memory that follow from them (grouped.h)
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "collectives/grouped.h"
+
+#include <string.h>
+
+enum { KIND_RAW = 0, KIND_CODED = 1 };
+
+size_t xp_grouped_frames(const struct xp_shape *s, size_t rows)
+{
+    return rows / s->chunk_rows + (size_t)s->comm->size;
+}
+
+size_t xp_grouped_head_bytes(const struct xp_shape *s, size_t rows)
+{
+    return xp_grouped_frames(s, rows) * (1 + XP_QUANT_PREFIX + s->row_bytes) + rows;
+}
+
+int xp_grouped_codes(const struct xp_grouped *g, int peer)
+{
+    const struct xp_comm *c = g->shape->comm;
+    return g->coder && c->node_of[peer] != c->node;
+}
+
+/* Rows of frame i of a peer's. */
+static size_t frame_rows(const struct xp_shape *s, const struct xp_heads *h, size_t i)
+{
+    const size_t left = h->rows - i * s->chunk_rows;
+    return left < s->chunk_rows ? left : s->chunk_rows;
+}
+
+static size_t head_bytes(const struct xp_shape *s, const struct xp_heads *h)
+{
+    return h->frames * (1 + XP_QUANT_PREFIX + s->row_bytes) + h->rows;
+}
+
+static void set_up(struct xp_grouped *g, struct xp_heads *all, const size_t *rows, uint8_t *memory)
+{
+    const struct xp_shape *s = g->shape;
+    size_t row = 0, frame = 0;
+    for (int i = 0; i < s->comm->size; i++) {
+        struct xp_heads *h = &all[i];
+        memset(h, 0, sizeof *h);
+        h->row = row;
+        h->rows = xp_grouped_codes(g, i) ? rows[i] : 0;
+        h->frame = frame;
+        h->frames = (h->rows + s->chunk_rows - 1) / s->chunk_rows;
+        h->bytes = memory;
+        h->cap = head_bytes(s, h);
+        memory += h->cap;
+        frame += h->frames;
+        row += rows[i];
+    }
+}
+
+static uint64_t tag_of(const struct xp_grouped *g)
+{
+    return xp_tag(g->shape->id, g->call->seq, XP_STREAM_CODED, 0);
+}
+
+void xp_grouped_heads_begin(struct xp_grouped *g)
+{
+    const struct xp_shape *s = g->shape;
+    set_up(g, g->out, g->call->send_rows, g->head_memory);
+    set_up(g, g->in, g->call->recv_rows, g->head_memory + xp_grouped_head_bytes(s, s->max_send_rows));
+    for (int i = 0; i < s->comm->size; i++) {
+        struct xp_heads *out = &g->out[i], *in = &g->in[i];
+        for (size_t f = 0; f < out->frames; f++)
+            xp_device_batch_add(&g->coder->batch[0], out->row + f * s->chunk_rows, frame_rows(s, out, f));
+        if (in->rows)
+            xp_comm_recv(s->comm, i, XP_LANE_BULK, tag_of(g), in->bytes, in->cap, &in->op);
+    }
+}
+
+void xp_grouped_heads_send(struct xp_grouped *g)
+{
+    const struct xp_shape *s = g->shape;
+    for (int i = 0; i < s->comm->size; i++) {
+        struct xp_heads *h = &g->out[i];
+        if (!h->rows)
+            continue;
+        for (size_t f = 0; f < h->frames; f++)
+            h->len += xp_device_write_head(g->coder, &g->coder->batch[0], h->frame + f, h->bytes + h->len);
+        xp_comm_send(s->comm, i, XP_LANE_BULK, tag_of(g), h->bytes, h->len, &h->op);
+        g->stats->wire_bytes_slow += h->len;
+    }
+}
+
+static xp_status state_of(const struct xp_grouped *g, const struct xp_heads *h, int peer, const char *what)
+{
+    if (!h->rows || h->op.status == XP_OK)
+        return XP_OK;
+    if (h->op.status == XP_IN_PROGRESS)
+        return XP_IN_PROGRESS;
+    return xp_error(g->shape->comm, h->op.status == XP_ERR_MISMATCH ? XP_ERR_CORRUPT : h->op.status, "alltoallv: %s rank %d failed: %s", what, peer,
+                    xp_status_string(h->op.status));
+}
+
+xp_status xp_grouped_heads_progress(struct xp_grouped *g)
+{
+    xp_status all = XP_OK;
+    for (int i = 0; i < g->shape->comm->size; i++) {
+        xp_status out = state_of(g, &g->out[i], i, "sending the heads of rows to"), in = state_of(g, &g->in[i], i, "receiving the heads of rows from");
+        if (out < 0 || in < 0)
+            return out < 0 ? out : in;
+        if (out == XP_IN_PROGRESS || in == XP_IN_PROGRESS)
+            all = XP_IN_PROGRESS;
+    }
+    return all;
+}
+
+void xp_grouped_heads_cancel(struct xp_grouped *g)
+{
+    for (int i = 0; i < g->shape->comm->size; i++) {
+        if (g->out[i].len && g->out[i].op.status == XP_IN_PROGRESS)
+            xp_comm_cancel(g->shape->comm, i, &g->out[i].op);
+        if (g->in[i].rows && g->in[i].op.status == XP_IN_PROGRESS)
+            xp_comm_cancel(g->shape->comm, i, &g->in[i].op);
+    }
+}
+
+/* ---- pieces -------------------------------------------------------------------------------------------------------- */
+
+/* Bytes at buf, joined to the last piece when they are of the same kind and peer. kind_before: of the last frame, -1: of another peer. */
+static void add_piece(struct xp_piece_list *list, int peer, int kind, int *kind_before, void *buf, size_t len)
+{
+    if (kind == *kind_before) {
+        list->piece[list->count - 1].len += len;
+        return;
+    }
+    *kind_before = kind;
+    list->piece[list->count++] = (struct xp_piece){peer, buf, len};
+}
+
+static void pieces_to(struct xp_grouped *g, int peer)
+{
+    const struct xp_shape *s = g->shape;
+    const struct xp_heads *h = &g->out[peer];
+    char *rows = (char *)(uintptr_t)g->call->send;
+    int kind = -1;
+    if (!xp_grouped_codes(g, peer)) {
+        add_piece(&g->send, peer, KIND_RAW, &kind, rows + h->row * s->row_bytes, g->call->send_rows[peer] * s->row_bytes);
+        return;
+    }
+    for (size_t f = 0; f < h->frames; f++) {
+        size_t len;
+        void *payload = xp_device_payload(g->coder, &g->coder->batch[0], h->frame + f, &len);
+        if (payload)
+            add_piece(&g->send, peer, KIND_CODED, &kind, payload, len);
+        else
+            add_piece(&g->send, peer, KIND_RAW, &kind, rows + (h->row + f * s->chunk_rows) * s->row_bytes, frame_rows(s, h, f) * s->row_bytes);
+    }
+}
+
+/* Reads the head of frame f at *at, and moves on. Returns whether it is one; p->formats NULL: raw rows. */
+static int read_head(struct xp_grouped *g, const struct xp_heads *h, size_t f, size_t *at, struct xp_quant_parts *p)
+{
+    const size_t rows = frame_rows(g->shape, h, f), left = h->op.len - *at;
+    if (left < 1 || h->bytes[*at] > KIND_CODED)
+        return 0;
+    const int kind = h->bytes[(*at)++];
+    *p = (struct xp_quant_parts){.length = rows * g->shape->row_bytes};
+    if (kind == KIND_RAW)
+        return 1;
+    const size_t head = xp_quant_read_head(g->coder->coder, &g->coder->plan, h->bytes + *at, left - 1, rows, p);
+    *at += head;
+    return head > 0 && p->length <= rows * g->shape->row_bytes;
+}
+
+/* staging: where the coded bytes of this peer begin in the staging memory; moved on. */
+static xp_status pieces_from(struct xp_grouped *g, int peer, size_t *staging)
+{
+    const struct xp_shape *s = g->shape;
+    const struct xp_heads *h = &g->in[peer];
+    char *rows = g->call->recv;
+    size_t at = 0;
+    int kind = -1;
+    if (!xp_grouped_codes(g, peer)) {
+        add_piece(&g->recv, peer, KIND_RAW, &kind, rows + h->row * s->row_bytes, g->call->recv_rows[peer] * s->row_bytes);
+        return XP_OK;
+    }
+    for (size_t f = 0; f < h->frames; f++) {
+        struct xp_quant_parts p;
+        if (!read_head(g, h, f, &at, &p))
+            return xp_error(s->comm, XP_ERR_CORRUPT, "alltoallv: the heads of rows from rank %d are not what they claim", peer);
+        if (p.formats)
+            add_piece(&g->recv, peer, KIND_CODED, &kind, g->coder->staging + *staging, p.length);
+        else
+            add_piece(&g->recv, peer, KIND_RAW, &kind, rows + (h->row + f * s->chunk_rows) * s->row_bytes, p.length);
+        *staging += p.formats ? p.length : 0;
+    }
+    return at == h->op.len || !h->rows ? XP_OK : xp_error(s->comm, XP_ERR_CORRUPT, "alltoallv: the heads of rows from rank %d are too long", peer);
+}
+
+xp_status xp_grouped_make_pieces(struct xp_grouped *g)
+{
+    xp_status st = XP_OK;
+    size_t staging = 0;
+    g->send.count = g->recv.count = 0;
+    for (int i = 0; st == XP_OK && i < g->shape->comm->size; i++) {
+        if (i == g->shape->comm->rank)
+            continue;
+        pieces_to(g, i);
+        st = pieces_from(g, i, &staging);
+    }
+    return st;
+}
+
+/* ---- decode -------------------------------------------------------------------------------------------------------- */
+
+/* Frames [first, end) of a peer, all coded, as one run. */
+static int decode_run(struct xp_grouped *g, const struct xp_heads *h, size_t first, size_t end, size_t *at, size_t *staging)
+{
+    const struct xp_shape *s = g->shape;
+    const size_t row = first * s->chunk_rows, rows = (end == h->frames ? h->rows : end * s->chunk_rows) - row;
+    struct xp_device_run run;
+    xp_device_run_begin(g->coder, &run, rows, end - first);
+    for (size_t f = first; f < end; f++) {
+        struct xp_quant_parts p;
+        read_head(g, h, f, at, &p);
+        xp_device_run_add(g->coder, &run, &p, frame_rows(s, h, f), *staging);
+        *staging += p.length;
+    }
+    return xp_device_run_end(g->coder, &run, (char *)g->call->recv + (h->row + row) * s->row_bytes, g->work);
+}
+
+static int decode_peer(struct xp_grouped *g, const struct xp_heads *h, size_t *staging)
+{
+    size_t at = 0, f = 0;
+    int e = 0;
+    while (!e && f < h->frames) {
+        size_t end = f, ahead = at;
+        struct xp_quant_parts p;
+        while (end < h->frames && h->bytes[ahead] == KIND_CODED && read_head(g, h, end, &ahead, &p))
+            end++;
+        if (end > f)
+            e = decode_run(g, h, f, end, &at, staging);
+        else
+            at++, end++; /* raw rows are where they belong */
+        f = end;
+    }
+    return e;
+}
+
+int xp_grouped_decode(struct xp_grouped *g)
+{
+    size_t staging = 0;
+    int e = 0;
+    xp_device_decode_begin(g->coder);
+    for (int i = 0; !e && i < g->shape->comm->size; i++)
+        e = decode_peer(g, &g->in[i], &staging);
+    return e;
+}

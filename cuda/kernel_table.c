@@ -1,0 +1,14 @@
+/*
+ * kernel_table.c - the kernels that device plans use, as a table
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "cuda/cuda_kernels.h"
+
+const struct xp_cuda_table xp_cuda_table = {
+    .means = xp_cuda_means,
+    .row_encode = xp_cuda_row_encode,
+    .row_decode = xp_cuda_row_decode,
+    .pack_scratch = xp_cuda_pack_scratch,
+    .pack = xp_cuda_pack,
+};
