@@ -161,8 +161,6 @@ __attribute__((noinline, no_sanitize_thread)) static inline unsigned xp_load_acq
 }
 
 /* ---- bits, conversions, arithmetic with a defined rounding ---- */
-static inline long long __double_as_longlong(double v) { long long b; std::memcpy(&b, &v, sizeof b); return b; }
-static inline double __longlong_as_double(long long b) { double v; std::memcpy(&v, &b, sizeof v); return v; }
 static inline int __popc(unsigned v) { return __builtin_popcount(v); }
 static inline int __clz(int v) { return v ? __builtin_clz((unsigned)v) : 32; }
 static inline int __ffs(int v) { return __builtin_ffs(v); }
