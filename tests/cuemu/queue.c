@@ -25,7 +25,7 @@ static __thread struct node *current;
 
 static pthread_t device_thread;
 static bool device_on, stopping;
-static unsigned delay_us = 2000;
+static unsigned delay_us = 2000, look_us = 50;
 static double patience = 120;
 
 double xp_sim_seconds(void)
@@ -52,6 +52,7 @@ __attribute__((constructor)) static void set_up(void)
     pthread_cond_init(&changed, &attr);
     pthread_condattr_destroy(&attr);
     delay_us = (unsigned)number_of("CUEMU_DELAY_US", delay_us);
+    look_us = (unsigned)number_of("CUEMU_LOOK_US", look_us);
     patience = number_of("CUEMU_TIMEOUT_S", patience);
 }
 
@@ -300,7 +301,7 @@ static void wait_round(double *since)
         *since = xp_sim_seconds();
         return;
     }
-    pause_us(busy ? 1000 : 50);
+    pause_us(busy ? 1000 : look_us);
     if (next_id != before)
         *since = xp_sim_seconds();
     if (xp_sim_seconds() - *since > patience)
@@ -370,7 +371,7 @@ static void *device_main(void *unused)
         if (delay_us)
             pause_us(1 + xp_sim_random() % delay_us);
         if (!busy && !stopping && !xp_sim_step(1 + xp_sim_random() % 4, &waiting) && waiting)
-            pause_us(100);
+            pause_us(2 * look_us);
     }
     pthread_mutex_unlock(&xp_sim_lock);
     return NULL;

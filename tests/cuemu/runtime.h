@@ -15,6 +15,7 @@
  *   CUEMU_SEED          printed with every violation; the same seed and one thread give the same order
  *   CUEMU_DEVICES       how many (8); CUEMU_MEMORY: bytes of each
  *   CUEMU_DELAY_US      the longest wait of the device thread (2000)
+ *   CUEMU_LOOK_US       a thread that waits looks again after so long (50); where cores are few and time is taken, more
  *   CUEMU_ON_VIOLATION  exit (exit code 97) or count
  *   CUEMU_PROTECT=1     the host cannot touch device memory while no operation runs
  *   CUEMU_TIMEOUT_S     a wait in which nothing moves for so long ends the process (120)

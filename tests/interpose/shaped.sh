@@ -16,6 +16,7 @@ leg() { # name, then settings
     printf '%-8s ' "$1"; shift
     rm -f "$scratch/board"
     timeout 120 perf/fabric.sh run "$hosts" "$per_host" -- env FAKE_NCCL_TCP=eth0 CLIENT_SHARED="$scratch/board" \
+        CUEMU_LOOK_US="${CUEMU_LOOK_US:-500}" \
         LD_LIBRARY_PATH="$build/tests/cuemu:$build/tests/fake_nccl" "$@" 2>"$scratch/log" || { echo failed; cat "$scratch/log"; }
 }
 
