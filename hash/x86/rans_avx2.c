@@ -6,13 +6,8 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "hash/bytes.h"
-#include "hash/rans.h"
 #include "hash/variants.h"
-#include "hash/x86/unroll.h"
-
-#include <immintrin.h>
-#include <string.h>
+#include "hash/x86/rans_avx2.h"
 
 /* ---- encoding --------------------------------------------------------------------------------------------------- */
 
@@ -50,7 +45,7 @@ XP_INLINE __m256i push(__m256i x, __m256i span, __m256 part)
 static void encode_row(struct xp_rans_source *s, size_t n)
 {
     const struct xp_rans_work w = xp_rans_cut(s->work, n);
-    const struct xp_rans_parts parts = xp_rans_split_c(s->q, n, s->classes, &w);
+    const struct xp_rans_parts parts = xp_rans_split_avx2(s->q, n, s->classes, &w);
     uint8_t *words = w.words_end;
     uint32_t state[16];
     __m256i x[2];
@@ -148,7 +143,7 @@ static int decode_row(const struct xp_rans_stream *s, size_t n)
     }
     for (int h = 0; h < 2; h++)
         _mm256_storeu_si256((__m256i *)(void *)(state + 8 * h), x[h]);
-    return p <= end && xp_rans_end(s, n, 16, state) && xp_rans_join_c(s, n, planes, p);
+    return p <= end && xp_rans_end(s, n, 16, state) && xp_rans_join_avx2(s, n, planes, p);
 }
 
 void xp_rans_decode_avx2(struct xp_rans_stream *s, size_t count, size_t n, unsigned lanes)
