@@ -213,16 +213,14 @@ int xp_rans_join_c(const struct xp_rans_stream *s, size_t n, const uint8_t *plan
 
 /* ---- encoding: last symbol first ------------------------------------------------------------------------------- */
 
-static void encode_row(struct xp_rans_source *s, size_t n, unsigned lanes)
+void xp_rans_encode_symbols(struct xp_rans_source *s, size_t n, unsigned lanes, const struct xp_rans_work *w, struct xp_rans_parts parts)
 {
-    const struct xp_rans_work w = xp_rans_cut(s->work, n);
-    const struct xp_rans_parts parts = xp_rans_split_c(s->q, n, s->classes, &w);
-    uint8_t *words = w.words_end;
+    uint8_t *words = w->words_end;
     uint32_t state[XP_RANS_MAX_LANES];
 
-    xp_rans_begin(w.place, n, lanes, state);
+    xp_rans_begin(w->place, n, lanes, state);
     for (size_t i = xp_rans_steps(n, lanes) * lanes; i-- > 0;) {
-        const uint32_t span = xp_rans_table(s->classes[i / XP_RANS_GROUP])->span[w.place[i]], f = span & 0xffff;
+        const uint32_t span = xp_rans_table(s->classes[i / XP_RANS_GROUP])->span[w->place[i]], f = span & 0xffff;
         uint32_t x = state[i % lanes];
 
         if (x >= f << 20) {
@@ -232,13 +230,17 @@ static void encode_row(struct xp_rans_source *s, size_t n, unsigned lanes)
         }
         state[i % lanes] = (x / f << XP_RANS_BITS) + x % f + (span >> 16);
     }
-    xp_rans_assemble(s, state, lanes, &w, parts, words);
+    xp_rans_assemble(s, state, lanes, w, parts, words);
 }
 
 void xp_rans_encode_c(struct xp_rans_source *s, size_t count, size_t n, unsigned lanes)
 {
-    for (size_t i = 0; i < count; i++)
-        encode_row(&s[i], n, lanes);
+    for (size_t i = 0; i < count; i++) {
+        const struct xp_rans_work w = xp_rans_cut(s[i].work, n);
+        const struct xp_rans_parts parts = xp_rans_split_c(s[i].q, n, s[i].classes, &w);
+
+        xp_rans_encode_symbols(&s[i], n, lanes, &w, parts);
+    }
 }
 
 /* ---- decoding ---------------------------------------------------------------------------------------------------- */
@@ -254,13 +256,13 @@ static unsigned find(const uint32_t *even, uint32_t slot)
     return 2 * pair + (key >= even[pair + 16]);
 }
 
-static int decode_row(const struct xp_rans_stream *s, size_t n, unsigned lanes)
+int xp_rans_decode_symbols(const struct xp_rans_stream *s, size_t n, unsigned lanes, const uint8_t **planes, const uint8_t **escapes)
 {
-    const uint8_t *planes, *p, *end = s->in + s->len;
+    const uint8_t *p, *end = s->in + s->len;
     uint32_t state[XP_RANS_MAX_LANES];
     const size_t coded = xp_rans_steps(n, lanes) * lanes;
 
-    if (!xp_rans_open(s, n, lanes, state, &planes, &p))
+    if (!xp_rans_open(s, n, lanes, state, planes, &p))
         return 0;
     for (size_t i = 0; i < coded; i++) {
         const uint32_t *span = xp_rans_table(s->classes[i / XP_RANS_GROUP])->span;
@@ -279,11 +281,15 @@ static int decode_row(const struct xp_rans_stream *s, size_t n, unsigned lanes)
         state[i % lanes] = x;
         s->q[i] = (int16_t)symbol;
     }
-    return xp_rans_end(s, n, lanes, state) && xp_rans_join_c(s, n, planes, p);
+    *escapes = p;
+    return xp_rans_end(s, n, lanes, state);
 }
 
 void xp_rans_decode_c(struct xp_rans_stream *s, size_t count, size_t n, unsigned lanes)
 {
-    for (size_t i = 0; i < count; i++)
-        s[i].ok = decode_row(&s[i], n, lanes);
+    for (size_t i = 0; i < count; i++) {
+        const uint8_t *planes, *escapes;
+
+        s[i].ok = xp_rans_decode_symbols(&s[i], n, lanes, &planes, &escapes) && xp_rans_join_c(&s[i], n, planes, escapes);
+    }
 }

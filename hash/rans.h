@@ -135,4 +135,10 @@ int xp_rans_open(const struct xp_rans_stream *s, size_t n, unsigned lanes, uint3
 /* Takes the symbols of the tail from the states into s->q. 0 when more is in them. */
 int xp_rans_end(const struct xp_rans_stream *s, size_t n, unsigned lanes, uint32_t *state);
 
+/* The symbols of a row whose integers are split, one after another: the row is written and s->len set. */
+void xp_rans_encode_symbols(struct xp_rans_source *s, size_t n, unsigned lanes, const struct xp_rans_work *w, struct xp_rans_parts parts);
+
+/* The reverse, into s->q, up to joining; *planes and *escapes are where those begin. 0 when the bytes are not a row. */
+int xp_rans_decode_symbols(const struct xp_rans_stream *s, size_t n, unsigned lanes, const uint8_t **planes, const uint8_t **escapes);
+
 #endif

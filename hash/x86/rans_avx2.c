@@ -1,5 +1,5 @@
 /*
- * rans_avx2.c - the entropy coder with AVX2, for rows of 16 states (two vectors of 8)
+ * rans_avx2.c - the entropy coder with AVX2: rows of 16 states are two vectors of 8, those of fewer are coded as in C
  *
  * A table does not fit a register here. So a symbol is found by counting the symbols that begin at or below the slot, 16 slots at a
  * time, and its entry is gathered.
@@ -9,19 +9,30 @@
 #include "hash/variants.h"
 #include "hash/x86/rans_avx2.h"
 
+#define ENCODE_SIDE 2 /* rows side by side */
+#define DECODE_SIDE 2
+
 /* ---- encoding --------------------------------------------------------------------------------------------------- */
+
+/* 64 bits that hold the words of four lanes, of which those of `full` are wanted: they end where *words begins. What lies below
+ * them is written later. */
+XP_INLINE uint8_t *put_four(uint8_t *words, uint64_t four, unsigned full)
+{
+    const unsigned count = (unsigned)__builtin_popcount(full);
+    const uint64_t wanted = _pext_u64(four, _pdep_u64(full, 0x0001000100010001u) * 0xffff);
+
+    xp_put64(words - 8, wanted << ((64 - 16 * count) & 63));
+    return words - 2 * count;
+}
 
 /* Moves the low words of the states in `full` below *words, the highest lane first. */
 XP_INLINE uint8_t *put_words(uint8_t *words, __m256i x, unsigned full)
 {
-    uint32_t all[8];
+    const __m256i low = _mm256_and_si256(x, _mm256_set1_epi32(0xffff));
+    const __m128i eight = _mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1));
 
-    _mm256_storeu_si256((__m256i *)(void *)all, x);
-    for (int lane = 8; lane-- > 0;) {
-        xp_put16(words - 2, (uint16_t)all[lane]);
-        words -= 2 * (full >> lane & 1);
-    }
-    return words;
+    words = put_four(words, (uint64_t)_mm_extract_epi64(eight, 1), full >> 4);
+    return put_four(words, (uint64_t)_mm_cvtsi128_si64(eight), full & 15);
 }
 
 /* One symbol into 8 states. */
@@ -42,44 +53,59 @@ XP_INLINE __m256i push(__m256i x, __m256i span, __m256 part)
     return _mm256_add_epi32(_mm256_slli_epi32(quotient, XP_RANS_BITS), _mm256_add_epi32(rest, _mm256_srli_epi32(span, 16)));
 }
 
-static void encode_row(struct xp_rans_source *s, size_t n)
+/* Encodes `count` rows side by side, since one waits for its own states; count is a constant where this is used. */
+XP_INLINE void encode(struct xp_rans_source *s, const int count, size_t n)
 {
-    const struct xp_rans_work w = xp_rans_cut(s->work, n);
-    const struct xp_rans_parts parts = xp_rans_split_avx2(s->q, n, s->classes, &w);
-    uint8_t *words = w.words_end;
+    struct xp_rans_parts parts[ENCODE_SIDE];
+    struct xp_rans_work w[ENCODE_SIDE];
+    uint8_t *words[ENCODE_SIDE];
+    __m256i x[2 * ENCODE_SIDE];
     uint32_t state[16];
-    __m256i x[2];
 
-    xp_rans_begin(w.place, n, 16, state);
-    for (int h = 0; h < 2; h++)
-        x[h] = _mm256_loadu_si256((const __m256i *)(const void *)(state + 8 * h));
+    for (int i = 0; i < count; i++) {
+        w[i] = xp_rans_cut(s[i].work, n);
+        parts[i] = xp_rans_split_avx2(s[i].q, n, s[i].classes, &w[i]);
+        words[i] = w[i].words_end;
+        xp_rans_begin(w[i].place, n, 16, state);
+        x[2 * i] = _mm256_loadu_si256((const __m256i *)(const void *)state);
+        x[2 * i + 1] = _mm256_loadu_si256((const __m256i *)(const void *)(state + 8));
+    }
     for (size_t k = xp_rans_steps(n, 16); k-- > 0;) {
-        const struct xp_rans_table *t = xp_rans_table(s->classes[k]);
-
-        for (int h = 1; h >= 0; h--) {
-            const __m256i place = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(w.place + 16 * k + 8 * h)));
-            const __m256i span = _mm256_i32gather_epi32((const int *)(const void *)t->span, place, 4);
-            const __m256 part = _mm256_i32gather_ps(t->reciprocal, place, 4);
-            const __m256i limit = _mm256_slli_epi32(span, 20); /* what lies above the frequency is shifted out */
-            const __m256i full = _mm256_cmpeq_epi32(_mm256_max_epu32(x[h], limit), x[h]);
-
-            words = put_words(words, x[h], (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(full)));
-            x[h] = push(_mm256_blendv_epi8(x[h], _mm256_srli_epi32(x[h], 16), full), span, part);
+        XP_UNROLL
+        for (int i = 0; i < count; i++) {
+            const struct xp_rans_table *t = xp_rans_table(s[i].classes[k]);
+            XP_UNROLL
+            for (int h = 1; h >= 0; h--) {
+                const __m256i place = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(w[i].place + 16 * k + 8 * h)));
+                const __m256i span = _mm256_i32gather_epi32((const int *)(const void *)t->span, place, 4);
+                const __m256 part = _mm256_i32gather_ps(t->reciprocal, place, 4);
+                const __m256i limit = _mm256_slli_epi32(span, 20); /* what lies above the frequency is shifted out */
+                const __m256i full = _mm256_cmpeq_epi32(_mm256_max_epu32(x[2 * i + h], limit), x[2 * i + h]);
+                const __m256i shifted = _mm256_blendv_epi8(x[2 * i + h], _mm256_srli_epi32(x[2 * i + h], 16), full);
+                words[i] = put_words(words[i], x[2 * i + h], (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(full)));
+                x[2 * i + h] = push(shifted, span, part);
+            }
         }
     }
-    for (int h = 0; h < 2; h++)
-        _mm256_storeu_si256((__m256i *)(void *)(state + 8 * h), x[h]);
-    xp_rans_assemble(s, state, 16, &w, parts, words);
+    for (int i = 0; i < count; i++) {
+        _mm256_storeu_si256((__m256i *)(void *)state, x[2 * i]);
+        _mm256_storeu_si256((__m256i *)(void *)(state + 8), x[2 * i + 1]);
+        xp_rans_assemble(&s[i], state, 16, &w[i], parts[i], words[i]);
+    }
 }
 
 void xp_rans_encode_avx2(struct xp_rans_source *s, size_t count, size_t n, unsigned lanes)
 {
-    if (lanes != 16) {
-        xp_rans_encode_c(s, count, n, lanes);
-        return;
+    for (; lanes != 16 && count > 0; count--, s++) {
+        const struct xp_rans_work w = xp_rans_cut(s->work, n);
+        const struct xp_rans_parts parts = xp_rans_split_avx2(s->q, n, s->classes, &w);
+
+        xp_rans_encode_symbols(s, n, lanes, &w, parts);
     }
-    for (size_t i = 0; i < count; i++)
-        encode_row(&s[i], n);
+    for (; count >= ENCODE_SIDE; count -= ENCODE_SIDE, s += ENCODE_SIDE)
+        encode(s, ENCODE_SIDE, n);
+    for (; count > 0; count--, s++)
+        encode(s, 1, n);
 }
 
 /* ---- decoding --------------------------------------------------------------------------------------------------- */
@@ -118,40 +144,54 @@ XP_INLINE __m256i pop(__m256i x, __m256i slot, __m256i symbol, const struct xp_r
     return _mm256_blendv_epi8(x, _mm256_or_si256(_mm256_slli_epi32(x, 16), mine), low);
 }
 
-static int decode_row(const struct xp_rans_stream *s, size_t n)
+/* Decodes `count` rows side by side. */
+XP_INLINE void decode(struct xp_rans_stream *s, const int count, size_t n)
 {
-    const uint8_t *planes, *p, *end = s->in + s->len;
-    const size_t steps = xp_rans_steps(n, 16);
     const __m256i slots = _mm256_set1_epi32((1 << XP_RANS_BITS) - 1), zero = _mm256_setzero_si256();
-    uint32_t state[16];
-    __m256i x[2];
+    const uint8_t *planes[DECODE_SIDE], *p[DECODE_SIDE], *end[DECODE_SIDE];
+    const size_t steps = xp_rans_steps(n, 16);
+    uint32_t state[16] = {0};
+    __m256i x[2 * DECODE_SIDE];
+    int bad[DECODE_SIDE];
 
-    if (!xp_rans_open(s, n, 16, state, &planes, &p))
-        return 0;
-    for (int h = 0; h < 2; h++)
-        x[h] = _mm256_loadu_si256((const __m256i *)(const void *)(state + 8 * h));
-    for (size_t k = 0; k < steps; k++) {
-        const struct xp_rans_table *t = xp_rans_table(s->classes[k]);
-        const __m256i slot[2] = { _mm256_and_si256(x[0], slots), _mm256_and_si256(x[1], slots) };
-        const __m256i symbol = find(t, _mm256_packus_epi32(slot[0], slot[1])); /* lanes 0-3, 8-11, 4-7, 12-15 */
-
-        if (p > end)
-            return 0;
-        _mm256_storeu_si256((__m256i *)(void *)(s->q + 16 * k), _mm256_permute4x64_epi64(symbol, 0xd8));
-        x[0] = pop(x[0], slot[0], _mm256_unpacklo_epi16(symbol, zero), t, &p);
-        x[1] = pop(x[1], slot[1], _mm256_unpackhi_epi16(symbol, zero), t, &p);
+    for (int i = 0; i < count; i++) {
+        end[i] = s[i].in + s[i].len;
+        bad[i] = !xp_rans_open(&s[i], n, 16, state, &planes[i], &p[i]);
+        if (bad[i])
+            p[i] = end[i];
+        x[2 * i] = _mm256_loadu_si256((const __m256i *)(const void *)state);
+        x[2 * i + 1] = _mm256_loadu_si256((const __m256i *)(const void *)(state + 8));
     }
-    for (int h = 0; h < 2; h++)
-        _mm256_storeu_si256((__m256i *)(void *)(state + 8 * h), x[h]);
-    return p <= end && xp_rans_end(s, n, 16, state) && xp_rans_join_avx2(s, n, planes, p);
+    for (size_t k = 0; k < steps; k++) {
+        XP_UNROLL
+        for (int i = 0; i < count; i++) {
+            const struct xp_rans_table *t = xp_rans_table(s[i].classes[k]);
+            const __m256i slot[2] = { _mm256_and_si256(x[2 * i], slots), _mm256_and_si256(x[2 * i + 1], slots) };
+            const __m256i symbol = find(t, _mm256_packus_epi32(slot[0], slot[1])); /* lanes 0-3, 8-11, 4-7, 12-15 */
+
+            bad[i] |= p[i] > end[i];
+            p[i] = p[i] > end[i] ? end[i] : p[i];
+            _mm256_storeu_si256((__m256i *)(void *)(s[i].q + 16 * k), _mm256_permute4x64_epi64(symbol, 0xd8));
+            x[2 * i] = pop(x[2 * i], slot[0], _mm256_unpacklo_epi16(symbol, zero), t, &p[i]);
+            x[2 * i + 1] = pop(x[2 * i + 1], slot[1], _mm256_unpackhi_epi16(symbol, zero), t, &p[i]);
+        }
+    }
+    for (int i = 0; i < count; i++) {
+        _mm256_storeu_si256((__m256i *)(void *)state, x[2 * i]);
+        _mm256_storeu_si256((__m256i *)(void *)(state + 8), x[2 * i + 1]);
+        s[i].ok = !bad[i] && p[i] <= end[i] && xp_rans_end(&s[i], n, 16, state) && xp_rans_join_avx2(&s[i], n, planes[i], p[i]);
+    }
 }
 
 void xp_rans_decode_avx2(struct xp_rans_stream *s, size_t count, size_t n, unsigned lanes)
 {
-    if (lanes != 16) {
-        xp_rans_decode_c(s, count, n, lanes);
-        return;
+    for (; lanes != 16 && count > 0; count--, s++) {
+        const uint8_t *planes, *escapes;
+
+        s->ok = xp_rans_decode_symbols(s, n, lanes, &planes, &escapes) && xp_rans_join_avx2(s, n, planes, escapes);
     }
-    for (size_t i = 0; i < count; i++)
-        s[i].ok = decode_row(&s[i], n);
+    for (; count >= DECODE_SIDE; count -= DECODE_SIDE, s += DECODE_SIDE)
+        decode(s, DECODE_SIDE, n);
+    for (; count > 0; count--, s++)
+        decode(s, 1, n);
 }
