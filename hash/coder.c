@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "hash/coder_impl.h"
+#include "hash/qblock.h"
 #include "hash/frame.h"
 #include "hash/lsh_scratch.h"
 #include "hash/signs.h"
@@ -40,6 +41,15 @@ static size_t next_power_of_two(size_t n)
     while (p < n)
         p *= 2;
     return p;
+}
+
+/* Kernels of rotated rows work on groups of up to 16 blocks. */
+static int renew_rotated(struct xp_rotated *r, size_t dim)
+{
+    const size_t blocks = (xp_qblocks(dim) + 15) / 16 * 16;
+
+    return renew(&r->h, blocks * XP_QBLOCK, sizeof(*r->h)) || renew(&r->scale, blocks, sizeof(*r->scale)) ||
+           renew(&r->energy, blocks, sizeof(*r->energy)) || renew(&r->largest, blocks, sizeof(*r->largest));
 }
 
 static int may_use(const struct xp_coder *c, unsigned id)
@@ -87,7 +97,7 @@ static xp_status allocate(struct xp_coder *c)
         return XP_ERR_NO_MEMORY;
     if (renew(&c->mean, pad, 4) || renew(&c->residual, pad, 4) || renew(&c->apart, pad, 4) || renew(&c->base, pad, 4) ||
         renew(&c->decoded, c->row_bytes + 64, 1) || renew(&c->code, 2 * XP_CODE_ROOM(c->desc.dim), 1) ||
-        renew(&c->quantiser.signs, xp_sign_words(pad), 4))
+        renew(&c->quantiser.signs, xp_sign_words(pad), 4) || renew_rotated(&c->rotated, c->desc.dim))
         return XP_ERR_NO_MEMORY;
     if ((c->desc.choice.automatic || c->desc.choice.id == XP_CODEC_BOOK) &&
         (renew(&c->sample_index, XP_SAMPLE_MAX, 4) || renew(&c->sample, 2 * XP_SAMPLE_MAX, c->row_bytes)))
@@ -194,6 +204,10 @@ void xp_coder_destroy(struct xp_coder *c)
     free(c->sample_index);
     free(c->sample);
     free(c->quantiser.signs);
+    free(c->rotated.h);
+    free(c->rotated.scale);
+    free(c->rotated.energy);
+    free(c->rotated.largest);
     free(c);
 }
 

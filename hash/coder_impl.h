@@ -61,6 +61,7 @@ struct xp_coder {
     float *apart;    /* row - mean, where nobody wants it */
     float *base;     /* the decoded centroid of a row */
     void *decoded;   /* what the receiver will have */
+    struct xp_rotated rotated; /* row - base */
     uint8_t *code;   /* two rows in any format, XP_CODE_ROOM(dim) apart */
 
     /* For cap_rows rows. */

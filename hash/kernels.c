@@ -22,6 +22,8 @@ static void fill_c(struct xp_kernels *k)
     k->quantise = xp_quantise_c;
     k->dequantise = xp_dequantise_c;
     k->deviation = xp_deviation_c;
+    k->rotate = xp_rotate_c;
+    k->forecast = xp_forecast_c;
     k->code = xp_code_c;
     k->reorder = xp_reorder_c;
     k->vector_dot = xp_vector_dot_c;
@@ -59,6 +61,8 @@ static void fill_avx2(struct xp_kernels *k)
     k->quantise = xp_quantise_avx2;
     k->dequantise = xp_dequantise_avx2;
     k->deviation = xp_deviation_avx2;
+    k->rotate = xp_rotate_avx2;
+    k->forecast = xp_forecast_avx2;
     k->code = xp_code_avx2;
 }
 
@@ -78,6 +82,8 @@ static void fill_avx512(struct xp_kernels *k)
     k->quantise = xp_quantise_avx512;
     k->dequantise = xp_dequantise_avx512;
     k->deviation = xp_deviation_avx512;
+    k->rotate = xp_rotate_avx512;
+    k->forecast = xp_forecast_avx512;
     k->code = xp_code_avx512;
     k->reorder = xp_reorder_avx512;
     k->vector_dot = xp_vector_dot_avx512;
@@ -93,6 +99,7 @@ static void fill_avx512(struct xp_kernels *k)
 static void fill_avx512bf16(struct xp_kernels *k)
 {
     k->dequantise = xp_dequantise_avx512bf16;
+    k->rotate = xp_rotate_avx512bf16;
     k->code = xp_code_avx512bf16;
 }
 #else

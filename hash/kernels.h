@@ -192,7 +192,7 @@ typedef void (*xp_rans_decode_fn)(struct xp_rans_stream *s, size_t count, size_t
 typedef float (*xp_deviation_fn)(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t,
                                  const void *row, void *scratch);
 
-/* What code is given beside the format. */
+/* A row that is to be coded. */
 struct xp_code_row {
     const void *row;
     xp_dtype type;
@@ -202,12 +202,26 @@ struct xp_code_row {
     void *scratch;     /* and for a row of this type: both may be written */
 };
 
+/* What every format of a row is made from: row - base as rotated integers, block by block (qblock.c). Only kernels of one table
+ * understand each other: the order within a block is theirs. There is room for a multiple of 16 blocks. */
+struct xp_rotated {
+    int16_t *h;                 /* [blocks][XP_QBLOCK] */
+    float *scale;               /* [blocks] 0: the block is zeros */
+    int32_t *energy, *largest;  /* [blocks] struct xp_qstats */
+};
+
 /*
- * code: residual_sums, quantise and deviation of one row: sums[0] and [1] as of residual_sums, row - base in format f at out, and
- * sums[2] its deviation. A row with values that are not finite is accepted; then only that sums[0] or [1] is not finite means
- * anything. Exact.
+ * rotate: makes `to` of row - base; sums as residual_sums gives them. A row with values that are not finite is accepted; then only
+ * that a sum is not finite means anything.
+ * forecast: about the squared error that format f leaves, less what rounding to the row's type adds to it or takes off; of values in a
+ * padded block only what is certain, and 0 for FP8.
+ * code: the rotated row in format f at out. Returns its deviation from the row.
+ * Exact.
  */
-typedef void (*xp_code_fn)(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_code_row *r, uint8_t *out, float sums[3]);
+typedef void (*xp_rotate_fn)(const struct xp_quantiser *q, const struct xp_code_row *r, const struct xp_rotated *to, float sums[2]);
+typedef double (*xp_forecast_fn)(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_rotated *from);
+typedef float (*xp_code_fn)(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_rotated *from, const struct xp_code_row *r,
+                            uint8_t *out);
 
 /* ---- the table ---------------------------------------------------------------------------------------------------- */
 struct xp_kernels {
@@ -227,6 +241,8 @@ struct xp_kernels {
     xp_quantise_fn quantise;
     xp_dequantise_fn dequantise;
     xp_deviation_fn deviation;
+    xp_rotate_fn rotate;
+    xp_forecast_fn forecast;
     xp_code_fn code;
     xp_reorder_fn reorder;
     xp_vector_dot_fn vector_dot;

@@ -12,6 +12,8 @@
 #include "hash/half.h"
 #include "hash/kernels.h"
 
+#include <math.h>
+
 #define XP_QFORMATS 16 /* enum xp_qformat is below this */
 
 /*
@@ -83,17 +85,60 @@ static inline float xp_qstep_value(uint16_t wire)
     return (wire & 0x7f80) >= (127 + 100) << 7 ? 0.0f : xp_bf16_to_f32(wire);
 }
 
+/* Bits of a code's fraction that forecasts leave out, so that a sum of squares fits 32 bits wherever it means anything. */
+static inline unsigned xp_qcut(unsigned shift)
+{
+    return shift > 10 ? shift - 10 : 0;
+}
+
+/* The squared error of a block of n values from the sum of its squared fractions, in units of 2^(cut - shift) steps. */
+static inline float xp_qforecast(uint32_t sum, uint16_t wire, unsigned shift, size_t n)
+{
+    const float step = xp_bf16_to_f32(wire), unit = step * (1.0f / (float)(1u << (shift - xp_qcut(shift))));
+
+    return (float)sum * (unit * unit) * (float)n;
+}
+
+/* Of the error of a tail block of n values, what the `have` values of the row have at least: it spreads over all n at random. */
+static inline float xp_qshare(size_t n, size_t have)
+{
+    const float padding = (float)(n - have), share = ((float)have - 4.0f * sqrtf(2.0f * padding)) / (float)n;
+
+    return share > 0.0f ? share : 0.0f;
+}
+
 /*
- * Chooses the step of a block of n rotated integers h.
- * Encodes or decodes a block: res has n values (padded), signs are the block's sign bits in 32-bit words.
+ * Of a block of n values; res is padded, signs are the block's sign bits in 32-bit words. choose: the step. rotate: the block as
+ * integers h. code: h as bytes. forecast: as the kernel, for this block. encode: rotate and code. decode: bytes to values.
  * One set a variant (qblock_tmpl.c).
  */
 #define XP_QBLOCK_FUNCTIONS(isa) \
     struct xp_qstep xp_qstep_choose_##isa(enum xp_qformat f, const struct xp_qstats *s, const int16_t *h, size_t n); \
+    void xp_qblock_rotate_##isa(const uint32_t *signs, const float *res, size_t n, int16_t *h, struct xp_qstats *s); \
+    void xp_qblock_code_##isa(enum xp_qformat f, const struct xp_qstats *s, const int16_t *h, size_t n, uint8_t *step, uint8_t *codes); \
+    float xp_qblock_forecast_##isa(enum xp_qformat f, const struct xp_qstats *s, const int16_t *h, size_t n); \
     void xp_qblock_encode_##isa(enum xp_qformat f, const uint32_t *signs, const float *res, size_t n, uint8_t *step, uint8_t *codes); \
     void xp_qblock_decode_##isa(enum xp_qformat f, const uint32_t *signs, const uint8_t *step, const uint8_t *codes, size_t n, float *out);
 XP_QBLOCK_FUNCTIONS(c)
 XP_QBLOCK_FUNCTIONS(avx2)
 XP_QBLOCK_FUNCTIONS(avx512)
+
+/* Block b of a rotated row. */
+static inline int16_t *xp_qintegers(const struct xp_rotated *r, size_t b)
+{
+    return r->h + b * XP_QBLOCK;
+}
+
+static inline struct xp_qstats xp_qstats_get(const struct xp_rotated *r, size_t b)
+{
+    return (struct xp_qstats){r->scale[b], r->energy[b], r->largest[b]};
+}
+
+static inline void xp_qstats_put(const struct xp_rotated *r, size_t b, struct xp_qstats s)
+{
+    r->scale[b] = s.scale;
+    r->energy[b] = s.energy;
+    r->largest[b] = s.largest;
+}
 
 #endif

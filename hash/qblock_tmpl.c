@@ -102,7 +102,7 @@ static void sign_masks(const uint32_t *signs, size_t n, int32_t *mask)
             mask[i + k] = -(int32_t)(signs[i / 32] >> k & 1);
 }
 
-static void make_integers(const uint32_t *signs, const float *x, size_t n, int16_t *h, struct xp_qstats *s)
+void XP_VARIANT(xp_qblock_rotate)(const uint32_t *signs, const float *x, size_t n, int16_t *h, struct xp_qstats *s)
 {
     const float l1 = sum_abs(x, n);
 
@@ -235,25 +235,22 @@ static void fp8_encode(const struct xp_qstats *s, const int16_t *h, size_t n, ui
 
 /* ---- whole blocks -------------------------------------------------------------------------------------------- */
 
-void XP_VARIANT(xp_qblock_encode)(enum xp_qformat f, const uint32_t *signs, const float *res, size_t n, uint8_t *step, uint8_t *codes)
+void XP_VARIANT(xp_qblock_code)(enum xp_qformat f, const struct xp_qstats *stats, const int16_t *h, size_t n, uint8_t *step, uint8_t *codes)
 {
     const struct xp_qinfo *q = &xp_qinfo[f];
-    struct xp_qstats stats;
-    int16_t h[XP_QBLOCK];
     uint16_t w[XP_QBLOCK], wire;
 
-    make_integers(signs, res, n, h, &stats);
-    if (stats.scale == 0.0f) {
+    if (stats->scale == 0.0f) {
         xp_put16(step, 0);
         memset(codes, 0, xp_qblock_bytes(f, n));
         return;
     }
     if (f == XP_Q_FP8) {
-        fp8_encode(&stats, h, n, &wire, codes);
+        fp8_encode(stats, h, n, &wire, codes);
         xp_put16(step, wire);
         return;
     }
-    const struct xp_qstep s = XP_VARIANT(xp_qstep_choose)(f, &stats, h, n);
+    const struct xp_qstep s = XP_VARIANT(xp_qstep_choose)(f, stats, h, n);
     xp_put16(step, s.wire);
     if (n == XP_QBLOCK)
         for (size_t j = 0; j < n; j++)
@@ -265,6 +262,33 @@ void XP_VARIANT(xp_qblock_encode)(enum xp_qformat f, const uint32_t *signs, cons
         for (size_t i = 0; i < n / 2; i++)
             w[i] = (uint16_t)(w[i] * q->levels + w[i + n / 2]);
     pack(w, q->paired ? n / 2 : n, q->bits, codes);
+}
+
+void XP_VARIANT(xp_qblock_encode)(enum xp_qformat f, const uint32_t *signs, const float *res, size_t n, uint8_t *step, uint8_t *codes)
+{
+    struct xp_qstats stats;
+    int16_t h[XP_QBLOCK];
+
+    XP_VARIANT(xp_qblock_rotate)(signs, res, n, h, &stats);
+    XP_VARIANT(xp_qblock_code)(f, &stats, h, n, step, codes);
+}
+
+/* What is left of an integer when its code is taken off, in units of 2^(cut - shift) steps. The sum wraps. */
+float XP_VARIANT(xp_qblock_forecast)(enum xp_qformat f, const struct xp_qstats *stats, const int16_t *h, size_t n)
+{
+    const struct xp_qinfo *q = &xp_qinfo[f];
+    uint32_t sum = 0;
+
+    if (stats->scale == 0.0f)
+        return 0.0f;
+    const struct xp_qstep s = XP_VARIANT(xp_qstep_choose)(f, stats, h, n);
+    for (size_t i = 0; i < n; i++) {
+        const int v = (h[i] * s.recip + (1 << 14)) >> 15;
+        const int left = v + ((q->levels - 1) << (s.shift - 1)) - (int)(code_of(q, &s, h[i]) << s.shift);
+        const int cut = (int16_t)left >> xp_qcut(s.shift);
+        sum += (uint32_t)(cut * cut);
+    }
+    return xp_qforecast(sum, s.wire, s.shift, n);
 }
 
 static void fp8_decode(const uint32_t *signs, float step, const uint8_t *codes, size_t n, float *out)

@@ -2,9 +2,10 @@
  * quant_rows.c - one row, coded in the fewest bytes that keep the promise of bounded mode
  *
  * The error of a block-rotated quantiser hardly depends on the row: it is a constant of the format times the energy of the
- * residual. So the format is predicted, coded, decoded and measured, and one step in either direction corrects the rest. What is
- * predicted from are the row's sums, which take a walk over the row as coding does: both are done in one (kernel code), in the
- * format where the search for the row before began, and what came out is used where that search begins there again.
+ * residual. So the first format to try is predicted from the row's sums. The row is rotated once for all formats (kernel rotate), and
+ * what a format leaves of the integers says within a percent how far off its codes will be (kernel forecast): a format that
+ * will clearly miss is passed over for a fraction of what coding takes. The one that may do is coded, decoded and measured (kernel code), and
+ * one step in either direction corrects the rest.
  *
  * The promise is |x' - x| <= eps * ref in exact arithmetic. Here both sides are f32 sums of squares: sums of n terms of one sign,
  * each term within 3 rounding errors, added in 32 partials, are within (n / 32 + 9) * 2^-24 of the truth (relatively; less than
@@ -37,14 +38,20 @@ static double rounding_error(xp_dtype t)
 /* A format whose prediction misses by up to this factor is tried. */
 #define OPTIMISM 1.08
 
+/* One whose forecast does, by up to this: what rounding adds to the error is random, and averages out over the n values. */
+static double forecast_doubt(double n)
+{
+    return 1.005 + 0.5 / sqrt(n);
+}
+
 void xp_row_plan_init(struct xp_row_plan *p, const struct xp_coder *c, uint16_t formats, const float *mean)
 {
     const double n = (double)c->desc.dim;
 
     memset(p, 0, sizeof(*p));
     p->eps2 = c->desc.eps * c->desc.eps;
-    p->guess = XP_NO_GUESS;
     p->margin = (n / 32 + 16) * 0x1p-24;
+    p->doubt = forecast_doubt(n);
     p->least = n * 1e-37;
     p->reference = c->desc.eps_ref == XP_EPS_REF_ROW ? NULL : mean;
     p->reference_norm = p->reference ? sqrt(c->kernels.energy(p->reference, c->desc.dim) * (1 + p->margin)) : 0;
@@ -68,9 +75,7 @@ struct subject {
     const float *base;
     double energy;    /* |x|^2 */
     double residual;  /* |x - base|^2 */
-    int has_residual; /* it lies in c->residual */
-    unsigned coded;   /* what lies at `out` and how far it is from the row: plan.order[coded], XP_NO_GUESS: nothing */
-    double coded_error;
+    int rotated;      /* it lies in c->rotated */
 
     /* The squared reference of eps: |x|^2, or the smaller of it and |x - mean|^2, but not below 2^-16 |x|^2. It is bounded by these
      * two, which are equal once it is known; allowed: the squared error that keeps the promise, margins taken off, for either. */
@@ -154,29 +159,32 @@ static int within(struct xp_coder *c, const struct xp_row_plan *p, struct subjec
     return error <= factor * s->allowed_least;
 }
 
-/* The sums of the row, and its codes if the last row tells which. */
-static void sum_up(struct xp_coder *c, const struct xp_row_plan *p, const void *next, struct subject *s, uint8_t *out)
+static void rotate(struct xp_coder *c, struct subject *s, const void *next)
 {
     const struct xp_code_row r = {s->row, c->desc.dtype, s->base, next, c->residual, c->decoded};
-    float sums[3];
+    float sums[2];
 
-    s->coded = p->guess;
-    if (p->guess == XP_NO_GUESS) {
-        fetch(next, c->row_bytes);
-        s->residual = energy_to(c, s->row, s->base, c->residual, &s->energy);
-        s->has_residual = 1;
-        return;
-    }
-    c->kernels.code(&c->quantiser, (enum xp_qformat)p->order[p->guess], &r, out, sums);
+    c->kernels.rotate(&c->quantiser, &r, &c->rotated, sums);
     s->energy = sums[0];
     s->residual = sums[1];
-    s->coded_error = sums[2];
+    s->rotated = 1;
+}
+
+/* The sums of the row, and its integers unless it is likely that they are not wanted. */
+static void sum_up(struct xp_coder *c, const struct xp_row_plan *p, const void *next, struct subject *s)
+{
+    if (!p->base_was_enough) {
+        rotate(c, s, next);
+        return;
+    }
+    fetch(next, c->row_bytes);
+    s->residual = energy_to(c, s->row, s->base, c->residual, &s->energy);
 }
 
 /* Fills s. Returns 0 when the row can only go raw. */
-static int examine(struct xp_coder *c, const struct xp_row_plan *p, const void *next, struct subject *s, uint8_t *out)
+static int examine(struct xp_coder *c, const struct xp_row_plan *p, const void *next, struct subject *s)
 {
-    sum_up(c, p, next, s, out);
+    sum_up(c, p, next, s);
     if (!(s->energy <= FLT_MAX) || !(s->residual <= FLT_MAX)) /* NaN, Inf, or squares that overflow */
         return 0;
     if (!p->reference)
@@ -195,27 +203,39 @@ static double predicted_error(const struct xp_coder *c, const struct subject *s,
     return expected_error[format] * s->residual + rounding_error(c->desc.dtype) * s->energy;
 }
 
-/* Codes, decodes and measures. Returns the squared error. */
-static double try_format(struct xp_coder *c, struct subject *s, unsigned format, uint8_t *out)
+/* Will the format clearly miss? Rounding to the row's type mostly adds to the error, but where it is not small beside what is allowed
+ * it may take the error back. (f16 has denormal numbers that count.) */
+static int hopeless(struct xp_coder *c, const struct xp_row_plan *p, struct subject *s, unsigned format)
 {
-    if (!s->has_residual)
-        c->kernels.residual(s->row, c->desc.dtype, s->base, c->desc.dim, c->residual);
-    s->has_residual = 1;
-    c->kernels.quantise(&c->quantiser, (enum xp_qformat)format, c->residual, out);
-    return c->kernels.deviation(&c->quantiser, (enum xp_qformat)format, out, s->base, c->desc.dtype, s->row, c->decoded);
+    const double denormal = c->desc.dtype == XP_F16 ? (double)c->desc.dim * 0x1p-48 / 12 : 0;
+
+    if (!within(c, p, s, 16 * (rounding_error(c->desc.dtype) * s->energy + denormal), 1))
+        return 0;
+    return !within(c, p, s, c->kernels.forecast(&c->quantiser, (enum xp_qformat)format, &c->rotated), p->doubt);
+}
+
+/* Codes, decodes and measures. Returns the squared error. */
+static double try_format(struct xp_coder *c, const struct subject *s, unsigned format, uint8_t *out)
+{
+    const struct xp_code_row r = {s->row, c->desc.dtype, s->base, NULL, c->residual, c->decoded};
+
+    return c->kernels.code(&c->quantiser, (enum xp_qformat)format, &c->rotated, &r, out);
 }
 
 /* The shortest format that keeps the promise, starting at the predicted one; its bytes are at out. XP_Q_RAW when there is none. */
-static unsigned search(struct xp_coder *c, struct xp_row_plan *p, struct subject *s, uint8_t *out, double *error)
+static unsigned search(struct xp_coder *c, const struct xp_row_plan *p, struct subject *s, uint8_t *out, double *error)
 {
     unsigned first = 0, i;
 
     *error = 0;
+    if (!s->rotated)
+        rotate(c, s, NULL);
     while (first + 1 < p->count && !within(c, p, s, predicted_error(c, s, p->order[first]), OPTIMISM))
         first++;
-    p->guess = p->count ? first : XP_NO_GUESS;
     for (i = first; i < p->count; i++) {
-        *error = i == s->coded && i == first ? s->coded_error : try_format(c, s, p->order[i], out);
+        if (i + 1 < p->count && hopeless(c, p, s, p->order[i]))
+            continue;
+        *error = try_format(c, s, p->order[i], out);
         if (within(c, p, s, *error, 1))
             break;
     }
@@ -224,7 +244,7 @@ static unsigned search(struct xp_coder *c, struct xp_row_plan *p, struct subject
     /* Rows with a few large values do better than predicted. */
     for (; i == first && i > 0; first = --i) {
         const unsigned narrower = p->order[i - 1];
-        if (!within(c, p, s, *error * (expected_error[narrower] / expected_error[p->order[i]]), 1))
+        if (!within(c, p, s, *error * (expected_error[narrower] / expected_error[p->order[i]]), 1) || hopeless(c, p, s, narrower))
             break;
         const double e = try_format(c, s, narrower, c->code);
         if (!within(c, p, s, e, 1))
@@ -264,14 +284,10 @@ static unsigned choose(struct xp_coder *c, struct xp_row_plan *p, const void *ro
     double error;
     unsigned format;
 
-    if (!examine(c, p, next, &s, out))
+    if (!examine(c, p, next, &s))
         return all_zero(row, c->row_bytes, c->desc.dtype) ? XP_Q_ZERO : XP_Q_RAW;
-    if (base_is_enough(c, p, &s, &error)) {
-        p->guess = XP_NO_GUESS; /* more rows like it may follow, and codes would be made for nothing */
-        format = XP_Q_BASE;
-    } else {
-        format = search(c, p, &s, out, &error);
-    }
+    p->base_was_enough = base_is_enough(c, p, &s, &error);
+    format = p->base_was_enough ? XP_Q_BASE : search(c, p, &s, out, &error);
     if (format != XP_Q_RAW)
         count_error(c, p, st, &s, error);
     return format;

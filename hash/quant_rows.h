@@ -13,7 +13,6 @@
 
 #define XP_ROW_FORMATS (XP_Q_BASE + 1)
 #define XP_ROW_NO_ROOM SIZE_MAX
-#define XP_NO_GUESS UINT32_MAX
 
 /* Rows with more energy stay out of means, as NaN and Inf do: one such row must not decide for the others. */
 #define XP_MEAN_LARGEST 1e30f
@@ -23,8 +22,9 @@ struct xp_row_plan {
     size_t bytes[XP_ROW_FORMATS]; /* of a row in each format */
     uint8_t order[XP_ROW_FORMATS];/* the formats that may be tried, shortest first; all are shorter than the raw row */
     unsigned count;
-    unsigned guess;               /* of order: where the search for the next row is likely to begin; XP_NO_GUESS: no idea */
+    int base_was_enough;          /* for the row before: more like it may follow, and would be rotated for nothing */
     double eps2;                  /* eps squared */
+    double doubt;                 /* a format whose forecast misses by up to this factor is tried */
     double margin;                /* bound of the relative error of a sum of squares in f32 */
     double least;                 /* squared errors allowed below this are too close to underflow to be measured */
     const float *reference;       /* the mean row that eps may refer to; NULL: none (or XP_EPS_REF_ROW) */

@@ -54,9 +54,44 @@ float xp_deviation_c(const struct xp_quantiser *q, enum xp_qformat f, const uint
     return xp_distance_c(row, scratch, t, q->dim);
 }
 
-void xp_code_c(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_code_row *r, uint8_t *out, float sums[3])
+/* Block after block, `have` of n values in the row. */
+#define EACH_BLOCK(first, b, n, dim) \
+    for (size_t first = 0, b = 0, n; first < (dim) && (n = xp_qblock_size(dim, first)); first += XP_QBLOCK, b++)
+
+void xp_rotate_c(const struct xp_quantiser *q, const struct xp_code_row *r, const struct xp_rotated *to, float sums[2])
 {
     xp_residual_sums_c(r->row, r->type, r->base, q->dim, r->residual, sums);
-    xp_quantise_c(q, f, r->residual, out);
-    sums[2] = xp_deviation_c(q, f, out, r->base, r->type, r->row, r->scratch);
+    EACH_BLOCK(first, b, n, q->dim) {
+        const size_t have = q->dim - first < n ? q->dim - first : n;
+        float x[XP_QBLOCK] = {0};
+        struct xp_qstats s;
+        memcpy(x, r->residual + first, have * sizeof(*x));
+        xp_qblock_rotate_c(q->signs + first / 32, x, n, xp_qintegers(to, b), &s);
+        xp_qstats_put(to, b, s);
+    }
+}
+
+double xp_forecast_c(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_rotated *from)
+{
+    double error = 0;
+
+    if (f == XP_Q_FP8)
+        return 0;
+    EACH_BLOCK(first, b, n, q->dim) {
+        const struct xp_qstats s = xp_qstats_get(from, b);
+        error += xp_qblock_forecast_c(f, &s, xp_qintegers(from, b), n) * xp_qshare(n, q->dim - first < n ? q->dim - first : n);
+    }
+    return error;
+}
+
+float xp_code_c(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_rotated *from, const struct xp_code_row *r, uint8_t *out)
+{
+    uint8_t *codes = out + 2 * xp_qblocks(q->dim);
+
+    EACH_BLOCK(first, b, n, q->dim) {
+        const struct xp_qstats s = xp_qstats_get(from, b);
+        xp_qblock_code_c(f, &s, xp_qintegers(from, b), n, out + 2 * b, codes);
+        codes += xp_qblock_bytes(f, n);
+    }
+    return xp_deviation_c(q, f, out, r->base, r->type, r->row, r->scratch);
 }

@@ -69,10 +69,21 @@ float xp_deviation_avx512(const struct xp_quantiser *q, enum xp_qformat f, const
                      void *scratch);
 
 /* quantise.c, x86/quantise_*.c, x86/code_avx512bf16.c */
-void xp_code_c(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_code_row *r, uint8_t *out, float sums[3]);
-void xp_code_avx2(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_code_row *r, uint8_t *out, float sums[3]);
-void xp_code_avx512(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_code_row *r, uint8_t *out, float sums[3]);
-void xp_code_avx512bf16(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_code_row *r, uint8_t *out, float sums[3]);
+void xp_rotate_c(const struct xp_quantiser *q, const struct xp_code_row *r, const struct xp_rotated *to, float sums[2]);
+double xp_forecast_c(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_rotated *from);
+float xp_code_c(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_rotated *from, const struct xp_code_row *r,
+                uint8_t *out);
+void xp_rotate_avx2(const struct xp_quantiser *q, const struct xp_code_row *r, const struct xp_rotated *to, float sums[2]);
+double xp_forecast_avx2(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_rotated *from);
+float xp_code_avx2(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_rotated *from, const struct xp_code_row *r,
+                uint8_t *out);
+void xp_rotate_avx512(const struct xp_quantiser *q, const struct xp_code_row *r, const struct xp_rotated *to, float sums[2]);
+double xp_forecast_avx512(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_rotated *from);
+float xp_code_avx512(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_rotated *from, const struct xp_code_row *r,
+                uint8_t *out);
+void xp_rotate_avx512bf16(const struct xp_quantiser *q, const struct xp_code_row *r, const struct xp_rotated *to, float sums[2]);
+float xp_code_avx512bf16(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_rotated *from, const struct xp_code_row *r,
+                uint8_t *out);
 
 /* reorder.c, x86/reorder_*.c */
 void xp_reorder_c(const void *in, const uint8_t *index, size_t n, size_t size, void *out);

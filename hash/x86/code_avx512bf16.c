@@ -1,9 +1,9 @@
 /*
- * code_avx512bf16.c - a row of bf16 without a base coded and measured in one pass, with AVX-512, its BF16 and its VNNI
+ * code_avx512bf16.c - a row of bf16 without a base rotated, coded and measured, with AVX-512, its BF16 and its VNNI
  *
- * Groups of up to 16 blocks take three walks over data in L1: sums (what scales the blocks, and the row's
- * energy); integers, rotation, statistics; codes, their rotation back, and the distance of what they mean from the row. Between
- * the walks scales and steps are chosen for all blocks at once.
+ * rotate takes groups of up to 16 blocks in two walks over data in L1: sums (what scales the blocks, and the row's energy); integers,
+ * rotation, statistics. code takes them in one: codes, their rotation back, and the distance of what they mean from the row. Scales and
+ * steps are chosen for all blocks of a group at once.
  *
  * Signs are taken off the row and not put back: a difference is squared, so it may be taken between the flipped row and the
  * unflipped values. The sums of the row have the order of the contract (kernels.h): value i joins partial i % 32.
@@ -20,13 +20,18 @@
 
 #include <string.h>
 
-struct code_group {
-    struct xp_qgroup512 q; /* h is "turned": w0 = v5, w1 w2 = v0 v1, l0 l1 = v2 v4, registers (v3, v6) (x86/qblock_avx512.h) */
-    _Alignas(64) float x[XP_QGROUP][XP_QBLOCK]; /* the flipped row: per 32 values those of even index, then those of odd index */
-    _Alignas(64) float step[XP_QGROUP], offset[XP_QGROUP]; /* offset: -XP_MAGIC steps */
-    /* Partial results: 16 words of 32 bits a block, to be folded. */
+/*
+ * Integers lie "turned": w0 = v5, w1 w2 = v0 v1, l0 l1 = v2 v4, registers (v3, v6) (x86/qblock_avx512.h).
+ * Partial results of a group: 16 words of 32 bits a block, to be folded.
+ */
+struct partials {
     _Alignas(64) float l1[XP_QGROUP][16];
     _Alignas(64) int32_t squares[XP_QGROUP][16], peaks[XP_QGROUP][16];
+};
+
+struct steps {
+    struct xp_qsteps512 s;
+    _Alignas(64) float step[XP_QGROUP], offset[XP_QGROUP]; /* offset: -XP_MAGIC steps */
 };
 
 /* ---- 16 partials of each of 16 blocks to one result a block ------------------------------------------------------------ */
@@ -95,15 +100,13 @@ XP_INLINE void sums_of_block(const char *row, float *l1, struct row_sum *sum)
     _mm256_store_ps(l1 + 8, odd_l1);
 }
 
-/*
- * Brings the row to come to the cache, two lines a block in either of the walks that compute most: all at once there would be more
- * of them on their way than the core can track. part: half of the bytes of a group, of which this is the share of blocks b and b + 1.
- */
-XP_INLINE void fetch(const char *part, size_t b, const int blocks)
+/* Brings the row to come to the cache, as many lines a block as a block has: all at once there would be more of them on their way than
+ * the core can track. group: where the group's blocks begin in it. */
+XP_INLINE void fetch(const char *group, size_t b, const int blocks)
 {
-    if (part)
-        for (int i = 0; i < 2 * blocks; i++)
-            _mm_prefetch(part + 128 * b + 64 * i, _MM_HINT_T0);
+    if (group)
+        for (int i = 0; i < 4 * blocks; i++)
+            _mm_prefetch(group + 256 * b + 64 * i, _MM_HINT_T0);
 }
 
 /* ---- second walk: integers, rotated ------------------------------------------------------------------------------------------ */
@@ -136,26 +139,32 @@ XP_INLINE void rotate_turned(__m512i *w, const int blocks)
     EACH_PAIR(xp_butterfly512);
 }
 
-/* Values 32 i .. 32 i + 31 of a block, flipped and scaled; leaves the flipped ones at x. */
-XP_INLINE __m512i integers_of(const char *row, const uint32_t *signs, float *x, __m512 scale, const int i)
+/* Values 32 i .. 32 i + 31 of a block, those that the signs say negated. */
+XP_INLINE __m512i flipped(const char *row, const uint32_t *signs, const int i)
 {
-    const __m512i in = _mm512_loadu_si512(row + 64 * i), flipped = _mm512_mask_add_epi16(in, signs[i], in, _mm512_set1_epi16((short)0x8000));
-    const __m512 even = xp_even_bf16_512(flipped), odd = xp_odd_bf16_512(flipped);
+    const __m512i in = _mm512_loadu_si512(row + 64 * i);
 
-    _mm512_store_ps(x + 32 * i, even);
-    _mm512_store_ps(x + 32 * i + 16, odd);
+    return _mm512_mask_add_epi16(in, signs[i], in, _mm512_set1_epi16((short)0x8000));
+}
+
+XP_INLINE __m512i integers_of(const char *row, const uint32_t *signs, __m512 scale, const int i)
+{
+    const __m512i x = flipped(row, signs, i);
+    const __m512 even = xp_even_bf16_512(x), odd = xp_odd_bf16_512(x);
+
     return _mm512_packs_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(even, scale)), _mm512_cvtps_epi32(_mm512_mul_ps(odd, scale)));
 }
 
-/* One or two blocks, from block b on. */
-XP_INLINE void integers_of_blocks(struct code_group *g, size_t b, const int blocks, const char *row, const uint32_t *signs)
+/* One or two blocks, from block `first + b` of the row on; row and signs are those of block `first`. */
+XP_INLINE void integers_of_blocks(const struct xp_rotated *to, struct partials *p, size_t first, size_t b, const int blocks, const char *row,
+                                  const uint32_t *signs)
 {
     __m512i w[8], squares[2];
 
     XP_UNROLL
     for (int i = 0; i < 4 * blocks; i++) {
         const size_t n = b + (size_t)i / 4;
-        w[i] = integers_of(row + 256 * n, signs + 4 * n, g->x[n], _mm512_set1_ps(g->q.scale[n]), i % 4);
+        w[i] = integers_of(row + 256 * n, signs + 4 * n, _mm512_set1_ps(to->scale[first + n]), i % 4);
     }
     XP_UNROLL
     for (int i = 0; i < blocks; i++) {
@@ -163,7 +172,7 @@ XP_INLINE void integers_of_blocks(struct code_group *g, size_t b, const int bloc
         XP_UNROLL
         for (int k = 0; k < 4; k++)
             squares[i] = _mm512_dpwssd_epi32(squares[i], w[4 * i + k], w[4 * i + k]);
-        _mm512_store_si512(g->squares[b + (size_t)i], squares[i]);
+        _mm512_store_si512(p->squares[b + (size_t)i], squares[i]);
     }
     rotate_turned(w, blocks);
     XP_UNROLL
@@ -171,11 +180,11 @@ XP_INLINE void integers_of_blocks(struct code_group *g, size_t b, const int bloc
         __m512i most, least;
         XP_UNROLL
         for (int k = 0; k < 4; k++) {
-            _mm512_store_si512(g->q.h[b + (size_t)i] + 32 * k, w[4 * i + k]);
+            _mm512_storeu_si512(xp_qintegers(to, first + b + (size_t)i) + 32 * k, w[4 * i + k]);
             most = k ? _mm512_max_epi16(most, w[4 * i + k]) : w[0 + 4 * i];
             least = k ? _mm512_min_epi16(least, w[4 * i + k]) : w[0 + 4 * i];
         }
-        _mm512_store_si512(g->peaks[b + (size_t)i], _mm512_max_epi16(most, _mm512_sub_epi16(_mm512_setzero_si512(), least)));
+        _mm512_store_si512(p->peaks[b + (size_t)i], _mm512_max_epi16(most, _mm512_sub_epi16(_mm512_setzero_si512(), least)));
     }
 }
 
@@ -260,19 +269,19 @@ static inline struct byte_constants byte_constants(const int levels)
     return k;
 }
 
-/* The codes of block b as bytes: bits 0 .. 5 of the byte's number v5 v0 v1 v3 v2 v4, register v6. */
-XP_INLINE void byte_codes(const struct code_group *g, size_t b, const struct byte_constants *k, __m512i u[2])
+/* The codes of block i of a group, whose integers are h, as bytes: bits 0 .. 5 of the byte's number v5 v0 v1 v3 v2 v4, register v6. */
+XP_INLINE void byte_codes(const int16_t *h, const struct xp_qsteps512 *s, size_t i, const struct byte_constants *k, __m512i u[2])
 {
-    const __m512i recip = _mm512_set1_epi16((short)g->q.recip[b]), middle = _mm512_set1_epi16((short)g->q.middle[b]);
-    const __m128i shift = _mm_cvtsi32_si128(g->q.shift[b]);
+    const __m512i recip = _mm512_set1_epi16((short)s->recip[i]), middle = _mm512_set1_epi16((short)s->middle[i]);
+    const __m128i shift = _mm_cvtsi32_si128(s->shift[i]);
     __m512i w[4];
 
     XP_UNROLL
-    for (int i = 0; i < 4; i++)
-        w[i] = xp_fixed512(_mm512_load_si512(g->q.h[b] + 32 * i), recip, middle, shift);
+    for (int j = 0; j < 4; j++)
+        w[j] = xp_fixed512(_mm512_loadu_si512(h + 32 * j), recip, middle, shift);
     XP_UNROLL
-    for (int i = 0; i < 2; i++)
-        u[i] = _mm512_min_epu8(_mm512_packus_epi16(w[2 * i], w[2 * i + 1]), k->top);
+    for (int j = 0; j < 2; j++)
+        u[j] = _mm512_min_epu8(_mm512_packus_epi16(w[2 * j], w[2 * j + 1]), k->top);
 }
 
 XP_INLINE void put_byte_codes(const __m512i u[2], const int bits, const struct byte_constants *k, uint8_t *p)
@@ -315,208 +324,243 @@ XP_INLINE __m512 last_values(__m512i magic, __m512i w, __m512i butterfly, __m512
     return _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_dpwssd_epi32(magic, w, butterfly)), step, offset);
 }
 
-/* 32 values of two registers, against those at x. */
-XP_INLINE void add_distance(const float *x, const __m512i w[2], __m512i butterfly, __m512 step, __m512 offset, const struct constants *k,
+/* 32 values of two registers, against those of the row. */
+XP_INLINE void add_distance(__m512i x, const __m512i w[2], __m512i butterfly, __m512 step, __m512 offset, const struct constants *k,
                             struct xp_pair512 *sum)
 {
     const __m512 low = last_values(k->magic, w[0], butterfly, step, offset), high = last_values(k->magic, w[1], butterfly, step, offset);
     const __m512bh y = _mm512_cvtne2ps_pbh(high, low);
-    const __m512 even = _mm512_sub_ps(_mm512_load_ps(x), xp_even_bf16_512((__m512i)y));
-    const __m512 odd = _mm512_sub_ps(_mm512_load_ps(x + 16), _mm512_castsi512_ps(_mm512_and_si512((__m512i)y, k->upper)));
+    const __m512 even = _mm512_sub_ps(xp_even_bf16_512(x), xp_even_bf16_512((__m512i)y));
+    const __m512 odd = _mm512_sub_ps(_mm512_castsi512_ps(_mm512_and_si512(x, k->upper)),
+                                     _mm512_castsi512_ps(_mm512_and_si512((__m512i)y, k->upper)));
 
     sum->even = xp_add_square512(sum->even, even);
     sum->odd = xp_add_square512(sum->odd, odd);
 }
 
-/* w: with registers (v4, v6) and v5 still to be rotated, or, narrow, (v4, v5) and v6. */
-XP_INLINE void distance_of_block(const struct code_group *g, size_t b, const __m512i w[4], const int narrow, const struct constants *k,
-                                 struct xp_pair512 *sum)
+/* w: with registers (v4, v6) and v5 still to be rotated, or, narrow, (v4, v5) and v6. row and signs are the block's. */
+XP_INLINE void distance_of_block(const struct steps *s, size_t i, const __m512i w[4], const int narrow, const char *row, const uint32_t *signs,
+                                 const struct constants *k, struct xp_pair512 *sum)
 {
-    const __m512 step = _mm512_set1_ps(g->step[b]), offset = _mm512_set1_ps(g->offset[b]);
+    const __m512 step = _mm512_set1_ps(s->step[i]), offset = _mm512_set1_ps(s->offset[i]);
     const int second = narrow ? 2 : 0, third = 2 - second;
 
-    add_distance(g->x[b], w, k->plus, step, offset, k, sum);
-    add_distance(g->x[b] + 32, w + second, narrow ? k->plus : k->minus, step, offset, k, sum);
-    add_distance(g->x[b] + 64, w + third, narrow ? k->minus : k->plus, step, offset, k, sum);
-    add_distance(g->x[b] + 96, w + 2, k->minus, step, offset, k, sum);
+    add_distance(flipped(row, signs, 0), w, k->plus, step, offset, k, sum);
+    add_distance(flipped(row, signs, 1), w + second, narrow ? k->plus : k->minus, step, offset, k, sum);
+    add_distance(flipped(row, signs, 2), w + third, narrow ? k->minus : k->plus, step, offset, k, sum);
+    add_distance(flipped(row, signs, 3), w + 2, k->minus, step, offset, k, sum);
 }
 
-/* Codes of one or two blocks, from block b on, as bytes. */
-XP_INLINE void narrow_codes(const struct code_group *g, size_t b, const int blocks, const int bits, uint8_t *codes, const struct byte_constants *k,
-                            __m512i *w)
+/* What code_blocks works on: the row and its signs, and what it becomes, all from block `first` on. */
+struct part {
+    const struct xp_rotated *from;
+    size_t first;
+    const char *row;
+    const uint32_t *signs;
+    uint8_t *step, *codes;
+};
+
+/* Codes of one or two blocks, from block b of the part on, as bytes. */
+XP_INLINE void narrow_codes(const struct part *p, const struct steps *s, size_t b, const int blocks, const int bits,
+                            const struct byte_constants *k, __m512i *w)
 {
     __m512i u[4];
 
     XP_UNROLL
     for (size_t i = 0; i < (size_t)blocks; i++)
-        byte_codes(g, b + i, k, u + 2 * i);
+        byte_codes(xp_qintegers(p->from, p->first + b + i), &s->s, b + i, k, u + 2 * i);
     XP_UNROLL
     for (size_t i = 0; i < (size_t)blocks; i++)
-        put_byte_codes(u + 2 * i, bits, k, codes + (b + i) * 16 * (size_t)bits);
+        put_byte_codes(u + 2 * i, bits, k, p->codes + (b + i) * 16 * (size_t)bits);
     unrotate_bytes(u, w, blocks, k);
 }
 
 /* The same as words. */
-XP_INLINE void wide_codes(const struct code_group *g, size_t b, const int blocks, const int levels, const int bits, const int paired,
-                          uint8_t *codes, const struct constants *k, __m512i *w)
+XP_INLINE void wide_codes(const struct part *p, const struct steps *s, size_t b, const int blocks, const int levels, const int bits,
+                          const int paired, const struct constants *k, __m512i *w)
 {
     const size_t bytes = (size_t)bits * (paired ? 8 : 16);
 
     XP_UNROLL
     for (size_t i = 0; i < (size_t)blocks; i++)
-        xp_codes512(&g->q, b + i, levels, w + 4 * i);
+        xp_codes512(xp_qintegers(p->from, p->first + b + i), &s->s, b + i, levels, w + 4 * i);
     XP_UNROLL
     for (size_t i = 0; i < (size_t)blocks; i++)
-        xp_put_codes512(w + 4 * i, levels, bits, paired, 1, codes + (b + i) * bytes);
+        xp_put_codes512(w + 4 * i, levels, bits, paired, 1, p->codes + (b + i) * bytes);
     unrotate_turned(w, blocks, k);
 }
 
-/* One or two blocks, from block b on. */
-XP_INLINE void codes_of_blocks(const struct code_group *g, size_t b, const int blocks, const int levels, const int bits, const int paired,
-                               uint8_t *step, uint8_t *codes, const struct constants *k, const struct byte_constants *bytes,
-                               struct xp_pair512 *sum)
+/* One or two blocks, from block b of the part on. */
+XP_INLINE void codes_of_blocks(const struct part *p, const struct steps *s, size_t b, const int blocks, const int levels, const int bits,
+                               const int paired, const struct constants *k, const struct byte_constants *bytes, struct xp_pair512 *sum)
 {
     const int narrow = bits <= 4 && !paired;
     __m512i w[8];
 
     XP_UNROLL
     for (size_t i = 0; i < (size_t)blocks; i++)
-        xp_put16(step + 2 * (b + i), (uint16_t)g->q.wire[b + i]);
+        xp_put16(p->step + 2 * (b + i), (uint16_t)s->s.wire[b + i]);
     if (narrow)
-        narrow_codes(g, b, blocks, bits, codes, bytes, w);
+        narrow_codes(p, s, b, blocks, bits, bytes, w);
     else
-        wide_codes(g, b, blocks, levels, bits, paired, codes, k, w);
+        wide_codes(p, s, b, blocks, levels, bits, paired, k, w);
     XP_UNROLL
     for (size_t i = 0; i < (size_t)blocks; i++)
-        distance_of_block(g, b + i, w + 4 * i, narrow, k, sum);
+        distance_of_block(s, b + i, w + 4 * i, narrow, p->row + 256 * (b + i), p->signs + 4 * (b + i), k, sum);
 }
 
-XP_INLINE void codes_of_group(const struct code_group *g, size_t count, const int levels, const int bits, const int paired, const char *ahead,
-                              uint8_t *step, uint8_t *codes, struct xp_pair512 *distance)
+XP_INLINE void codes_of_group(const struct part *p, const struct steps *s, size_t count, const int levels, const int bits, const int paired,
+                              struct xp_pair512 *distance)
 {
     const struct constants k = constants(levels);
     const struct byte_constants bc = byte_constants(levels);
     struct xp_pair512 sum = *distance;
     size_t b = 0;
 
-    for (; b + 2 <= count; b += 2) {
-        fetch(ahead, b, 2);
-        codes_of_blocks(g, b, 2, levels, bits, paired, step, codes, &k, &bc, &sum);
-    }
-    if (b < count) {
-        fetch(ahead, b, 1);
-        codes_of_blocks(g, b, 1, levels, bits, paired, step, codes, &k, &bc, &sum);
-    }
+    for (; b + 2 <= count; b += 2)
+        codes_of_blocks(p, s, b, 2, levels, bits, paired, &k, &bc, &sum);
+    if (b < count)
+        codes_of_blocks(p, s, b, 1, levels, bits, paired, &k, &bc, &sum);
     *distance = sum;
 }
 
 /* ---- rows -------------------------------------------------------------------------------------------------------------------- */
 
-static void codes_of_format(enum xp_qformat f, const struct code_group *g, size_t count, const char *ahead, uint8_t *step,
-                            uint8_t *codes, struct xp_pair512 *sum)
+static void codes_of_format(enum xp_qformat f, const struct part *p, const struct steps *s, size_t count, struct xp_pair512 *sum)
 {
     switch (f) {
-    case XP_Q_INT2: codes_of_group(g, count, 4, 2, 0, ahead, step, codes, sum); break;
-    case XP_Q_INT25: codes_of_group(g, count, 5, 5, 1, ahead, step, codes, sum); break;
-    case XP_Q_INT3: codes_of_group(g, count, 8, 3, 0, ahead, step, codes, sum); break;
-    case XP_Q_INT35: codes_of_group(g, count, 11, 7, 1, ahead, step, codes, sum); break;
-    case XP_Q_INT4: codes_of_group(g, count, 16, 4, 0, ahead, step, codes, sum); break;
-    case XP_Q_INT45: codes_of_group(g, count, 22, 9, 1, ahead, step, codes, sum); break;
-    case XP_Q_INT5: codes_of_group(g, count, 32, 5, 0, ahead, step, codes, sum); break;
-    case XP_Q_INT55: codes_of_group(g, count, 45, 11, 1, ahead, step, codes, sum); break;
-    case XP_Q_INT6: codes_of_group(g, count, 64, 6, 0, ahead, step, codes, sum); break;
-    case XP_Q_INT65: codes_of_group(g, count, 90, 13, 1, ahead, step, codes, sum); break;
-    case XP_Q_INT7: codes_of_group(g, count, 128, 7, 0, ahead, step, codes, sum); break;
-    case XP_Q_INT75: codes_of_group(g, count, 181, 15, 1, ahead, step, codes, sum); break;
-    default: codes_of_group(g, count, 256, 8, 0, ahead, step, codes, sum); break;
+    case XP_Q_INT2: codes_of_group(p, s, count, 4, 2, 0, sum); break;
+    case XP_Q_INT25: codes_of_group(p, s, count, 5, 5, 1, sum); break;
+    case XP_Q_INT3: codes_of_group(p, s, count, 8, 3, 0, sum); break;
+    case XP_Q_INT35: codes_of_group(p, s, count, 11, 7, 1, sum); break;
+    case XP_Q_INT4: codes_of_group(p, s, count, 16, 4, 0, sum); break;
+    case XP_Q_INT45: codes_of_group(p, s, count, 22, 9, 1, sum); break;
+    case XP_Q_INT5: codes_of_group(p, s, count, 32, 5, 0, sum); break;
+    case XP_Q_INT55: codes_of_group(p, s, count, 45, 11, 1, sum); break;
+    case XP_Q_INT6: codes_of_group(p, s, count, 64, 6, 0, sum); break;
+    case XP_Q_INT65: codes_of_group(p, s, count, 90, 13, 1, sum); break;
+    case XP_Q_INT7: codes_of_group(p, s, count, 128, 7, 0, sum); break;
+    case XP_Q_INT75: codes_of_group(p, s, count, 181, 15, 1, sum); break;
+    default: codes_of_group(p, s, count, 256, 8, 0, sum); break;
     }
 }
 
-static void first_walk(struct code_group *g, const char *row, size_t count, struct row_sum *energy)
+static void first_walk(const struct xp_rotated *to, struct partials *p, size_t first, const char *row, size_t count, struct row_sum *energy)
 {
+    _Alignas(64) float l1[XP_QGROUP];
+
     if (count < XP_QGROUP) /* the blocks that are not there are folded, too */
-        memset(g->l1, 0, sizeof(g->l1));
+        memset(p->l1, 0, sizeof(p->l1));
     for (size_t b = 0; b < count; b++)
-        sums_of_block(row + 256 * b, g->l1[b], energy);
-    _mm512_store_si512(g->q.l1, fold_blocks(g->l1, FOLD_FLOATS));
-    xp_choose_scales512(&g->q);
+        sums_of_block(row + 256 * b, p->l1[b], energy);
+    _mm512_store_si512(l1, fold_blocks(p->l1, FOLD_FLOATS));
+    xp_choose_scales512(l1, to, first);
 }
 
-static void second_walk(struct code_group *g, const char *row, const uint32_t *signs, size_t count, enum xp_qformat f, const char *ahead)
+static void second_walk(const struct xp_rotated *to, struct partials *p, size_t first, const char *row, const uint32_t *signs, size_t count,
+                        const char *ahead)
 {
     size_t b = 0;
 
     if (count < XP_QGROUP) {
-        memset(g->squares, 0, sizeof(g->squares));
-        memset(g->peaks, 0, sizeof(g->peaks));
+        memset(p->squares, 0, sizeof(p->squares));
+        memset(p->peaks, 0, sizeof(p->peaks));
     }
     for (; b + 2 <= count; b += 2) {
         fetch(ahead, b, 2);
-        integers_of_blocks(g, b, 2, row, signs);
+        integers_of_blocks(to, p, first, b, 2, row, signs);
     }
     if (b < count) {
         fetch(ahead, b, 1);
-        integers_of_blocks(g, b, 1, row, signs);
+        integers_of_blocks(to, p, first, b, 1, row, signs);
     }
-    const __m512i peaks = fold_blocks(g->peaks, FOLD_PEAKS), low = _mm512_set1_epi32(0xffff);
-    _mm512_store_si512(g->q.largest, _mm512_max_epi32(_mm512_and_si512(peaks, low), _mm512_srli_epi32(peaks, 16)));
-    _mm512_store_si512(g->q.energy, fold_blocks(g->squares, FOLD_INTS));
-    xp_choose_steps512(&g->q, count, f);
-    const __m512 steps = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_load_si512(g->q.wire), 16));
-    _mm512_store_ps(g->step, steps);
-    _mm512_store_ps(g->offset, _mm512_mul_ps(steps, _mm512_set1_ps(-XP_MAGIC)));
+    const __m512i peaks = fold_blocks(p->peaks, FOLD_PEAKS), low = _mm512_set1_epi32(0xffff);
+    _mm512_storeu_si512(to->largest + first, _mm512_max_epi32(_mm512_and_si512(peaks, low), _mm512_srli_epi32(peaks, 16)));
+    _mm512_storeu_si512(to->energy + first, fold_blocks(p->squares, FOLD_INTS));
 }
 
 /* A block that is not whole. */
-static void tail_block(const struct xp_quantiser *q, enum xp_qformat f, const char *row, size_t first, uint8_t *step, uint8_t *codes,
-                       struct xp_pair512 *energy, struct xp_pair512 *distance)
+static void rotate_tail(const struct xp_quantiser *q, const char *row, size_t first, const struct xp_rotated *to, struct xp_pair512 *energy)
 {
     const size_t n = xp_qblock_size(q->dim, first), have = q->dim - first;
-    float x[XP_QBLOCK] = {0}, y[XP_QBLOCK];
-    uint16_t in[XP_QBLOCK] = {0}, out[XP_QBLOCK] = {0};
+    uint16_t in[XP_QBLOCK] = {0};
+    float x[XP_QBLOCK] = {0};
+    struct xp_qstats s;
 
     memcpy(in, row + 2 * first, 2 * have);
     xp_residual_avx512(in, XP_BF16, NULL, have, x);
-    xp_qblock_encode_avx512(f, q->signs + first / 32, x, n, step, codes);
+    xp_qblock_rotate_avx512(q->signs + first / 32, x, n, xp_qintegers(to, first / XP_QBLOCK), &s);
+    xp_qstats_put(to, first / XP_QBLOCK, s);
+    for (size_t i = 0; i < have; i += 32) {
+        const __m512i a = _mm512_loadu_si512(in + i);
+        energy->even = xp_add_square512(energy->even, xp_even_bf16_512(a));
+        energy->odd = xp_add_square512(energy->odd, xp_odd_bf16_512(a));
+    }
+}
+
+static void code_tail(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_rotated *from, const char *row, size_t first,
+                      uint8_t *step, uint8_t *codes, struct xp_pair512 *distance)
+{
+    const size_t n = xp_qblock_size(q->dim, first), have = q->dim - first;
+    const struct xp_qstats s = xp_qstats_get(from, first / XP_QBLOCK);
+    uint16_t in[XP_QBLOCK] = {0}, out[XP_QBLOCK] = {0};
+    float y[XP_QBLOCK];
+
+    memcpy(in, row + 2 * first, 2 * have);
+    xp_qblock_code_avx512(f, &s, xp_qintegers(from, first / XP_QBLOCK), n, step, codes);
     xp_qblock_decode_avx512(f, q->signs + first / 32, step, codes, n, y);
     xp_restore_avx512(y, NULL, have, XP_BF16, out);
     for (size_t i = 0; i < have; i += 32) {
         const __m512i a = _mm512_loadu_si512(in + i), b = _mm512_loadu_si512(out + i);
-        energy->even = xp_add_square512(energy->even, xp_even_bf16_512(a));
-        energy->odd = xp_add_square512(energy->odd, xp_odd_bf16_512(a));
         distance->even = xp_add_square512(distance->even, _mm512_sub_ps(xp_even_bf16_512(a), xp_even_bf16_512(b)));
         distance->odd = xp_add_square512(distance->odd, _mm512_sub_ps(xp_odd_bf16_512(a), xp_odd_bf16_512(b)));
     }
 }
 
-static void code_bf16(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_code_row *r, uint8_t *out, float sums[3])
+void xp_rotate_avx512bf16(const struct xp_quantiser *q, const struct xp_code_row *r, const struct xp_rotated *to, float sums[2])
 {
-    const size_t blocks = q->dim / XP_QBLOCK, bytes = xp_qblock_bytes(f, XP_QBLOCK);
-    uint8_t *codes = out + 2 * xp_qblocks(q->dim);
+    const size_t blocks = q->dim / XP_QBLOCK;
     const __m256 zero = _mm256_setzero_ps();
     struct row_sum sum = {{zero, zero}, {zero, zero}};
-    struct xp_pair512 distance = {_mm512_setzero_ps(), _mm512_setzero_ps()};
-    struct code_group g;
+    struct partials p;
 
+    if (r->type != XP_BF16 || r->base) {
+        xp_rotate_avx512(q, r, to, sums);
+        return;
+    }
     for (size_t b = 0; b < blocks; b += XP_QGROUP) {
         const size_t count = blocks - b < XP_QGROUP ? blocks - b : XP_QGROUP;
-        const char *row = (const char *)r->row + 256 * b, *ahead = r->ahead ? (const char *)r->ahead + 256 * b : NULL;
-        first_walk(&g, row, count, &sum);
-        second_walk(&g, row, q->signs + 4 * b, count, f, ahead);
-        codes_of_format(f, &g, count, ahead ? ahead + 128 * count : NULL, out + 2 * b, codes + b * bytes, &distance);
+        const char *row = (const char *)r->row + 256 * b;
+        first_walk(to, &p, b, row, count, &sum);
+        second_walk(to, &p, b, row, q->signs + 4 * b, count, r->ahead ? (const char *)r->ahead + 256 * b : NULL);
     }
     struct xp_pair512 energy = {_mm512_insertf32x8(_mm512_castps256_ps512(sum.even[0]), sum.even[1], 1),
                                 _mm512_insertf32x8(_mm512_castps256_ps512(sum.odd[0]), sum.odd[1], 1)};
     if (blocks * XP_QBLOCK < q->dim)
-        tail_block(q, f, r->row, blocks * XP_QBLOCK, out + 2 * blocks, codes + blocks * bytes, &energy, &distance);
+        rotate_tail(q, r->row, blocks * XP_QBLOCK, to, &energy);
     sums[0] = sums[1] = xp_fold_pairs512(energy.even, energy.odd);
-    sums[2] = xp_fold_pairs512(distance.even, distance.odd);
 }
 
-void xp_code_avx512bf16(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_code_row *r, uint8_t *out, float sums[3])
+float xp_code_avx512bf16(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_rotated *from, const struct xp_code_row *r,
+                         uint8_t *out)
 {
-    if (r->type == XP_BF16 && !r->base && f != XP_Q_FP8)
-        code_bf16(q, f, r, out, sums);
-    else
-        xp_code_avx512(q, f, r, out, sums);
+    const size_t blocks = q->dim / XP_QBLOCK, bytes = xp_qblock_bytes(f, XP_QBLOCK);
+    struct xp_pair512 distance = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+    uint8_t *codes = out + 2 * xp_qblocks(q->dim);
+    struct steps s;
+
+    if (r->type != XP_BF16 || r->base || f == XP_Q_FP8)
+        return xp_code_avx512(q, f, from, r, out);
+    for (size_t b = 0; b < blocks; b += XP_QGROUP) {
+        const size_t count = blocks - b < XP_QGROUP ? blocks - b : XP_QGROUP;
+        const struct part p = {from, b, (const char *)r->row + 256 * b, q->signs + 4 * b, out + 2 * b, codes + b * bytes};
+        xp_choose_steps512(from, b, count, f, &s.s);
+        const __m512 steps = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_load_si512(s.s.wire), 16));
+        _mm512_store_ps(s.step, steps);
+        _mm512_store_ps(s.offset, _mm512_mul_ps(steps, _mm512_set1_ps(-XP_MAGIC)));
+        codes_of_format(f, &p, &s, count, &distance);
+    }
+    if (blocks * XP_QBLOCK < q->dim)
+        code_tail(q, f, from, r->row, blocks * XP_QBLOCK, out + 2 * blocks, codes + blocks * bytes, &distance);
+    return xp_fold_pairs512(distance.even, distance.odd);
 }

@@ -9,7 +9,7 @@
 #include "hash/qblock.h"
 #include "hash/variants.h"
 #include "hash/x86/qblock_avx2.h"
-#include "hash/x86/rows_avx2.h"
+#include "hash/x86/values_avx2.h"
 
 #include <string.h>
 
@@ -110,25 +110,6 @@ XP_INLINE void get_pairs(const struct xp_qinfo *q, const int bits, const uint8_t
 
 /* ---- values -------------------------------------------------------------------------------------------------------- */
 
-/* 16 values of base at p, those of even and of odd index. */
-XP_INLINE void split_base(const float *p, __m256 *even, __m256 *odd)
-{
-    const __m256 a = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + 8), 1);
-    const __m256 b = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p + 4)), _mm_loadu_ps(p + 12), 1);
-
-    *even = _mm256_shuffle_ps(a, b, 0x88);
-    *odd = _mm256_shuffle_ps(a, b, 0xdd);
-}
-
-/* 8 integers to f32: sign, times step, plus base. The product is exact, so the fused form gives the same. */
-XP_INLINE __m256 value_of(__m256i h, __m256i signs, __m256i place, __m256 step, const int has_base, __m256 base)
-{
-    const __m256i s = _mm256_or_si256(_mm256_sllv_epi32(signs, place), _mm256_set1_epi32(1));
-    const __m256 x = _mm256_cvtepi32_ps(_mm256_sign_epi32(h, s));
-
-    return has_base ? _mm256_fmadd_ps(x, step, base) : _mm256_mul_ps(x, step);
-}
-
 XP_INLINE void store_values(char *p, const xp_dtype t, __m256 even, __m256 odd)
 {
     if (t == XP_BF16) {
@@ -143,20 +124,12 @@ XP_INLINE void store_values(char *p, const xp_dtype t, __m256 even, __m256 odd)
 XP_INLINE void finish(const __m256i w[8], const uint32_t *signs, float step, const float *base, const int has_base, const xp_dtype t,
                       char *row)
 {
-    const __m256i even_place = _mm256_setr_epi32(31, 29, 27, 25, 23, 21, 19, 17);
-    const __m256i odd_place = _mm256_setr_epi32(30, 28, 26, 24, 22, 20, 18, 16);
-    const __m256i plus = _mm256_set1_epi32(0x00010001), minus = _mm256_set1_epi32((int)0xffff0001);
     const __m256 steps = _mm256_set1_ps(step);
 
     XP_UNROLL
     for (int i = 0; i < 8; i++) {
-        const __m256i s = _mm256_set1_epi32((int)(signs[i / 2] >> (16 * (i & 1))));
-        __m256 even = _mm256_setzero_ps(), odd = even;
-        if (has_base)
-            split_base(base + 16 * i, &even, &odd);
-        even = value_of(_mm256_madd_epi16(w[i], plus), s, even_place, steps, has_base, even);
-        odd = value_of(_mm256_madd_epi16(w[i], minus), s, odd_place, steps, has_base, odd);
-        store_values(row + 16 * (size_t)i * (t == XP_F32 ? 4 : 2), t, even, odd);
+        const struct xp_split256 v = xp_values256(w[i], signs[i / 2] >> (16 * (i & 1)), steps, has_base ? base + 16 * i : NULL, has_base);
+        store_values(row + 16 * (size_t)i * (t == XP_F32 ? 4 : 2), t, v.even, v.odd);
     }
 }
 
@@ -169,9 +142,7 @@ XP_INLINE size_t whole_blocks(const struct xp_quantiser *q, enum xp_qformat f, c
     const struct xp_qinfo *info = &xp_qinfo[f];
     const size_t size = t == XP_F32 ? 4 : 2, bytes = (size_t)bits * (paired ? 8 : 16), blocks = q->dim / XP_QBLOCK;
     const uint8_t *codes = in + 2 * xp_qblocks(q->dim);
-    /* The middle of the codes, 64 (levels - 1) in value 0: half of it in each word of the last butterfly. */
-    const short half = (short)(32 * (info->levels - 1));
-    const __m256i middle = _mm256_setr_epi16(half, half, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    const __m256i middle = xp_middle256(info->levels);
 
     for (size_t b = 0; b < blocks; b++) {
         const size_t first = b * XP_QBLOCK;

@@ -13,22 +13,19 @@
 
 #define XP_QGROUP 16 /* blocks that go through each step together */
 
-struct xp_qgroup512 {
-    _Alignas(64) int16_t h[XP_QGROUP][XP_QBLOCK]; /* rotated, in the order of the codes: registers (v3, v6) */
-    _Alignas(64) float l1[XP_QGROUP], scale[XP_QGROUP];
-    _Alignas(64) int32_t energy[XP_QGROUP], largest[XP_QGROUP];
+struct xp_qsteps512 {
     _Alignas(64) int32_t wire[XP_QGROUP], recip[XP_QGROUP], shift[XP_QGROUP], middle[XP_QGROUP]; /* all but shift 0 where a block is zeros */
 };
 
-/* ---- scales ---------------------------------------------------------------------------------------------------------- */
+/* ---- scales of blocks b .. b + 15 -------------------------------------------------------------------------------------- */
 
-static void xp_choose_scales512(struct xp_qgroup512 *g)
+XP_INLINE void xp_choose_scales512(const float *sums, const struct xp_rotated *to, size_t b)
 {
-    const __m512 l1 = _mm512_load_ps(g->l1);
+    const __m512 l1 = _mm512_load_ps(sums);
     const __mmask16 ok = _mm512_cmp_ps_mask(l1, _mm512_set1_ps(XP_QMIN_L1), _CMP_GE_OQ) &
                          _mm512_cmp_ps_mask(l1, _mm512_set1_ps(XP_QMAX_L1), _CMP_LE_OQ);
 
-    _mm512_store_ps(g->scale, _mm512_maskz_div_ps(ok, _mm512_set1_ps(XP_QTARGET), l1));
+    _mm512_storeu_ps(to->scale + b, _mm512_maskz_div_ps(ok, _mm512_set1_ps(XP_QTARGET), l1));
 }
 
 /* ---- steps: qblock.c's xp_qstep_choose for 16 blocks ------------------------------------------------------------------- */
@@ -43,22 +40,23 @@ static __mmask16 unusual(__m512i energy, __m512i largest)
            _mm512_cmpgt_epi32_mask(peak, _mm512_mullo_epi32(few, _mm512_set1_epi32(25)));
 }
 
-static void search_step(struct xp_qgroup512 *g, size_t b, enum xp_qformat f)
+static void search_step(const struct xp_rotated *r, size_t b, enum xp_qformat f, struct xp_qsteps512 *to, size_t i)
 {
-    const struct xp_qstats s = {g->scale[b], g->energy[b], g->largest[b]};
-    const struct xp_qstep step = xp_qstep_choose_avx512(f, &s, g->h[b], XP_QBLOCK);
+    const struct xp_qstats s = xp_qstats_get(r, b + i);
+    const struct xp_qstep step = xp_qstep_choose_avx512(f, &s, xp_qintegers(r, b + i), XP_QBLOCK);
 
-    g->wire[b] = step.wire;
-    g->recip[b] = step.recip;
-    g->shift[b] = step.shift;
-    g->middle[b] = xp_qinfo[f].levels << (step.shift - 1);
+    to->wire[i] = step.wire;
+    to->recip[i] = step.recip;
+    to->shift[i] = step.shift;
+    to->middle[i] = xp_qinfo[f].levels << (step.shift - 1);
 }
 
-static void xp_choose_steps512(struct xp_qgroup512 *g, size_t count, enum xp_qformat f)
+/* Of `count` blocks from block b on. */
+static void xp_choose_steps512(const struct xp_rotated *r, size_t b, size_t count, enum xp_qformat f, struct xp_qsteps512 *to)
 {
     const struct xp_qinfo *q = &xp_qinfo[f];
-    const __m512i energy = _mm512_load_si512(g->energy), largest = _mm512_load_si512(g->largest);
-    const __m512 scale = _mm512_load_ps(g->scale), per_unit = _mm512_mul_ps(scale, _mm512_set1_ps(XP_QBLOCK));
+    const __m512i energy = _mm512_loadu_si512(r->energy + b), largest = _mm512_loadu_si512(r->largest + b);
+    const __m512 scale = _mm512_loadu_ps(r->scale + b), per_unit = _mm512_mul_ps(scale, _mm512_set1_ps(XP_QBLOCK));
     const __m512 by_rms = _mm512_mul_ps(_mm512_set1_ps(q->rms_steps), _mm512_sqrt_ps(_mm512_cvtepi32_ps(energy)));
     const __m512 by_max = _mm512_mul_ps(_mm512_set1_ps(q->max_steps), _mm512_cvtepi32_ps(largest));
     const __mmask16 dead = _mm512_cmp_ps_mask(scale, _mm512_setzero_ps(), _CMP_EQ_OQ);
@@ -72,12 +70,12 @@ static void xp_choose_steps512(struct xp_qgroup512 *g, size_t count, enum xp_qfo
     const __m512 power = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(shift, _mm512_set1_epi32(15 + 127)), 23));
     const __m512i recip = _mm512_min_epi32(_mm512_cvtps_epi32(_mm512_div_ps(power, real)), _mm512_set1_epi32(32767));
     const __m512i half = _mm512_sllv_epi32(_mm512_set1_epi32(q->levels), _mm512_sub_epi32(shift, _mm512_set1_epi32(1)));
-    _mm512_store_si512(g->wire, wire);
-    _mm512_store_si512(g->middle, _mm512_maskz_mov_epi32((__mmask16)~dead, half));
-    _mm512_store_si512(g->shift, shift);
-    _mm512_store_si512(g->recip, _mm512_maskz_mov_epi32((__mmask16)~dead, recip));
+    _mm512_store_si512(to->wire, wire);
+    _mm512_store_si512(to->middle, _mm512_maskz_mov_epi32((__mmask16)~dead, half));
+    _mm512_store_si512(to->shift, shift);
+    _mm512_store_si512(to->recip, _mm512_maskz_mov_epi32((__mmask16)~dead, recip));
     for (unsigned slow = unusual(energy, largest) & (unsigned)~dead & ((1u << count) - 1); slow; slow &= slow - 1)
-        search_step(g, (size_t)__builtin_ctz(slow), f);
+        search_step(r, b, f, to, (size_t)__builtin_ctz(slow));
 }
 
 /* ---- codes ----------------------------------------------------------------------------------------------------------------- */
@@ -177,15 +175,15 @@ XP_INLINE void put_pairs(const int levels, const int bits, const __m512i w[4], c
     put_pair_part(bits & 7, _mm512_or_si512(_mm512_srli_epi16(even, 8), _mm512_andnot_si512(low, odd)), p + 64);
 }
 
-/* The codes of block b, in the order of its h. */
-XP_INLINE void xp_codes512(const struct xp_qgroup512 *g, size_t b, const int levels, __m512i w[4])
+/* The codes of a block, in the order of its h. */
+XP_INLINE void xp_codes512(const int16_t *h, const struct xp_qsteps512 *s, size_t i, const int levels, __m512i w[4])
 {
-    const struct rounding r = {_mm512_set1_epi16((short)g->recip[b]), _mm512_set1_epi16((short)g->middle[b]),
-                               _mm512_set1_epi16((short)(levels - 1)), _mm_cvtsi32_si128(g->shift[b])};
+    const struct rounding r = {_mm512_set1_epi16((short)s->recip[i]), _mm512_set1_epi16((short)s->middle[i]),
+                               _mm512_set1_epi16((short)(levels - 1)), _mm_cvtsi32_si128(s->shift[i])};
 
     XP_UNROLL
-    for (int i = 0; i < 4; i++)
-        w[i] = code_of(_mm512_load_si512(g->h[b] + 32 * i), &r);
+    for (int k = 0; k < 4; k++)
+        w[k] = code_of(_mm512_loadu_si512(h + 32 * k), &r);
 }
 
 XP_INLINE void xp_put_codes512(const __m512i w[4], const int levels, const int bits, const int paired, const int turned, uint8_t *p)

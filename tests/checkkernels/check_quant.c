@@ -346,41 +346,84 @@ static void compare_deviation(struct check *c, const struct xp_kernels *plain, c
         }
 }
 
+/* Room for a rotated row. */
+static struct xp_rotated rotated_room(size_t dim)
+{
+    const size_t blocks = ((dim + XP_QBLOCK - 1) / XP_QBLOCK + 15) / 16 * 16;
+
+    return (struct xp_rotated){calloc(blocks * XP_QBLOCK, sizeof(int16_t)), calloc(blocks, sizeof(float)), calloc(blocks, sizeof(int32_t)),
+                               calloc(blocks, sizeof(int32_t))};
+}
+
+static void free_rotated(struct xp_rotated *r)
+{
+    free(r->h);
+    free(r->scale);
+    free(r->energy);
+    free(r->largest);
+}
+
+/* What the kernels make of one row. */
+struct coded {
+    struct guarded sums, figures, out; /* figures: forecast, deviation */
+};
+
+static struct coded code_row(struct check *c, const struct xp_kernels *k, const struct xp_quantiser *q, enum xp_qformat f,
+                             const struct xp_code_row *of)
+{
+    struct guarded residual = guard_alloc(q->dim * 4, 0, 0x55), scratch = guard_alloc(q->dim * xp_dtype_size(of->type), 0, 0x55);
+    struct coded r = {guard_alloc(2 * sizeof(float), 0, 0x55), guard_alloc(2 * sizeof(double), 0, 0x55),
+                      guard_alloc(xp_qrow_bytes(f, q->dim), check_below(c, 9), 0x55)};
+    struct xp_rotated rotated = rotated_room(q->dim);
+    struct xp_code_row row = *of;
+    double *figures = r.figures.p;
+
+    row.residual = residual.p;
+    row.scratch = scratch.p;
+    k->rotate(q, &row, &rotated, r.sums.p);
+    figures[0] = k->forecast(q, f, &rotated);
+    figures[1] = (double)k->code(q, f, &rotated, &row, r.out.p);
+    figures[1] = figures[1] == figures[1] ? figures[1] : -1;
+    same_nan(&r.sums);
+    free_rotated(&rotated);
+    guard_free(&residual);
+    guard_free(&scratch);
+    return r;
+}
+
+static int finite_sums(const struct coded *r)
+{
+    const float *s = r->sums.p;
+
+    return s[0] >= 0 && s[0] <= FLT_MAX && s[1] >= 0 && s[1] <= FLT_MAX;
+}
+
 static void compare_code_case(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested, enum check_fill fill,
                               enum xp_qformat f, int with_base)
 {
     struct xp_quantiser q = {.dim = choose_dim(c)};
     const xp_dtype t = check_below(c, 2) ? XP_BF16 : types[check_below(c, 3)];
-    struct guarded row = typed_row(c, fill, t, q.dim), base = typed_row(c, FILL_GAUSS, XP_F32, q.dim), out[2], sums[2];
-    const struct xp_kernels *k[2] = {plain, tested};
-    int finite = 1;
+    struct guarded row = typed_row(c, fill, t, q.dim), base = typed_row(c, FILL_GAUSS, XP_F32, q.dim);
+    struct xp_code_row r = {row.p, t, with_base ? base.p : NULL, NULL, NULL, NULL};
+    struct coded of[2];
 
     q.signs = malloc(xp_sign_words(q.dim) * 4);
     xp_signs_fill(check_random(c), XP_SIGNS_QUANTISE, q.dim, q.signs);
-    for (int i = 0; i < 2; i++) {
-        struct guarded residual = guard_alloc(q.dim * 4, 0, 0x55), scratch = guard_alloc(q.dim * xp_dtype_size(t), 0, 0x55);
-        const struct xp_code_row r = {row.p, t, with_base ? base.p : NULL, i ? row.p : NULL, residual.p, scratch.p};
-        out[i] = guard_alloc(xp_qrow_bytes(f, q.dim), check_below(c, 9), 0x55);
-        sums[i] = guard_alloc(3 * sizeof(float), 0, 0x55);
-        k[i]->code(&q, f, &r, out[i].p, sums[i].p);
-        same_nan(&sums[i]);
-        guard_free(&residual);
-        guard_free(&scratch);
-    }
-    for (int i = 0; i < 2; i++) {
-        const float s = ((const float *)sums[0].p)[i];
-        finite &= s >= 0 && s <= FLT_MAX;
-    }
-    for (int i = 0; i < 2; i++)
-        ((float *)sums[i].p)[2] = finite ? ((float *)sums[i].p)[2] : 0;
-    check_equal(c, &sums[0], &sums[1], "sums: format %d %s dim %zu fill %s%s", f, check_dtype_name(t), q.dim, check_fill_name(fill),
+    of[0] = code_row(c, plain, &q, f, &r);
+    r.ahead = row.p;
+    of[1] = code_row(c, tested, &q, f, &r);
+    check_equal(c, &of[0].sums, &of[1].sums, "sums: %s dim %zu fill %s%s", check_dtype_name(t), q.dim, check_fill_name(fill),
                 with_base ? ", base" : "");
-    if (finite)
-        check_equal(c, &out[0], &out[1], "format %d %s dim %zu fill %s%s", f, check_dtype_name(t), q.dim, check_fill_name(fill),
+    if (finite_sums(&of[0])) {
+        check_equal(c, &of[0].figures, &of[1].figures, "forecast, deviation: format %d %s dim %zu fill %s%s", f, check_dtype_name(t), q.dim,
+                    check_fill_name(fill), with_base ? ", base" : "");
+        check_equal(c, &of[0].out, &of[1].out, "format %d %s dim %zu fill %s%s", f, check_dtype_name(t), q.dim, check_fill_name(fill),
                     with_base ? ", base" : "");
+    }
     for (int i = 0; i < 2; i++) {
-        guard_free(&out[i]);
-        guard_free(&sums[i]);
+        guard_free(&of[i].sums);
+        guard_free(&of[i].figures);
+        guard_free(&of[i].out);
     }
     guard_free(&row);
     guard_free(&base);
@@ -604,15 +647,56 @@ static void bench_deviation(struct check *c, const struct xp_kernels *k)
     bench_formats(c, k, run_deviation, 4096);
 }
 
-static void run_code(void *arg)
+/* Rotates and codes; the forecast of one more format, when asked. */
+static void code_rows(struct rows_run *r, int forecast)
 {
-    struct rows_run *r = arg;
     const size_t row_bytes = r->dim * xp_dtype_size(r->type);
     struct xp_code_row one = {.type = r->type, .residual = r->f32, .scratch = r->other};
-    float sums[3];
+    struct xp_rotated rotated = rotated_room(r->dim);
+    float sums[2];
 
-    EACH_ROW(r, one.row = row; one.ahead = row + row_bytes; r->k->code(&r->q, r->format, &one, r->codes + i * r->code_bytes, sums);
-             r->sum += sums[2])
+    EACH_ROW(r, one.row = row; one.ahead = row + row_bytes; r->k->rotate(&r->q, &one, &rotated, sums);
+             r->sum += forecast ? (float)r->k->forecast(&r->q, r->format, &rotated) : 0;
+             r->sum += r->k->code(&r->q, r->format, &rotated, &one, r->codes + i * r->code_bytes))
+    free_rotated(&rotated);
+}
+
+static void run_code(void *arg)
+{
+    code_rows(arg, 0);
+}
+
+static void run_forecast(void *arg)
+{
+    code_rows(arg, 1);
+}
+
+static void run_rotate(void *arg)
+{
+    struct rows_run *r = arg;
+    struct xp_code_row one = {.type = r->type, .residual = r->f32, .scratch = r->other};
+    struct xp_rotated rotated = rotated_room(r->dim);
+    float sums[2];
+
+    EACH_ROW(r, one.row = row; r->k->rotate(&r->q, &one, &rotated, sums); r->sum += sums[0])
+    free_rotated(&rotated);
+}
+
+static void bench_rotate(struct check *c, const struct xp_kernels *k)
+{
+    struct rows_run r = make_rows(c, k, XP_BF16, 4096);
+
+    r.q.dim = 4096;
+    r.q.signs = malloc(xp_sign_words(4096) * 4);
+    xp_signs_fill(1, XP_SIGNS_QUANTISE, 4096, r.q.signs);
+    bench_line(c, "bf16 dim 4096", r.data, r.rows * 4096 * 2, run_rotate, &r);
+    free(r.q.signs);
+    free_rows(&r);
+}
+
+static void bench_forecast(struct check *c, const struct xp_kernels *k)
+{
+    bench_formats(c, k, run_forecast, 4096);
 }
 
 static void bench_code(struct check *c, const struct xp_kernels *k)
@@ -634,6 +718,8 @@ const struct check_row check_quant_rows[] = {
     {"quantise", SLOT(quantise), compare_quantise, bench_quantise},
     {"dequantise", SLOT(dequantise), compare_dequantise, bench_dequantise},
     {"deviation", SLOT(deviation), compare_deviation, bench_deviation},
+    {"rotate", SLOT(rotate), compare_code, bench_rotate},
+    {"forecast", SLOT(forecast), compare_code, bench_forecast},
     {"code", SLOT(code), compare_code, bench_code},
     {NULL, 0, NULL, NULL},
 };

@@ -123,6 +123,49 @@ Test(quantise, gaussian_rows_of_every_dim_have_the_error_of_the_format)
     }
 }
 
+/* Forecast over deviation of a row of f32, whose type adds next to nothing. */
+static double forecast_over_truth(const struct xp_kernels *k, const struct xp_quantiser *q, enum xp_qformat f, const float *x)
+{
+    const size_t blocks = (xp_qblocks(q->dim) + 15) / 16 * 16;
+    struct xp_rotated rotated = { calloc(blocks * XP_QBLOCK, sizeof(int16_t)), calloc(blocks, sizeof(float)), calloc(blocks, sizeof(int32_t)),
+                                  calloc(blocks, sizeof(int32_t)) };
+    float *residual = malloc(q->dim * sizeof(*x)), *scratch = malloc(q->dim * sizeof(*x)), sums[2];
+    const struct xp_code_row row = { x, XP_F32, NULL, NULL, residual, scratch };
+    uint8_t *code = malloc(xp_qrow_bytes(f, q->dim));
+
+    k->rotate(q, &row, &rotated, sums);
+    const double ratio = k->forecast(q, f, &rotated) / (double)k->code(q, f, &rotated, &row, code);
+    free(rotated.h);
+    free(rotated.scale);
+    free(rotated.energy);
+    free(rotated.largest);
+    free(residual);
+    free(scratch);
+    free(code);
+    return ratio;
+}
+
+Test(quantise, errors_are_foreseen)
+{
+    static const size_t dims[] = { 20, 128, 300, 576, 4096 };
+    struct random rng = random_start("quantise");
+    float x[4096];
+
+    for (size_t d = 0; d < sizeof(dims) / sizeof(dims[0]); d++) {
+        const struct xp_quantiser q = make(dims[d], 7);
+        struct xp_kernels k;
+
+        xp_kernels_init(&k, XP_ISA_BEST);
+        for (size_t i = 0; i < dims[d]; i++)
+            x[i] = (float)random_normal(&rng) * (i % 97 ? 1 : 20);
+        for (size_t f = 0; f < FORMATS; f++) {
+            const double ratio = formats[f].format == XP_Q_FP8 ? 1 : forecast_over_truth(&k, &q, formats[f].format, x);
+            cr_assert(ratio < 1.02 && (ratio > 0.9 || dims[d] == 20 || dims[d] == 300), "format %d dim %zu: %g of the error", formats[f].format, dims[d], ratio);
+        }
+        free(q.signs);
+    }
+}
+
 Test(quantise, spikes_are_kept_by_every_format)
 {
     struct random rng = random_start("quantise_spikes");
