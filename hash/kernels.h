@@ -45,6 +45,16 @@ typedef int (*xp_mean_add_fn)(const void *row, xp_dtype t, size_t dim, float mos
  * runs of at most 4096 rows, run sums added in order, divided once by the count. K clusters; empty ones give 0. Exact. */
 typedef void (*xp_centroid_fn)(const struct xp_rows *in, const uint32_t *order, const uint32_t *start, size_t K, float *out);
 
+/* What one expert adds to a row in folded mode: weight * (result - alpha * centroid). alpha 0: centroid is not read. */
+struct xp_fold_term {
+    const void *result, *centroid;
+    float weight, alpha;
+};
+
+/* fold_sum: row[i] = round_to_type(scale * x[i] + the terms' values, added in order), in f32; x NULL: the sum begins with 0.
+ * Any alignment of rows. Exact, but for which NaN. */
+typedef void (*xp_fold_sum_fn)(const struct xp_fold_term *terms, size_t n, float scale, const void *x, xp_dtype t, size_t dim, void *row);
+
 /* ---- Hadamard ----------------------------------------------------------------------------------------------- */
 
 /* fht_i16 / fht_i32: in place x <- H x, H the 2^log2n Hadamard matrix in natural order, unnormalised, wrapping
@@ -234,6 +244,7 @@ struct xp_kernels {
     xp_restore_fn restore;
     xp_mean_add_fn mean_add;
     xp_centroid_fn centroid;
+    xp_fold_sum_fn fold_sum;
     xp_fht_i16_fn fht_i16;
     xp_fht_i32_fn fht_i32;
     xp_hash_fn hash;

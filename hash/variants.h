@@ -53,6 +53,10 @@ void xp_centroid_c(const struct xp_rows *in, const uint32_t *order, const uint32
 void xp_centroid_avx2(const struct xp_rows *in, const uint32_t *order, const uint32_t *start, size_t K, float *out);
 void xp_centroid_avx512(const struct xp_rows *in, const uint32_t *order, const uint32_t *start, size_t K, float *out);
 
+/* fold_sum.c, x86/fold_sum_avx2.c: memory sets its pace, so wider registers have no variant */
+void xp_fold_sum_c(const struct xp_fold_term *terms, size_t n, float scale, const void *x, xp_dtype t, size_t dim, void *row);
+void xp_fold_sum_avx2(const struct xp_fold_term *terms, size_t n, float scale, const void *x, xp_dtype t, size_t dim, void *row);
+
 /* quantise.c, x86/quantise_*.c */
 void xp_quantise_c(const struct xp_quantiser *q, enum xp_qformat f, const float *res, uint8_t *out);
 void xp_quantise_avx2(const struct xp_quantiser *q, enum xp_qformat f, const float *res, uint8_t *out);
