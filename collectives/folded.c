@@ -19,6 +19,7 @@
 #define SKETCH 64        /* values: enough for Lloyd rounds to come near k-means on whole rows */
 #define PAPER_HASHES 6
 #define MAX_HASHES 32
+#define CODED_TOGETHER 32 /* rows of a frame */
 
 /* ---- knobs -------------------------------------------------------------------------------------------------------- */
 
@@ -95,23 +96,28 @@ static xp_status make_coder(struct xp_folder *f, const struct xp_folder_desc *d)
 
     if (st || c.mode == XP_MODE_RAW)
         return st;
-    c.max_rows = 1;
-    f->frame_bytes = xp_frame_bound(d->dtype, d->dim, 1);
+    c.max_rows = CODED_TOGETHER;
+    f->frame_bytes = xp_frame_bound(d->dtype, d->dim, CODED_TOGETHER);
     f->frame = malloc(f->frame_bytes);
     return f->frame ? xp_coder_create(&f->coder, &c) : XP_ERR_NO_MEMORY;
 }
 
-xp_status xp_fold_code(struct xp_fold *s, size_t v)
+xp_status xp_fold_code(struct xp_fold *s, size_t first, size_t end)
 {
     struct xp_folder *f = s->f;
-    const struct xp_rows row = { .data = s->rows + v * f->row_bytes, .rows = 1, .dim = f->dim, .dtype = f->dtype };
-    size_t len;
-    xp_status st;
+    xp_status st = XP_OK;
 
-    if (!f->coder)
-        return XP_OK;
-    st = xp_coder_encode(f->coder, &row, f->frame, f->frame_bytes, &len, NULL);
-    return st ? st : xp_coder_decode(f->coder, f->frame, len, s->seen + v * f->row_bytes, 1);
+    for (size_t v = first, n; f->coder && v < end && st == XP_OK; v += n) {
+        const size_t at = v * f->row_bytes;
+        size_t len;
+
+        n = end - v < CODED_TOGETHER ? end - v : CODED_TOGETHER;
+        const struct xp_rows rows = { .data = s->rows + at, .rows = n, .dim = f->dim, .dtype = f->dtype };
+        st = xp_coder_encode(f->coder, &rows, f->frame, f->frame_bytes, &len, NULL);
+        if (st == XP_OK)
+            st = xp_coder_decode(f->coder, f->frame, len, s->seen + at, n);
+    }
+    return st;
 }
 
 /* ---- memory ------------------------------------------------------------------------------------------------------- */
@@ -131,6 +137,22 @@ static void *block(size_t count, size_t size, int zero)
     return p;
 }
 
+static int allocate_cells(struct xp_folder *f)
+{
+    const size_t n = f->max_tokens + 1, sketch = f->sketch_values * sizeof(int16_t);
+
+    f->cell = block(XP_FOLD_CELLS, sketch, 0);
+    f->near = block(n, XP_FOLD_PROBED, 0);
+    f->probe = block(n, XP_FOLD_PROBED * sizeof(uint32_t), 0);
+    f->probe_sketch = block(n, XP_FOLD_PROBED * sketch, 0);
+    f->seed = block(n, sizeof(uint32_t), 0);
+    f->seed_sketch = block(n, sketch, 0);
+    f->seed_norm = block(n, sizeof(uint32_t), 0);
+    f->norm = block(n, sizeof(uint32_t), 0);
+    f->distance = block(n, sizeof(uint32_t), 0);
+    return f->cell && f->near && f->probe && f->probe_sketch && f->seed && f->seed_sketch && f->seed_norm && f->norm && f->distance ? 0 : -1;
+}
+
 static xp_status allocate(struct xp_folder *f)
 {
     const size_t n = f->max_tokens + 1, experts = (size_t)f->experts, most_probes = experts * f->knobs.probes;
@@ -139,6 +161,7 @@ static xp_status allocate(struct xp_folder *f)
     f->expert = block(experts, sizeof(*f->expert), 1);
     f->expert_start = block(experts + 1, sizeof(uint32_t), 1);
     f->expert_count = block(experts, sizeof(uint32_t), 1);
+    f->term = block((size_t)f->max_topk + 1, sizeof(*f->term), 0);
     f->product = block(most_probes < f->max_slots ? most_probes : f->max_slots, sizeof(*f->product), 0);
     f->ids = block(n, sizeof(uint32_t), 0);
     f->counter = block(n, sizeof(uint32_t), 1);
@@ -146,8 +169,13 @@ static xp_status allocate(struct xp_folder *f)
     f->slot = block(n, sizeof(uint32_t), 0);
     f->wild = block(n, sizeof(uint32_t), 0);
     f->sequence = block(n, sizeof(uint32_t), 0);
+    f->energy = block(n, sizeof(float), 0);
     f->sketch = block(n, f->sketch_values * sizeof(int16_t), 0);
-    if (!f->expert || !f->product || !f->expert_start || !f->expert_count || !f->ids || !f->counter || !f->token || !f->slot || !f->wild || !f->sequence || !f->sketch)
+    f->part = block(n, f->sketch_values * sizeof(int16_t), 0);
+    if (!f->expert || !f->term || !f->product || !f->expert_start || !f->expert_count || !f->ids || !f->counter || !f->token || !f->slot || !f->wild || !f->sequence || !f->energy ||
+        !f->sketch || !f->part)
+        return XP_ERR_NO_MEMORY;
+    if (!leader && allocate_cells(f))
         return XP_ERR_NO_MEMORY;
     for (size_t i = 0; i < sizeof(f->f32) / sizeof(f->f32[0]); i++)
         if (!(f->f32[i] = block(XP_ROW_PAD(f->dim), sizeof(float), 1)))
@@ -173,6 +201,7 @@ xp_status xp_folder_create(struct xp_folder **out, const struct xp_folder_desc *
     f->row_bytes = d->dim * xp_dtype_size(d->dtype);
     f->max_tokens = d->max_tokens;
     f->experts = d->experts;
+    f->max_topk = d->max_topk;
     xp_kernels_init(&f->kernels, d->isa);
     st = __builtin_mul_overflow(d->max_tokens, (size_t)d->max_topk, &f->max_slots) || f->max_slots >= (size_t)1 << 31 ? XP_ERR_INVALID_ARG : XP_OK;
     if (st == XP_OK)
@@ -203,6 +232,7 @@ void xp_folder_destroy(struct xp_folder *f)
     for (size_t i = 0; i < sizeof(f->f32) / sizeof(f->f32[0]); i++)
         free(f->f32[i]);
     free(f->expert);
+    free(f->term);
     free(f->product);
     free(f->expert_start);
     free(f->expert_count);
@@ -212,7 +242,18 @@ void xp_folder_destroy(struct xp_folder *f)
     free(f->slot);
     free(f->wild);
     free(f->sequence);
+    free(f->energy);
     free(f->sketch);
+    free(f->part);
+    free(f->cell);
+    free(f->near);
+    free(f->probe);
+    free(f->probe_sketch);
+    free(f->seed);
+    free(f->seed_sketch);
+    free(f->seed_norm);
+    free(f->norm);
+    free(f->distance);
     free(f->leaders);
     free(f->leader);
     free(f->past_mean);
@@ -288,6 +329,11 @@ const int32_t *xp_fold_expert(const struct xp_fold *s)
 const void *xp_fold_rows(const struct xp_fold *s)
 {
     return s->rows;
+}
+
+void *xp_fold_results(struct xp_fold *s)
+{
+    return s->results;
 }
 
 const void *xp_fold_seen(const struct xp_fold *s)

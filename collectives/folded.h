@@ -64,6 +64,9 @@ const void *xp_fold_seen(const struct xp_fold *s);
 const int32_t *xp_fold_cluster_of(const struct xp_fold *s); /* [tokens][topk] cluster of a slot, -1 = none */
 const float *xp_fold_alpha_of(const struct xp_fold *s);     /* [tokens][topk] alpha of a slot, as xp_fold_combine used it */
 
+/* Where xp_fold_combine keeps the results: whoever puts them there spares it a copy. */
+void *xp_fold_results(struct xp_fold *s);
+
 /* Forward, after combine: results [count][dim] of the virtual tokens -> y[tokens][dim] = sum over k of weight * (E(c_j) + alpha (x - c_j)).
  * Fits alpha and the error estimate from the probes; keeps what backward needs. */
 void xp_fold_combine(struct xp_fold *s, const void *x, const void *results, void *y);

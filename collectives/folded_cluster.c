@@ -33,7 +33,7 @@ static uint32_t bucket(const int16_t *v, unsigned k, unsigned w, uint32_t combin
     return id;
 }
 
-static size_t group_by_buckets(struct xp_folder *f, size_t rows, unsigned w)
+size_t xp_fold_group_buckets(struct xp_folder *f, const int16_t *sketch, size_t rows, unsigned w)
 {
     const unsigned k = f->knobs.hashes;
     uint64_t buckets = 1;
@@ -41,7 +41,7 @@ static size_t group_by_buckets(struct xp_folder *f, size_t rows, unsigned w)
     for (unsigned b = 0; b < k && buckets <= UINT32_MAX; b++)
         buckets *= 2 * w;
     for (size_t r = 0; r < rows; r++)
-        f->ids[r] = w ? bucket(f->sketch + r * f->sketch_values, k, w, buckets <= UINT32_MAX ? 2 * w : MIX) : 0;
+        f->ids[r] = w ? bucket(sketch + r * f->sketch_values, k, w, buckets <= UINT32_MAX ? 2 * w : MIX) : 0;
     xp_clusters_group(&f->clusters, f->ids, rows);
     return f->clusters.count;
 }
@@ -55,12 +55,12 @@ static unsigned tune_width(struct xp_folder *f, size_t rows, size_t budget)
     while (low < high) {
         const unsigned w = (low + high + 1) / 2;
 
-        if (group_by_buckets(f, rows, w) <= budget)
+        if (xp_fold_group_buckets(f, f->part, rows, w) <= budget)
             low = w;
         else
             high = w - 1;
     }
-    group_by_buckets(f, rows, low);
+    xp_fold_group_buckets(f, f->part, rows, low);
     return low;
 }
 
@@ -80,17 +80,17 @@ void xp_fold_cluster(struct xp_folder *f, const struct xp_rows *in, size_t budge
     if (!w && f->knobs.refine)
         w = seed_width(f, budget);
     if (w)
-        group_by_buckets(f, in->rows, w);
+        xp_fold_group_buckets(f, f->part, in->rows, w);
     else
         w = tune_width(f, in->rows, budget);
     /* Plain LSH of a width that was asked for makes what it makes. */
     if (f->knobs.width && !f->knobs.refine)
         return;
-    xp_clusters_split(c, f->sketch, f->sketch_values, f->knobs.hashes * w, budget);
+    xp_clusters_split(c, f->part, f->sketch_values, f->knobs.hashes * w, budget);
     if (!f->knobs.refine)
         return;
-    xp_clusters_refine(c, &f->kernels, f->sketch, f->sketch_values, f->knobs.refine, budget);
-    xp_clusters_split(c, f->sketch, f->sketch_values, 0, budget);
+    xp_fold_refine(f, in->rows, budget);
+    xp_clusters_split(c, f->part, f->sketch_values, 0, budget);
 }
 
 void xp_fold_part_sequences(struct xp_folder *f, size_t rows)

@@ -1,14 +1,17 @@
 /*
  * folded_combine.c - forward, after combine: rows of the results of their centroids
  *
- * y = sum over slots of weight * (E(c) + alpha (x - c)), summed as alpha x + (E(c) - alpha c): where E is the identity and alpha 1 the
- * second part is zero to the last bit and y is x.
+ * y = sum over slots of weight * (E(c) + alpha (x - c)), summed as (sum of weight alpha) x + sum of weight (E(c) - alpha c): where E is the
+ * identity and alpha 1 the second part is zero to the last bit, and where the weights sum to 1 y is x.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include <string.h>
 
 #include "collectives/folded_impl.h"
+
+#define LINE 64 /* of a cache, */
+#define NEAR 2  /* the second of which has room for the rows of a token */
 
 static void set_alphas(struct xp_fold *s)
 {
@@ -36,29 +39,44 @@ void xp_fold_slot_result(const struct xp_fold *s, uint32_t slot, const float *x,
         out[i] = alpha * x[i] + (out[i] - alpha * c[i]);
 }
 
+/* Rows of clusters lie anywhere: they are asked for one token ahead. */
+static void fetch(const struct xp_fold *s, size_t token)
+{
+    const struct xp_folder *f = s->f;
+
+    for (size_t slot = token * (size_t)s->t.topk; slot < (token + 1) * (size_t)s->t.topk; slot++) {
+        const size_t at = s->cluster_of[slot] < 0 ? 0 : (size_t)s->cluster_of[slot] * f->row_bytes;
+
+        for (size_t i = 0; i < f->row_bytes; i += LINE) {
+            __builtin_prefetch(s->results + at + i, 0, NEAR);
+            __builtin_prefetch(s->seen + at + i, 0, NEAR);
+        }
+    }
+}
+
 static void combine_token(struct xp_fold *s, size_t token, const void *x, void *y)
 {
     struct xp_folder *f = s->f;
-    float *sum = f->f32[0], *row = f->f32[1], *result = f->f32[2];
+    float scale = 0;
+    size_t n = 0;
 
-    memset(sum, 0, f->dim * sizeof(*sum));
-    f->kernels.residual((const char *)x + token * f->row_bytes, f->dtype, NULL, f->dim, row);
     for (int k = 0; k < s->t.topk; k++) {
-        const size_t slot = token * (size_t)s->t.topk + (size_t)k;
-        const float w = s->t.weight[slot];
+        const size_t slot = token * (size_t)s->t.topk + (size_t)k, at = (size_t)s->cluster_of[slot] * f->row_bytes;
 
         if (s->cluster_of[slot] < 0)
             continue;
-        xp_fold_slot_result(s, (uint32_t)slot, row, result);
-        for (size_t i = 0; i < f->dim; i++)
-            sum[i] += w * result[i];
+        f->term[n++] = (struct xp_fold_term){ s->results + at, s->seen + at, s->t.weight[slot], s->alpha_of[slot] };
+        scale += s->t.weight[slot] * s->alpha_of[slot];
     }
-    f->kernels.restore(sum, NULL, f->dim, f->dtype, (char *)y + token * f->row_bytes);
+    /* A wild row is in wild clusters only: it is not touched. */
+    f->kernels.fold_sum(f->term, n, scale, scale != 0.0f ? (const char *)x + token * f->row_bytes : NULL, f->dtype, f->dim,
+                        (char *)y + token * f->row_bytes);
 }
 
 void xp_fold_combine(struct xp_fold *s, const void *x, const void *results, void *y)
 {
-    memcpy(s->results, results, xp_fold_count(s) * s->f->row_bytes);
+    if (results != s->results)
+        memcpy(s->results, results, xp_fold_count(s) * s->f->row_bytes);
     /* For a causal model the probes of this step, which may be late rows, must not speak in its outputs. */
     if (s->f->knobs.centroid == XP_CENTROID_LEADER) {
         set_alphas(s);
@@ -67,6 +85,9 @@ void xp_fold_combine(struct xp_fold *s, const void *x, const void *results, void
         xp_fold_learn(s);
         set_alphas(s);
     }
-    for (size_t t = 0; t < s->t.tokens; t++)
+    for (size_t t = 0; t < s->t.tokens; t++) {
+        if (t + 1 < s->t.tokens)
+            fetch(s, t + 1);
         combine_token(s, t, x, y);
+    }
 }

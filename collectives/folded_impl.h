@@ -16,6 +16,10 @@
 /* A row with more energy is wild. */
 #define XP_FOLD_WILD 1e30f
 
+/* Most cells (folded_cells.c), and the nearest ones that a row looks into. */
+#define XP_FOLD_CELLS 8
+#define XP_FOLD_PROBED 3
+
 /* Sums over probes that fade from step to step. With a = <E(x) - E(c), x - c> and b = |x - c|^2 of a probe the slope is sum a / sum b;
  * the products say how far to trust it. */
 struct xp_fold_slope {
@@ -54,11 +58,11 @@ struct xp_fold_knobs {
 struct xp_folder {
     xp_dtype dtype;
     size_t dim, row_bytes, max_tokens, max_slots;
-    int experts;
+    int experts, max_topk;
     struct xp_fold_knobs knobs;
     struct xp_kernels kernels;
     struct xp_coder *coder; /* NULL: rows travel as they are */
-    uint8_t *frame;         /* of one row */
+    uint8_t *frame;         /* of a few rows */
     size_t frame_bytes;
 
     /* learned */
@@ -81,12 +85,24 @@ struct xp_folder {
     uint32_t *slot;     /* [max_tokens] slots */
     uint32_t *wild;     /* [max_tokens] slots of its wild rows */
     uint32_t *sequence; /* [max_tokens] number of a token's sequence, 0 .. */
-    int16_t *sketch;    /* [max_tokens][sketch_values] */
+    float *energy;      /* [max_tokens] */
+    int16_t *sketch;    /* [max_tokens][sketch_values] of all tokens, and those of */
+    int16_t *part;      /* [max_tokens][sketch_values] the expert's tame rows */
+    unsigned cells;     /* of the step; 0: none */
+    int16_t *cell;      /* [XP_FOLD_CELLS][sketch_values] their middles */
+    uint8_t *near;      /* [max_tokens][XP_FOLD_PROBED] the cells nearest to a token */
+    uint32_t *probe;    /* [max_tokens][XP_FOLD_PROBED] rows by cell, and */
+    int16_t *probe_sketch; /* their sketches */
+    uint32_t *seed;     /* [max_tokens] centroids by cell, and */
+    int16_t *seed_sketch; /* their sketches, */
+    uint32_t *seed_norm;  /* the squares of those */
+    uint32_t *norm, *distance; /* [max_tokens] of a row's sketch; to the nearest centroid so far */
     int16_t *leaders;   /* leader mode: [max_slots][sketch_values] sketches of the leaders, expert by expert */
     struct xp_fold_leader *leader; /* [max_slots] likewise */
     struct xp_fold_products *product; /* [experts * knobs.probes], at most max_slots */
     uint32_t *expert_start, *expert_count; /* [experts + 1] where an expert's slots begin, [experts] scratch */
 
+    struct xp_fold_term *term; /* [max_topk] */
     float *f32[4];      /* rows of dim values, padded */
 };
 
@@ -123,13 +139,20 @@ static inline const void *xp_fold_token_row(const struct xp_fold *s, const void 
     return (const char *)x + slot / (unsigned)s->t.topk * s->f->row_bytes;
 }
 
-/* folded.c: a virtual token's row is in s->rows; makes s->seen of it. */
-xp_status xp_fold_code(struct xp_fold *s, size_t v);
+/* folded.c: rows of virtual tokens [first, end) are in s->rows; makes s->seen of them. */
+xp_status xp_fold_code(struct xp_fold *s, size_t first, size_t end);
 
 /* folded_cluster.c: clusters `in` (tame rows of one expert) into about `budget` clusters: f->clusters. Tokens: f->token. */
 void xp_fold_cluster(struct xp_folder *f, const struct xp_rows *in, size_t budget);
+/* Buckets of w coordinates of these sketches: f->clusters. Returns how many. */
+size_t xp_fold_group_buckets(struct xp_folder *f, const int16_t *sketch, size_t rows, unsigned w);
 /* Takes clusters apart that hold two rows of one sequence. */
 void xp_fold_part_sequences(struct xp_folder *f, size_t rows);
+
+/* folded_cells.c: parts the step's tokens into cells, where experts will have about `budget` clusters. Uses f->clusters. */
+void xp_fold_find_cells(struct xp_folder *f, size_t tokens, size_t budget);
+/* Lloyd rounds on f->clusters, the rows of an expert; the largest `budget` clusters are seeds. */
+void xp_fold_refine(struct xp_folder *f, size_t rows, size_t budget);
 
 /* folded_leader.c: clusters of all experts in the order of the rows, so that none depends on a later row; about `rate` of them per slot.
  * s->member has the slots by expert. Writes cluster_of: numbers inside the expert, by first appearance. */
@@ -138,7 +161,7 @@ void xp_fold_lead(struct xp_fold *s, const void *x, double rate);
 /* folded_probes.c: how many probes an expert with so many rows has in this step, of the virtual tokens that it may have. */
 size_t xp_fold_probe_quota(const struct xp_folder *f, size_t expert, size_t rows, size_t budget);
 /* Adds the probes of all experts behind the clusters. */
-xp_status xp_fold_pick_probes(struct xp_fold *s, const void *x);
+void xp_fold_pick_probes(struct xp_fold *s, const void *x);
 /* Takes what the probes' results say: alpha of the experts, and the error estimate. */
 void xp_fold_learn(struct xp_fold *s);
 

@@ -13,6 +13,9 @@
 
 /* Where outliers or sequences make clusters of their own the budget is hit by trying. */
 #define ATTEMPTS 5
+#define RHO_ROWS 2048
+#define FETCHED 16 /* rows: what the first caches hold */
+#define LINE 64    /* of a cache */
 #define CLOSE 32 /* off by less than one in so many is near enough */
 
 /* ---- the rows of an expert ------------------------------------------------------------------------------------------ */
@@ -41,40 +44,49 @@ static void sort_slots(struct xp_fold *s)
     s->slots = f->expert_start[f->experts];
 }
 
-/* Slots of wild rows to f->wild, slots and tokens of the others to f->slot and f->token. Returns the number of wild ones. */
-static size_t part_wild(struct xp_fold *s, const void *x, const uint32_t *slots, size_t n)
+/* What every expert wants to know of a token is found once: its energy, which says whether it is wild, and its sketch. */
+static void survey_tokens(struct xp_fold *s, const void *x)
 {
     struct xp_folder *f = s->f;
+    const struct xp_rows rows = { .data = x, .rows = s->t.tokens, .dim = f->dim, .dtype = f->dtype };
+    uint32_t start[] = { 0, 0 };
+
+    for (size_t t = 0; t < s->t.tokens; t++) {
+        f->energy[t] = f->kernels.distance(xp_row(&rows, t), NULL, f->dtype, f->dim);
+        if (f->energy[t] <= XP_FOLD_WILD)
+            f->token[start[1]++] = (uint32_t)t;
+    }
+    f->kernels.centroid(&rows, f->token, start, 1, f->f32[0]);
+    xp_hasher_set_mean(&f->hasher, f->f32[0]);
+    f->kernels.hash(&f->hasher, &rows, f->ids, f->sketch);
+    xp_fold_find_cells(f, s->t.tokens, (size_t)(f->knobs.rate * (double)s->slots) / (size_t)f->experts);
+}
+
+/* Slots of wild rows to f->wild; slots, tokens and sketches of the others to f->slot, f->token, f->part. Returns the number of the
+ * wild. */
+static size_t part_wild(struct xp_folder *f, unsigned topk, const uint32_t *slots, size_t n)
+{
+    const size_t bytes = f->sketch_values * sizeof(*f->sketch);
     size_t wild = 0;
 
     for (size_t i = 0; i < n; i++) {
-        const uint32_t slot = slots[i];
+        const uint32_t slot = slots[i], token = slot / topk;
 
-        if (xp_fold_is_wild(f, xp_fold_token_row(s, x, slot))) {
+        if (!(f->energy[token] <= XP_FOLD_WILD)) {
             f->wild[wild++] = slot;
-        } else {
-            f->slot[i - wild] = slot;
-            f->token[i - wild] = slot / (unsigned)s->t.topk;
+            continue;
         }
+        f->slot[i - wild] = slot;
+        f->token[i - wild] = token;
+        memcpy(f->part + (i - wild) * f->sketch_values, f->sketch + token * f->sketch_values, bytes);
     }
     return wild;
-}
-
-/* Sketches of the expert's tame rows, less their mean. */
-static void make_sketches(struct xp_folder *f, const struct xp_rows *tame)
-{
-    const struct xp_rows rows = { .data = tame->data, .rows = tame->rows, .dim = f->dim, .dtype = f->dtype };
-    const uint32_t start[] = { 0, (uint32_t)tame->rows };
-
-    f->kernels.centroid(&rows, tame->index, start, 1, f->f32[0]);
-    xp_hasher_set_mean(&f->hasher, f->f32[0]);
-    f->kernels.hash(&f->hasher, tame, f->ids, f->sketch);
 }
 
 /* ---- clusters to virtual tokens -------------------------------------------------------------------------------------- */
 
 /* The next cluster has these slots; its row is in place. */
-static xp_status close_cluster(struct xp_fold *s, size_t expert, size_t slots, int wild)
+static void close_cluster(struct xp_fold *s, size_t expert, size_t slots, int wild)
 {
     const size_t v = s->clusters;
 
@@ -84,42 +96,40 @@ static xp_status close_cluster(struct xp_fold *s, size_t expert, size_t slots, i
     for (size_t i = s->start[v]; i < s->start[v + 1]; i++)
         s->cluster_of[s->member[i]] = (int32_t)v;
     s->clusters++;
-    return xp_fold_code(s, v);
 }
 
-static xp_status add_single(struct xp_fold *s, const void *x, size_t expert, uint32_t slot, int wild)
+static void add_single(struct xp_fold *s, const void *x, size_t expert, uint32_t slot, int wild)
 {
     s->member[s->start[s->clusters]] = slot;
     memcpy(s->rows + s->clusters * s->f->row_bytes, xp_fold_token_row(s, x, slot), s->f->row_bytes);
-    return close_cluster(s, expert, 1, wild);
+    close_cluster(s, expert, 1, wild);
 }
 
-/* The mean of these tame rows, as the experts will see it, is the row of the next cluster; f32[1] has it. */
-static xp_status make_mean(struct xp_fold *s, const struct xp_rows *tame, const uint32_t *order, size_t n)
+/* The mean of these tame rows is the row of the next cluster. */
+static void make_mean(struct xp_fold *s, const struct xp_rows *tame, const uint32_t *order, size_t n)
 {
     struct xp_folder *f = s->f;
     const uint32_t start[] = { 0, (uint32_t)n };
     char *row = s->rows + s->clusters * f->row_bytes;
-    xp_status st;
 
-    if (n == 1)
+    if (n == 1) {
         memcpy(row, xp_row(tame, order[0]), f->row_bytes);
-    else {
-        f->kernels.centroid(tame, order, start, 1, f->f32[0]);
-        f->kernels.restore(f->f32[0], NULL, f->dim, f->dtype, row);
+        return;
     }
-    st = xp_fold_code(s, s->clusters);
-    f->kernels.residual(s->seen + s->clusters * f->row_bytes, f->dtype, NULL, f->dim, f->f32[1]);
-    return st;
+    f->kernels.centroid(tame, order, start, 1, f->f32[0]);
+    f->kernels.restore(f->f32[0], NULL, f->dim, f->dtype, row);
 }
 
-/* Moves rows whose residual is above the bound behind the others; both keep their order. Returns how many stay. */
-static size_t part_outliers(struct xp_fold *s, const struct xp_rows *tame, uint32_t *order, size_t n)
+/* Moves rows whose residual, from the mean as the experts will see it, is above the bound behind the others; both keep their order.
+ * Returns how many stay. */
+static xp_status part_outliers(struct xp_fold *s, const struct xp_rows *tame, uint32_t *order, size_t *n)
 {
     struct xp_folder *f = s->f;
     size_t stay = 0, leave = 0;
+    const xp_status st = xp_fold_code(s, s->clusters, s->clusters + 1);
 
-    for (size_t i = 0; i < n; i++) {
+    f->kernels.residual(s->seen + s->clusters * f->row_bytes, f->dtype, NULL, f->dim, f->f32[1]);
+    for (size_t i = 0; i < *n; i++) {
         float sums[2];
 
         f->kernels.residual_sums(xp_row(tame, order[i]), f->dtype, f->f32[1], f->dim, f->f32[2], sums);
@@ -129,7 +139,8 @@ static size_t part_outliers(struct xp_fold *s, const struct xp_rows *tame, uint3
             order[stay++] = order[i];
     }
     memcpy(order + stay, f->ids, leave * sizeof(*order));
-    return stay;
+    *n = stay;
+    return st;
 }
 
 /* One cluster of these rows, and one for each outlier among them. */
@@ -141,18 +152,26 @@ static xp_status add_cluster(struct xp_fold *s, const struct xp_rows *tame, size
 
     do {
         before = stay;
-        st = make_mean(s, tame, order, stay);
+        make_mean(s, tame, order, stay);
         if (f->knobs.outlier > 0 && stay > 1)
-            stay = part_outliers(s, tame, order, stay);
+            st = part_outliers(s, tame, order, &stay);
     } while (st == XP_OK && stay > 0 && stay < before);
-    if (stay > 0 && st == XP_OK) {
+    if (stay > 0) {
         for (size_t i = 0; i < stay; i++)
             s->member[s->start[s->clusters] + i] = f->slot[order[i]];
-        st = close_cluster(s, expert, stay, 0);
+        close_cluster(s, expert, stay, 0);
     }
-    for (size_t i = stay; i < n && st == XP_OK; i++)
-        st = add_single(s, tame->data, expert, f->slot[order[i]], 0);
+    for (size_t i = stay; i < n; i++)
+        add_single(s, tame->data, expert, f->slot[order[i]], 0);
     return st;
+}
+
+/* Rows of a cluster lie anywhere: they are asked for one cluster ahead. */
+static void fetch(const struct xp_rows *tame, const uint32_t *order, size_t n)
+{
+    for (size_t i = 0; i < n && i < FETCHED; i++)
+        for (size_t at = 0; at < xp_row_bytes(tame); at += LINE)
+            __builtin_prefetch((const char *)xp_row(tame, order[i]) + at);
 }
 
 static xp_status add_clusters(struct xp_fold *s, const struct xp_rows *tame, size_t expert)
@@ -160,8 +179,11 @@ static xp_status add_clusters(struct xp_fold *s, const struct xp_rows *tame, siz
     const struct xp_clusters *c = &s->f->clusters;
     xp_status st = XP_OK;
 
-    for (size_t k = 0; k < c->count && st == XP_OK; k++)
+    for (size_t k = 0; k < c->count && st == XP_OK; k++) {
+        if (k + 1 < c->count)
+            fetch(tame, c->order + c->start[k + 1], c->start[k + 2] - c->start[k + 1]);
         st = add_cluster(s, tame, expert, c->order + c->start[k], c->start[k + 1] - c->start[k]);
+    }
     return st;
 }
 
@@ -189,7 +211,6 @@ static xp_status fold_tame(struct xp_fold *s, const struct xp_rows *tame, size_t
     size_t ask = expert->extra < goal ? goal - expert->extra : 1, best = ask, made, off = SIZE_MAX;
     xp_status st;
 
-    make_sketches(s->f, tame);
     /* Fewer clusters have more outliers, so the goal may be out of reach: the search ends where it gets no nearer. */
     for (int attempt = 0;; attempt++) {
         st = fold_with(s, tame, e, ask);
@@ -227,10 +248,11 @@ static xp_status fold_means(struct xp_fold *s, const void *x)
     size_t spent = 0;
     xp_status st = XP_OK;
 
+    survey_tokens(s, x);
     for (size_t e = 0; e < (size_t)f->experts && st == XP_OK; e++) {
         const size_t first = f->expert_start[e], n = f->expert_start[e + 1] - first, before = s->clusters;
         const double share = f->knobs.rate * (double)n, left = f->knobs.rate * (double)(first + n) - (double)spent;
-        const size_t budget = at_least(1, fmax(left, share / 2)), wild = part_wild(s, x, s->member + first, n);
+        const size_t budget = at_least(1, fmax(left, share / 2)), wild = part_wild(f, (unsigned)s->t.topk, s->member + first, n);
         const struct xp_rows tame = { .data = x, .index = f->token, .rows = n - wild, .dim = f->dim, .dtype = f->dtype };
         size_t quota;
 
@@ -240,42 +262,39 @@ static xp_status fold_means(struct xp_fold *s, const void *x)
         if (tame.rows > 0)
             st = fold_tame(s, &tame, e, budget > wild + quota ? budget - wild - quota : 1);
         for (size_t i = 0; i < wild && st == XP_OK; i++)
-            st = add_single(s, x, e, f->wild[i], 1);
+            add_single(s, x, e, f->wild[i], 1);
         spent += s->clusters - before + quota;
     }
     return st;
 }
 
 /* The clusters of one expert whose slots have numbers of clusters inside it, by first appearance. */
-static xp_status add_led(struct xp_fold *s, const void *x, size_t e)
+static void add_led(struct xp_fold *s, const void *x, size_t e)
 {
     struct xp_folder *f = s->f;
     struct xp_clusters *c = &f->clusters;
     const size_t first = f->expert_start[e], n = f->expert_start[e + 1] - first;
-    xp_status st = XP_OK;
 
     for (size_t i = 0; i < n; i++) {
         f->slot[i] = s->member[first + i];
         f->ids[i] = (uint32_t)s->cluster_of[f->slot[i]];
     }
     xp_clusters_group(c, f->ids, n);
-    for (size_t k = 0; k < c->count && st == XP_OK; k++) {
+    for (size_t k = 0; k < c->count; k++) {
         const size_t size = c->start[k + 1] - c->start[k];
         const void *leader = xp_fold_token_row(s, x, f->slot[c->order[c->start[k]]]);
 
         for (size_t i = 0; i < size; i++)
             s->member[s->start[s->clusters] + i] = f->slot[c->order[c->start[k] + i]];
         memcpy(s->rows + s->clusters * f->row_bytes, leader, f->row_bytes);
-        st = close_cluster(s, e, size, size == 1 && xp_fold_is_wild(f, leader));
+        close_cluster(s, e, size, size == 1 && xp_fold_is_wild(f, leader));
     }
-    return st;
 }
 
-static xp_status fold_leaders(struct xp_fold *s, const void *x)
+static void fold_leaders(struct xp_fold *s, const void *x)
 {
     struct xp_folder *f = s->f;
     size_t probes = 0;
-    xp_status st = XP_OK;
 
     for (size_t e = 0; e < (size_t)f->experts; e++) {
         const size_t n = f->expert_start[e + 1] - f->expert_start[e];
@@ -284,9 +303,8 @@ static xp_status fold_leaders(struct xp_fold *s, const void *x)
         probes += f->expert[e].quota;
     }
     xp_fold_lead(s, x, fmax(0, f->knobs.rate - (s->slots ? (double)probes / (double)s->slots : 0)));
-    for (size_t e = 0; e < (size_t)f->experts && st == XP_OK; e++)
-        st = add_led(s, x, e);
-    return st;
+    for (size_t e = 0; e < (size_t)f->experts; e++)
+        add_led(s, x, e);
 }
 
 /* Numbers the sequences of the step: f->sequence. */
@@ -300,30 +318,29 @@ static void number_sequences(struct xp_fold *s)
     memcpy(f->sequence, f->clusters.of, s->t.tokens * sizeof(*f->sequence));
 }
 
-/* Energies for rho: of the rows, and of what their centroids leave. */
+/* Energies for rho: of rows, and of what their centroids leave. Up to RHO_ROWS slots at equal distances speak for all. */
 static void measure(struct xp_fold *s, const void *x)
 {
     struct xp_folder *f = s->f;
+    const size_t take = s->slots < RHO_ROWS ? s->slots : RHO_ROWS;
 
     s->energy = s->residual_energy = 0;
-    for (size_t v = 0; v < s->clusters; v++) {
+    for (size_t i = 0; i < take; i++) {
+        const uint32_t slot = s->member[(2 * i + 1) * s->slots / (2 * take)];
+        const size_t v = (size_t)s->cluster_of[slot];
+        const void *row = xp_fold_token_row(s, x, slot);
+
         if (s->is_wild[v])
             continue;
-        f->kernels.residual(s->seen + v * f->row_bytes, f->dtype, NULL, f->dim, f->f32[1]);
-        for (size_t i = s->start[v]; i < s->start[v + 1]; i++) {
-            float sums[2];
-
-            f->kernels.residual_sums(xp_fold_token_row(s, x, s->member[i]), f->dtype, f->f32[1], f->dim, f->f32[2], sums);
-            s->energy += sums[0];
-            s->residual_energy += sums[1];
-        }
+        s->energy += f->kernels.distance(row, NULL, f->dtype, f->dim);
+        s->residual_energy += f->kernels.distance(row, s->seen + v * f->row_bytes, f->dtype, f->dim);
     }
 }
 
 xp_status xp_fold_make(struct xp_fold *s, const struct xp_fold_tokens *t, const void *x)
 {
     struct xp_folder *f = s->f;
-    xp_status st;
+    xp_status st = XP_OK;
 
     s->t = *t;
     s->clusters = s->probes = 0;
@@ -333,9 +350,14 @@ xp_status xp_fold_make(struct xp_fold *s, const struct xp_fold_tokens *t, const 
     if (f->knobs.centroid == XP_CENTROID_SEQUENCES)
         number_sequences(s);
     s->start[0] = 0;
-    st = f->knobs.centroid == XP_CENTROID_LEADER ? fold_leaders(s, x) : fold_means(s, x);
-    if (st == XP_OK)
-        st = xp_fold_pick_probes(s, x);
+    if (f->knobs.centroid == XP_CENTROID_LEADER)
+        fold_leaders(s, x);
+    else
+        st = fold_means(s, x);
+    if (st)
+        return st;
+    xp_fold_pick_probes(s, x);
+    st = xp_fold_code(s, 0, xp_fold_count(s));
     if (st)
         return st;
     measure(s, x);

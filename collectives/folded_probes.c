@@ -42,38 +42,33 @@ static size_t candidates(const struct xp_fold *s, size_t v)
     return s->f->knobs.centroid == XP_CENTROID_LEADER ? n - 1 : n;
 }
 
-static xp_status add_probe(struct xp_fold *s, const void *x, size_t expert, uint32_t slot)
+static void add_probe(struct xp_fold *s, const void *x, size_t expert, uint32_t slot)
 {
     const size_t v = s->clusters + s->probes;
 
     s->probe[s->probes++] = slot;
     s->expert[v] = (int32_t)expert;
     memcpy(s->rows + v * s->f->row_bytes, xp_fold_token_row(s, x, slot), s->f->row_bytes);
-    return xp_fold_code(s, v);
 }
 
 /* Candidates at equal distances, cluster by cluster; where they begin moves on with every step. */
-static xp_status pick(struct xp_fold *s, const void *x, size_t first, size_t end, size_t all, size_t quota)
+static void pick(struct xp_fold *s, const void *x, size_t first, size_t end, size_t all, size_t quota)
 {
     const double whole = (double)s->f->step * GOLDEN + (double)s->expert[first] * GOLDEN * GOLDEN, phase = whole - floor(whole);
     size_t v = first, passed = 0;
-    xp_status st = XP_OK;
 
-    for (size_t p = 0; p < quota && st == XP_OK; p++) {
+    for (size_t p = 0; p < quota; p++) {
         const size_t wanted = (size_t)(((double)p + phase) * (double)all / (double)quota);
 
         while (v + 1 < end && passed + candidates(s, v) <= wanted)
             passed += candidates(s, v++);
-        st = add_probe(s, x, (size_t)s->expert[first], s->member[s->start[v + 1] - candidates(s, v) + (wanted - passed)]);
+        add_probe(s, x, (size_t)s->expert[first], s->member[s->start[v + 1] - candidates(s, v) + (wanted - passed)]);
     }
-    return st;
 }
 
-xp_status xp_fold_pick_probes(struct xp_fold *s, const void *x)
+void xp_fold_pick_probes(struct xp_fold *s, const void *x)
 {
-    xp_status st = XP_OK;
-
-    for (size_t first = 0, end; first < s->clusters && st == XP_OK; first = end) {
+    for (size_t first = 0, end; first < s->clusters; first = end) {
         const size_t slots = s->start[first];
         size_t all = 0, quota, spare;
 
@@ -83,9 +78,8 @@ xp_status xp_fold_pick_probes(struct xp_fold *s, const void *x)
         spare = s->start[end] - slots - (end - first);
         quota = s->f->expert[s->expert[first]].quota;
         quota = quota < all ? quota : all;
-        st = pick(s, x, first, end, all, quota < spare ? quota : spare);
+        pick(s, x, first, end, all, quota < spare ? quota : spare);
     }
-    return st;
 }
 
 /* ---- what they teach --------------------------------------------------------------------------------------------------- */

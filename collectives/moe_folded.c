@@ -104,10 +104,11 @@ void xp_folded_home(struct xp_moe *m, struct xp_routing *r, const void *from, co
 {
     const struct xp_map_level *v = &r->virtual_map.level[0];
     size_t bytes = m->shape.row_bytes;
+    char *rows = op->kind == XP_MOE_COMBINE ? xp_fold_results(r->fold) : m->virtual_rows;
     for (size_t i = 0; i < v->entries; i++)
-        memcpy(m->virtual_rows + i * bytes, (const char *)from + v->unit[i] * bytes, bytes);
+        memcpy(rows + i * bytes, (const char *)from + v->unit[i] * bytes, bytes);
     if (op->kind == XP_MOE_COMBINE)
-        xp_fold_combine(r->fold, r->x, m->virtual_rows, op->out);
+        xp_fold_combine(r->fold, r->x, rows, op->out);
     else
         xp_fold_dispatch_backward(r->fold, op->second, m->virtual_rows, op->out);
 }

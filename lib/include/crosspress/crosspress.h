@@ -342,7 +342,7 @@ typedef struct xp_stats {
     uint64_t hop_rows_slow, hop_rows_fast; /* rows sent to other nodes, and inside the node, by all hops of all calls */
     uint64_t clusters;       /* folded: centroids made */
     double rate;             /* folded: centroids (probes included) / rows, of the last dispatch */
-    double rho;              /* folded: residual energy / row energy, of the last dispatch */
+    double rho;              /* folded: residual energy / row energy, of the last dispatch (up to 2048 of its rows) */
     double fold_err;         /* folded: relative error of the expert outputs, estimated from the probes; 0 = no probes yet */
     uint64_t fold_fallbacks; /* folded: steps that went bounded because fold_err was above the limit */
 } xp_stats;
