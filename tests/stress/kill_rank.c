@@ -77,24 +77,34 @@ static void *nothing(void *arg)
     return arg;
 }
 
-/* A first thread may bring others that stay (a sanitizer's). */
-static void start_any_thread(void)
+/* A thread that has been joined may take a moment to disappear from the count. */
+static const struct timespec moment = {0, 10000000};
+
+/* Threads of this process once a first one has come and gone: it may bring others that stay (a sanitizer's). */
+static int settled_threads(void)
 {
     pthread_t t;
+    int count, same = 0;
 
     if (pthread_create(&t, NULL, nothing, NULL) == 0)
         pthread_join(t, NULL);
+    count = count_entries("/proc/self/task");
+    while (same < 3) {
+        nanosleep(&moment, NULL);
+        int again = count_entries("/proc/self/task");
+        same = again == count ? same + 1 : 0;
+        count = again;
+    }
+    return count;
 }
 
-/* Descriptors and threads as before? A thread that has been joined may take a moment to disappear. */
+/* Descriptors and threads as before? */
 static int nothing_left(int fds, int threads)
 {
-    const struct timespec nap = {0, 10000000};
-
     for (int i = 0; i < 50; i++) {
         if (count_entries("/proc/self/fd") == fds && count_entries("/proc/self/task") == threads)
             return 1;
-        nanosleep(&nap, NULL);
+        nanosleep(&moment, NULL);
     }
     return 0;
 }
@@ -249,9 +259,8 @@ static int rank_main(int rank, void *arg)
     xp_comm *comm;
     xp_status s;
 
-    start_any_thread();
+    threads = settled_threads();
     fds = count_entries("/proc/self/fd");
-    threads = count_entries("/proc/self/task");
     setenv("CROSSPRESS_TIMEOUT", DEADLINE, 1);
     setenv("CROSSPRESS_TRANSPORT", t->transport, 1);
     s = xp_comm_create(&comm, NULL, NULL);
