@@ -70,9 +70,17 @@ template <class T, bool WIDE> __global__ void __launch_bounds__(THREADS, 4) fold
     for (size_t i = blockIdx.x * (THREADS / 32) + threadIdx.x / 32; i < items; i += gridDim.x * (THREADS / 32)) {
         const Item at = item_of<T>(d, i);
         xp_columns<T, WIDE> x, e, c;
-        float sum[PER] = {};
+        float scale = 0, sum[PER] = {};
 
-        x.load(d.x + at.row * d.row_bytes, at.first, d.f.dim, lane, true);
+        for (unsigned k = 0; k < d.f.topk; k++) {
+            const Slot s = slot_of(d, at.row * d.f.topk + k);
+            if (s.cluster >= 0)
+                scale = __fadd_rn(scale, __fmul_rn(s.weight, s.alpha));
+        }
+        x.load(d.x + at.row * d.row_bytes, at.first, d.f.dim, lane, scale != 0.0f);
+#pragma unroll
+        for (unsigned v = 0; v < PER; v++)
+            sum[v] = scale != 0.0f ? __fmul_rn(scale, x.value(v)) : 0.0f;
         for (unsigned k = 0; k < d.f.topk; k++) {
             const Slot s = slot_of(d, at.row * d.f.topk + k);
             if (s.cluster < 0)
@@ -80,8 +88,10 @@ template <class T, bool WIDE> __global__ void __launch_bounds__(THREADS, 4) fold
             e.load(d.results + (size_t)s.cluster * d.row_bytes, at.first, d.f.dim, lane, true);
             c.load(d.seen + (size_t)s.cluster * d.row_bytes, at.first, d.f.dim, lane, s.alpha != 0.0f);
 #pragma unroll
-            for (unsigned v = 0; v < PER; v++)
-                sum[v] = __fadd_rn(sum[v], __fmul_rn(s.weight, result_of(s.alpha, x.value(v), e.value(v), c.value(v))));
+            for (unsigned v = 0; v < PER; v++) {
+                const float value = s.alpha == 0.0f ? e.value(v) : __fsub_rn(e.value(v), __fmul_rn(s.alpha, c.value(v)));
+                sum[v] = __fadd_rn(sum[v], __fmul_rn(s.weight, value));
+            }
         }
         x.store(d.out + at.row * d.row_bytes, at.first, d.f.dim, lane, sum);
     }
