@@ -15,7 +15,7 @@
 
 static float rows[ROWS][DIM];
 static struct xp_rows in = { .data = rows, .rows = ROWS, .dim = DIM, .dtype = XP_F32 };
-static const struct xp_select_env slow = { 1e7 }, fast = { 1e13 }, unknown = { 0 };
+static const struct xp_select_env slow = { 1e6 }, fast = { 1e13 }, unknown = { 0 };
 
 static void fill(size_t kinds, double noise)
 {
