@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "cuda/assign.cuh"
+#include "cuda/shape.cuh"
 
 namespace
 {
@@ -22,7 +23,7 @@ __global__ void __launch_bounds__(THREADS, 2) assign_kernel(xp_sketches k, uint3
 extern "C" int xp_cuda_assign(const struct xp_gpu *g, const int16_t *sketch, size_t rows, unsigned s, const int16_t *centroids, size_t count, uint32_t *of)
 {
     const size_t wanted = xp_ceil_div(rows, XP_ASSIGN_WARPS * xp_assign_rows(s)), fill = (size_t)g->sms * 4;
-    const xp_shape shape = {dim3((unsigned)(wanted < fill ? wanted : fill)), dim3(THREADS), 0, false};
+    const xp_shape shape = {xp_grid(wanted, fill), dim3(THREADS), 0, false};
 
     if (rows == 0)
         return 0;

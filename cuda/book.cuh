@@ -48,6 +48,19 @@ xp_book_scratch xp_book_scratch_at(const struct xp_gpu *g, const struct xp_rows 
 /* Enqueues the last part of coding: numbers and slots to columns and rows (book_pack.cu). */
 int xp_cuda_book_pack(const struct xp_gpu *g, const struct xp_gpu_book *b, const xp_book_scratch &x, size_t rows, uint8_t *out, uint64_t *len);
 
+/* Where the columns of these widths begin, behind their head. Returns where the rows do. */
+static __device__ __forceinline__ uint64_t xp_book_place_columns(const unsigned (&width)[4], size_t rows, uint64_t (&column)[4])
+{
+    uint64_t at = XP_BOOK_COLUMNS_HEAD;
+
+#pragma unroll
+    for (unsigned i = 0; i < 4; i++) {
+        column[i] = at;
+        at += (rows * width[i] + 7) / 8;
+    }
+    return at;
+}
+
 static __device__ __forceinline__ unsigned xp_dev_get16(const uint8_t *p)
 {
     return p[0] | (unsigned)p[1] << 8;

@@ -7,6 +7,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "cuda/book.cuh"
+#include "cuda/shape.cuh"
 
 namespace
 {
@@ -424,16 +425,11 @@ template <class T, unsigned W> __global__ void __launch_bounds__(MOST_WARPS * 32
     }
 }
 
-/* As many warps as fit, as many blocks as a multiprocessor holds. */
 xp_shape shape_for(const struct xp_gpu *g, const Decode &d, unsigned rows_of_warp)
 {
     const size_t tables = sizeof(uint32_t) * XP_RANS_DISTRIBUTIONS * XP_RANS_SYMBOLS;
-    const size_t fit = g->shared_bytes > tables ? (g->shared_bytes / 2 - tables) / d.each_warp : 0;
-    const size_t warps = fit < 1 ? 1 : fit < MOST_WARPS ? fit : MOST_WARPS, bytes = tables + warps * d.each_warp;
-    const size_t per_sm = g->shared_bytes / (bytes + 1024), most = g->sms * (per_sm < 1 ? 1 : per_sm < 4 ? per_sm : 4);
-    const size_t wanted = xp_ceil_div(d.rows, warps * rows_of_warp);
 
-    return {dim3((unsigned)(wanted < most ? wanted : most)), dim3((unsigned)warps * 32), bytes, false};
+    return xp_shape_of_warps(g, {g->shared_bytes / 2, tables, d.each_warp, MOST_WARPS, 4}, d.rows, rows_of_warp);
 }
 
 } // namespace

@@ -7,6 +7,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "cuda/book_search.cuh"
+#include "cuda/shape.cuh"
 
 namespace
 {
@@ -314,15 +315,9 @@ template <class T> __global__ void __launch_bounds__(MOST_WARPS * 32, 2) book_en
     }
 }
 
-/* As many warps as fit in a part of a multiprocessor, as many blocks as it holds. */
 xp_shape shape_for(const struct xp_gpu *g, const Job &j, size_t items)
 {
-    const size_t fit = g->shared_bytes > sizeof(Tables) ? (g->shared_bytes - sizeof(Tables)) / j.each_warp : 0;
-    const size_t warps = fit < 1 ? 1 : fit < MOST_WARPS ? fit : MOST_WARPS, bytes = sizeof(Tables) + warps * j.each_warp;
-    const size_t per_sm = g->shared_bytes / (bytes + 1024), most = g->sms * (per_sm < 1 ? 1 : per_sm < 2 ? per_sm : 2);
-    const size_t wanted = xp_ceil_div(items, warps);
-
-    return {dim3((unsigned)(wanted < most ? wanted : most)), dim3((unsigned)warps * 32), bytes, false};
+    return xp_shape_of_warps(g, {g->shared_bytes, sizeof(Tables), j.each_warp, MOST_WARPS, 2}, items, 1);
 }
 
 Job job_for(const struct xp_gpu_book *b, const struct xp_book_promise *p, const struct xp_rows *in, const uint32_t *centroid, const xp_book_scratch &x)

@@ -10,6 +10,7 @@
 #include "cuda/copy.cuh"
 #include "cuda/grid.cuh"
 #include "cuda/scan.cuh"
+#include "cuda/shape.cuh"
 
 namespace
 {
@@ -140,12 +141,7 @@ static __device__ __forceinline__ void choose_columns(const Pack &p, Shared &s, 
     c.width[XP_BOOK_OFFSET] = width_of((uint64_t)c.most[1] - c.least[1] + 1);
     c.width[XP_BOOK_LENGTH] = width_of((uint64_t)c.most[2] - c.least[2] + 1);
     c.width[XP_BOOK_CENTROID] = p.centroid_width;
-    c.rows_at = XP_BOOK_COLUMNS_HEAD;
-#pragma unroll
-    for (unsigned i = 0; i < 4; i++) {
-        c.column[i] = c.rows_at;
-        c.rows_at += (p.rows * c.width[i] + 7) / 8;
-    }
+    c.rows_at = xp_book_place_columns(c.width, p.rows, c.column);
     if (threadIdx.x == 0)
         s.columns = c;
     __syncthreads();
@@ -241,14 +237,6 @@ size_t round16(size_t n)
     return xp_ceil_div(n, 16) * 16;
 }
 
-/* Cooperative: all blocks must be on the device at once. */
-unsigned blocks_for(const struct xp_gpu *g, size_t rows)
-{
-    const size_t wanted = xp_ceil_div(rows, 2 * WARPS);
-
-    return (unsigned)(wanted < 1 ? 1 : wanted < g->sms ? wanted : g->sms);
-}
-
 } // namespace
 
 xp_book_scratch xp_book_scratch_at(const struct xp_gpu *g, const struct xp_rows *in, void *scratch)
@@ -280,7 +268,7 @@ extern "C" size_t xp_cuda_book_encode_scratch(const struct xp_gpu *g, const stru
 
 int xp_cuda_book_pack(const struct xp_gpu *g, const struct xp_gpu_book *b, const xp_book_scratch &x, size_t rows, uint8_t *out, uint64_t *len)
 {
-    const unsigned blocks = blocks_for(g, rows);
+    const unsigned blocks = xp_blocks_together(g, xp_ceil_div(rows, 2 * WARPS));
     Pack p = {};
 
     p.numbers = x.numbers;

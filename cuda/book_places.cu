@@ -6,6 +6,7 @@
 #include "cuda/book.cuh"
 #include "cuda/grid.cuh"
 #include "cuda/scan.cuh"
+#include "cuda/shape.cuh"
 
 namespace
 {
@@ -51,12 +52,7 @@ static __device__ __forceinline__ Head read_head(const Places &p)
     h.width[XP_BOOK_OFFSET] = p.in[4];
     h.width[XP_BOOK_LENGTH] = p.in[5];
     h.width[XP_BOOK_CENTROID] = p.centroid_width;
-    h.rows_at = XP_BOOK_COLUMNS_HEAD;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        h.column[i] = h.rows_at;
-        h.rows_at += (p.rows * h.width[i] + 7) / 8;
-    }
+    h.rows_at = xp_book_place_columns(h.width, p.rows, h.column);
     h.fine = h.width[XP_BOOK_STEP] <= 14 && h.width[XP_BOOK_OFFSET] <= 7 && h.width[XP_BOOK_LENGTH] <= 32 && h.rows_at <= p.len;
     return h;
 }
@@ -160,8 +156,7 @@ extern "C" size_t xp_cuda_book_scratch(const struct xp_gpu *g, size_t rows)
 int xp_cuda_book_places(const struct xp_gpu *g, const struct xp_gpu_book *b, const xp_book_source &from, void *scratch, const xp_book_numbers **numbers,
                         const uint64_t **at)
 {
-    const size_t wanted = xp_ceil_div(from.rows, THREADS);
-    const unsigned blocks = (unsigned)(wanted < 1 ? 1 : wanted < g->sms ? wanted : g->sms);
+    const unsigned blocks = xp_blocks_together(g, xp_ceil_div(from.rows, THREADS));
     unsigned char *m = static_cast<unsigned char *>(scratch);
     Places p = {};
 

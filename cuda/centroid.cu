@@ -7,6 +7,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "cuda/columns.cuh"
+#include "cuda/shape.cuh"
 
 namespace
 {
@@ -101,7 +102,7 @@ int launch_centroid(const struct xp_gpu *g, const xp_dev_rows &in, const uint32_
 {
     const size_t items = (size_t)most * xp_ceil_div(in.dim, 32 * xp_per_load<T>), wanted = xp_ceil_div(items, THREADS / 32);
     const size_t fill = (size_t)g->sms * BLOCKS_PER_SM;
-    const xp_shape shape = {dim3((unsigned)(wanted < fill ? wanted : fill)), dim3(THREADS), 0, false};
+    const xp_shape shape = {xp_grid(wanted, fill), dim3(THREADS), 0, false};
 
     if (items >> 31)
         return 1; /* cudaErrorInvalidValue */

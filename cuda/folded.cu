@@ -7,6 +7,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "cuda/columns.cuh"
+#include "cuda/shape.cuh"
 
 #include <initializer_list>
 
@@ -220,7 +221,7 @@ bool is_wide(const Fold &d, std::initializer_list<const void *> rows)
 template <class T, class K> int launch_items(const struct xp_gpu *g, const char *name, K *kernel, const Fold &d, size_t rows)
 {
     const size_t items = items_of<T>(rows, d.f.dim), wanted = xp_ceil_div(items, THREADS / 32), fill = (size_t)g->sms * BLOCKS_PER_SM;
-    const xp_shape shape = {dim3((unsigned)(wanted < fill ? wanted : fill)), dim3(THREADS), 0, false};
+    const xp_shape shape = {xp_grid(wanted, fill), dim3(THREADS), 0, false};
 
     if (items >> 31)
         return 1; /* cudaErrorInvalidValue */
@@ -249,7 +250,7 @@ extern "C" int xp_cuda_fold_combine_backward(const struct xp_gpu *g, const struc
     Fold d = fold_of(f, static_cast<unsigned char *>(sums));
     const bool wide = is_wide(d, {grad_y, sums});
     const size_t slots = f->tokens * f->topk, wanted = xp_ceil_div(slots, THREADS / PARTIALS), fill = (size_t)g->sms * BLOCKS_PER_SM;
-    const xp_shape shape = {dim3((unsigned)(wanted < fill ? wanted : fill)), dim3(THREADS), 0, false};
+    const xp_shape shape = {xp_grid(wanted, fill), dim3(THREADS), 0, false};
 
     d.grad_y = bytes_of(grad_y);
     d.x = bytes_of(x);

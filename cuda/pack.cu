@@ -10,6 +10,7 @@
 #include "cuda/grid.cuh"
 #include "cuda/row.cuh"
 #include "cuda/scan.cuh"
+#include "cuda/shape.cuh"
 
 namespace
 {
@@ -99,17 +100,9 @@ __global__ void __launch_bounds__(THREADS, 2) pack_kernel(const __grid_constant_
 
 constexpr size_t HEAD_BYTES = 256; /* the counter and the padding behind it */
 
-/* Cooperative: all blocks must be on the device at once. */
-unsigned blocks_for(const struct xp_gpu *g, size_t rows)
-{
-    const size_t wanted = xp_ceil_div(rows, 2 * WARPS), most = g->sms;
-
-    return (unsigned)(wanted < 1 ? 1 : wanted < most ? wanted : most);
-}
-
 int launch_pack(const struct xp_gpu *g, Pack &p, void *scratch)
 {
-    const unsigned blocks = blocks_for(g, p.rows);
+    const unsigned blocks = xp_blocks_together(g, xp_ceil_div(p.rows, 2 * WARPS));
     const xp_shape shape = {dim3(blocks), dim3(THREADS), 0, true};
 
     p.each = xp_ceil_div(p.rows, blocks);

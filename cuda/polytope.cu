@@ -11,6 +11,7 @@
  */
 #include "cuda/fht.cuh"
 #include "cuda/row.cuh"
+#include "cuda/shape.cuh"
 
 #include <float.h>
 
@@ -386,7 +387,7 @@ int launch_hash(const struct xp_gpu *g, const Hasher &h, const xp_dev_rows &in, 
     const size_t most = (size_t)g->sms * BLOCKS_PER_SM, each = in.rows / (most * WARPS);
     const unsigned chunk = each < 1 ? 1 : each < MOST_ROWS ? (unsigned)each : MOST_ROWS;
     const size_t wanted = xp_ceil_div(in.rows, WARPS * chunk);
-    const xp_shape shape = {dim3((unsigned)(wanted < most ? wanted : most)), dim3(WARPS * 32), shared_bytes<T, N, WIDE>(in.dim), false};
+    const xp_shape shape = {xp_grid(wanted, most), dim3(WARPS * 32), shared_bytes<T, N, WIDE>(in.dim), false};
 
     return xp_launch("hash", shape, g->stream, hash_kernel<T, N, WIDE>, h, in, chunk, ids, sketch);
 }

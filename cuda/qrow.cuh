@@ -8,6 +8,7 @@
 
 #include "cuda/qblock.cuh"
 #include "cuda/row.cuh"
+#include "cuda/shape.cuh"
 
 namespace
 {
@@ -74,15 +75,9 @@ static inline uint32_t longest_code(const Formats &f)
     return most;
 }
 
-/* As many warps as fit, and as many blocks as a multiprocessor holds. */
 static inline xp_shape shape_for(const struct xp_gpu *g, const Memory &m, size_t rows)
 {
-    const size_t fit = g->shared_bytes > m.before_warps ? (g->shared_bytes - m.before_warps) / m.each_warp : 0;
-    const size_t warps = fit < 1 ? 1 : fit < MOST_WARPS ? fit : MOST_WARPS, bytes = m.before_warps + warps * m.each_warp;
-    const size_t per_sm = g->shared_bytes / (bytes + 1024), most = g->sms * (per_sm < 1 ? 1 : per_sm < 4 ? per_sm : 4);
-    const size_t wanted = xp_ceil_div(rows, warps);
-
-    return {dim3((unsigned)(wanted < most ? wanted : most)), dim3((unsigned)warps * 32), bytes, false};
+    return xp_shape_of_warps(g, {g->shared_bytes, m.before_warps, m.each_warp, MOST_WARPS, 4}, rows, 1);
 }
 
 } // namespace

@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "cuda/philox.cuh"
+#include "cuda/shape.cuh"
 
 namespace
 {
@@ -29,7 +30,7 @@ __global__ void __launch_bounds__(THREADS, 4) signs_kernel(uint64_t seed, uint64
 extern "C" int xp_cuda_signs(const struct xp_gpu *g, uint64_t seed, uint32_t stream, size_t n, uint32_t *words)
 {
     const size_t blocks = xp_sign_words(n) / 4, wanted = xp_ceil_div(blocks, THREADS), most = (size_t)g->sms * 4;
-    const xp_shape shape = {dim3((unsigned)(wanted < most ? wanted : most)), dim3(THREADS), 0, false};
+    const xp_shape shape = {xp_grid(wanted, most), dim3(THREADS), 0, false};
 
     if (n == 0)
         return 0;
