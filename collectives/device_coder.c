@@ -189,7 +189,8 @@ static void count(struct xp_device_coder *d, const struct xp_device_batch *b, si
 {
     const struct xp_gpu_frame *f = &b->frame[i];
     xp_codec_stats *st = d->shape->codec_stats;
-    for (size_t r = 0; pays(d, b, i) && r < f->rows; r++)
+    const size_t coded = pays(d, b, i) ? f->rows : 0;
+    for (size_t r = 0; r < coded; r++)
         st->rows_raw += b->formats[f->first + r] == XP_Q_RAW;
     st->rows += f->rows;
     st->rows_unique += f->rows;
