@@ -16,7 +16,7 @@
 
 /* ---- the cells of a step ---------------------------------------------------------------------------------------------- */
 
-static uint32_t square(const int16_t *a, const int16_t *b, unsigned s)
+static uint32_t dot(const int16_t *a, const int16_t *b, unsigned s)
 {
     int32_t sum = 0;
 
@@ -28,13 +28,13 @@ static uint32_t square(const int16_t *a, const int16_t *b, unsigned s)
 /* |a - c|^2, modulo 2^32 as kernel assign has it; cc: |c|^2. */
 static uint32_t distance(const int16_t *a, uint32_t aa, const int16_t *c, uint32_t cc, unsigned s)
 {
-    return aa + cc - 2 * square(a, c, s);
+    return aa + cc - 2 * dot(a, c, s);
 }
 
 /* The XP_FOLD_PROBED nearest of the cells, the nearest first. */
 static void find_near(const struct xp_folder *f, const int16_t *v, const uint32_t *norm, uint8_t *near)
 {
-    const uint32_t vv = square(v, v, f->sketch_values);
+    const uint32_t vv = dot(v, v, f->sketch_values);
     uint32_t best[XP_FOLD_PROBED];
 
     for (unsigned g = 0; g < f->cells; g++) {
@@ -68,7 +68,7 @@ void xp_fold_find_cells(struct xp_folder *f, size_t tokens, size_t budget)
     f->cells = (unsigned)c->count;
     memcpy(f->cell, c->centroids, f->cells * s * sizeof(*f->cell));
     for (unsigned g = 0; g < f->cells; g++)
-        norm[g] = square(f->cell + g * s, f->cell + g * s, s);
+        norm[g] = dot(f->cell + g * s, f->cell + g * s, s);
     for (size_t t = 0; t < tokens; t++)
         find_near(f, f->sketch + t * s, norm, f->near + t * XP_FOLD_PROBED);
 }
@@ -90,7 +90,7 @@ static void list_probes(struct xp_folder *f, size_t rows, uint32_t *start)
         next[g] = start[g];
     }
     for (size_t r = 0; r < rows; r++) {
-        f->norm[r] = square(f->part + r * s, f->part + r * s, s);
+        f->norm[r] = dot(f->part + r * s, f->part + r * s, s);
         for (unsigned p = 0; p < XP_FOLD_PROBED; p++) {
             const uint32_t at = next[f->near[f->token[r] * XP_FOLD_PROBED + p]]++;
 
@@ -119,7 +119,7 @@ static void sort_seeds(struct xp_folder *f, size_t seeds, uint32_t *start)
         const uint32_t at = next[f->ids[k]]++;
 
         f->seed[at] = (uint32_t)k;
-        f->seed_norm[at] = square(c->centroids + k * s, c->centroids + k * s, s);
+        f->seed_norm[at] = dot(c->centroids + k * s, c->centroids + k * s, s);
         memcpy(f->seed_sketch + at * s, c->centroids + k * s, s * sizeof(*f->part));
     }
 }
