@@ -1,5 +1,5 @@
 /*
- * algo.c - the list of algorithms, and which one serves a plan
+ * algo.c - the list of algorithms, which one serves a plan, and what all of them count
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -28,4 +28,12 @@ const struct xp_algo_ops *xp_algo_choose(const struct xp_shape *s, const char *n
         }
     }
     return best;
+}
+
+void xp_count_sent(const struct xp_comm *c, xp_stats *stats, int peer, size_t bytes)
+{
+    if (c->node_of[peer] == c->node)
+        stats->wire_bytes_fast += bytes;
+    else
+        stats->wire_bytes_slow += bytes;
 }

@@ -76,4 +76,7 @@ const struct xp_algo_ops *const *xp_algo_list(void);
 /* The entry of that name, or for "auto" the one with the best score. NULL: unknown or cannot serve. */
 const struct xp_algo_ops *xp_algo_choose(const struct xp_shape *s, const char *name);
 
+/* Adds bytes sent to a peer to the statistics of the hop that they take. */
+void xp_count_sent(const struct xp_comm *c, xp_stats *stats, int peer, size_t bytes);
+
 #endif

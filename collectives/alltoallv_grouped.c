@@ -200,17 +200,6 @@ static xp_status after_counts(struct xp_grouped *g)
     return XP_OK;
 }
 
-static void count_bytes(struct xp_grouped *g)
-{
-    const struct xp_comm *c = g->shape->comm;
-    for (size_t i = 0; i < g->send.count; i++) {
-        if (c->node_of[g->send.piece[i].peer] == c->node)
-            g->stats->wire_bytes_fast += g->send.piece[i].len;
-        else
-            g->stats->wire_bytes_slow += g->send.piece[i].len;
-    }
-}
-
 static xp_status transport_failed(struct xp_grouped *g, xp_status st, const char *why)
 {
     return xp_error(g->shape->comm, st, "alltoallv: rank %d: transport nccl: %s", g->shape->comm->rank, why);
@@ -229,7 +218,8 @@ static xp_status after_heads(struct xp_grouped *g)
     st = g->group->ops->exchange(g->group, g->send.piece, g->send.count, g->recv.piece, g->recv.count, g->work, why, sizeof why);
     if (st != XP_OK)
         return transport_failed(g, st, why);
-    count_bytes(g);
+    for (size_t i = 0; i < g->send.count; i++)
+        xp_count_sent(g->shape->comm, g->stats, g->send.piece[i].peer, g->send.piece[i].len);
     return XP_OK;
 }
 

@@ -12,25 +12,10 @@
 
 #include "collectives/staged.h"
 
-int xp_staged_codes(const struct xp_staged *s, int peer)
-{
-    const struct xp_comm *c = s->shape->comm;
-    return s->coder && c->node_of[peer] != c->node;
-}
-
 int xp_staged_direct(const struct xp_staged *s, int peer)
 {
     const struct xp_transport *t = s->shape->comm->route[peer];
     return t && t->takes_device_memory;
-}
-
-void xp_staged_count(struct xp_staged *s, int peer, size_t bytes)
-{
-    const struct xp_comm *c = s->shape->comm;
-    if (c->node_of[peer] == c->node)
-        s->stats->wire_bytes_fast += bytes;
-    else
-        s->stats->wire_bytes_slow += bytes;
 }
 
 /* ---- create and destroy -------------------------------------------------------------------------------------------- */
@@ -186,10 +171,11 @@ static xp_status staged_start(void *state, const struct xp_call *call, xp_stats 
  * the device itself, what the caller's stream had to do. XP_IN_PROGRESS: not yet. */
 static xp_status is_free(struct xp_staged *s)
 {
-    int e = s->dev->event_query(s->left);
-    for (int i = 0; e == 0 && i < s->shape->comm->size; i++)
-        if (xp_staged_direct(s, i))
-            e = s->dev->event_query(s->entered);
+    int e = s->dev->event_query(s->left), direct = 0;
+    for (int i = 0; i < s->shape->comm->size; i++)
+        direct |= xp_staged_direct(s, i);
+    if (!e && direct)
+        e = s->dev->event_query(s->entered);
     if (e == XP_DEVICE_NOT_READY)
         return XP_IN_PROGRESS;
     return e ? xp_device_failed(s->shape, e, "waiting for the last exchange") : XP_OK;

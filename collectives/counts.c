@@ -97,10 +97,7 @@ void xp_counts_send(struct xp_counts *k, int peer, const uint64_t *tail, size_t 
     size_t len = XP_COUNTS_HEADER + 8 * words;
     xp_comm_send(s->comm, peer, XP_LANE_CTRL, xp_tag(s->id, k->call.seq, XP_STREAM_HEAD, 0), p->out, len, &p->send);
     p->sent = 1;
-    if (s->comm->node_of[peer] == s->comm->node)
-        stats->wire_bytes_fast += len;
-    else
-        stats->wire_bytes_slow += len;
+    xp_count_sent(s->comm, stats, peer, len);
 }
 
 static xp_status read_header(struct xp_counts *k, int peer)

@@ -20,6 +20,11 @@ void xp_device_leave(const struct xp_device *dev, int device, int before)
         dev->set(before);
 }
 
+int xp_device_codes(const struct xp_shape *s, int peer)
+{
+    return s->coder && s->comm->node_of[peer] != s->comm->node;
+}
+
 xp_status xp_device_failed(const struct xp_shape *s, int error, const char *what)
 {
     return xp_error(s->comm, XP_ERR_SYSTEM, "alltoallv: rank %d: %s: CUDA: %s", s->comm->rank, what, s->device->text(error));

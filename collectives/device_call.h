@@ -13,6 +13,9 @@
 int xp_device_enter(const struct xp_device *dev, int device);
 void xp_device_leave(const struct xp_device *dev, int device, int before);
 
+/* Whether rows to and from this peer are coded: those between nodes, where the plan codes any. */
+int xp_device_codes(const struct xp_shape *s, int peer);
+
 /* An error of CUDA, said with what was being done. */
 xp_status xp_device_failed(const struct xp_shape *s, int error, const char *what);
 

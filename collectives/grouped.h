@@ -66,7 +66,6 @@ struct xp_grouped {
 /* grouped_heads.c: the messages of the host, and the pieces that follow from them. */
 size_t xp_grouped_frames(const struct xp_shape *s, size_t rows); /* most frames of a call */
 size_t xp_grouped_head_bytes(const struct xp_shape *s, size_t rows); /* most bytes of all heads */
-int xp_grouped_codes(const struct xp_grouped *g, int peer);
 /* Posts the receives of heads; lists the frames to code. */
 void xp_grouped_heads_begin(struct xp_grouped *g);
 /* Once rows are coded: sends the heads. */

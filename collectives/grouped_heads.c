@@ -19,12 +19,6 @@ size_t xp_grouped_head_bytes(const struct xp_shape *s, size_t rows)
     return xp_grouped_frames(s, rows) * (1 + XP_QUANT_PREFIX + s->row_bytes) + rows;
 }
 
-int xp_grouped_codes(const struct xp_grouped *g, int peer)
-{
-    const struct xp_comm *c = g->shape->comm;
-    return g->coder && c->node_of[peer] != c->node;
-}
-
 /* Rows of frame i of a peer's. */
 static size_t frame_rows(const struct xp_shape *s, const struct xp_heads *h, size_t i)
 {
@@ -45,7 +39,7 @@ static void set_up(struct xp_grouped *g, struct xp_heads *all, const size_t *row
         struct xp_heads *h = &all[i];
         memset(h, 0, sizeof *h);
         h->row = row;
-        h->rows = xp_grouped_codes(g, i) ? rows[i] : 0;
+        h->rows = xp_device_codes(g->shape, i) ? rows[i] : 0;
         h->frame = frame;
         h->frames = (h->rows + s->chunk_rows - 1) / s->chunk_rows;
         h->bytes = memory;
@@ -85,7 +79,7 @@ void xp_grouped_heads_send(struct xp_grouped *g)
         for (size_t f = 0; f < h->frames; f++)
             h->len += xp_device_write_head(g->coder, &g->coder->batch[0], h->frame + f, h->bytes + h->len);
         xp_comm_send(s->comm, i, XP_LANE_BULK, tag_of(g), h->bytes, h->len, &h->op);
-        g->stats->wire_bytes_slow += h->len;
+        xp_count_sent(s->comm, g->stats, i, h->len);
     }
 }
 
@@ -141,7 +135,7 @@ static void pieces_to(struct xp_grouped *g, int peer)
     const struct xp_heads *h = &g->out[peer];
     char *rows = (char *)(uintptr_t)g->call->send;
     int kind = -1;
-    if (!xp_grouped_codes(g, peer)) {
+    if (!xp_device_codes(g->shape, peer)) {
         add_piece(&g->send, peer, KIND_RAW, &kind, rows + h->row * s->row_bytes, g->call->send_rows[peer] * s->row_bytes);
         return;
     }
@@ -178,7 +172,7 @@ static xp_status pieces_from(struct xp_grouped *g, int peer, size_t *staging)
     char *rows = g->call->recv;
     size_t at = 0;
     int kind = -1;
-    if (!xp_grouped_codes(g, peer)) {
+    if (!xp_device_codes(g->shape, peer)) {
         add_piece(&g->recv, peer, KIND_RAW, &kind, rows + h->row * s->row_bytes, g->call->recv_rows[peer] * s->row_bytes);
         return XP_OK;
     }

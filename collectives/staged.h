@@ -95,11 +95,8 @@ struct xp_staged {
     struct xp_device_frame *run; /* frames that are decoded together; as many as arrivals */
 };
 
-/* Whether chunks to and from this peer are coded. */
-int xp_staged_codes(const struct xp_staged *s, int peer);
 /* Whether a transport takes the memory of the device from here to this peer. */
 int xp_staged_direct(const struct xp_staged *s, int peer);
-void xp_staged_count(struct xp_staged *s, int peer, size_t bytes);
 
 /* staged_send.c */
 size_t xp_staged_slots(const struct xp_shape *s);

@@ -50,7 +50,7 @@ void xp_staged_recv_begin(struct xp_staged *s)
         s->from[peer].first = s->from[peer].next = a;
         for (uint32_t number = 0; left; number++, a++) {
             size_t n = left < shape->chunk_rows ? left : shape->chunk_rows;
-            a->chunk = (struct xp_chunk){.peer = peer, .form = xp_staged_codes(s, peer) ? XP_STREAM_CODED : XP_STREAM_PLAIN,
+            a->chunk = (struct xp_chunk){.peer = peer, .form = xp_device_codes(s->shape, peer) ? XP_STREAM_CODED : XP_STREAM_PLAIN,
                                          .number = number, .row = row + rows - left, .rows = n};
             a->staging = xp_staged_direct(s, peer) && a->chunk.form == XP_STREAM_PLAIN ? NULL : staging;
             staging += room_of(shape, n);

@@ -27,7 +27,7 @@ void xp_staged_send_begin(struct xp_staged *s)
     s->turn[0] = s->turn[1] = s->shape->comm->rank;
     for (int i = 0; i < s->shape->comm->size; i++) {
         size_t rows = s->call->send_rows[i];
-        s->to[i] = (struct xp_out_peer){.row = row, .left = i == s->shape->comm->rank ? 0 : rows, .coded = xp_staged_codes(s, i)};
+        s->to[i] = (struct xp_out_peer){.row = row, .left = i == s->shape->comm->rank ? 0 : rows, .coded = xp_device_codes(s->shape, i)};
         row += rows;
     }
     for (size_t i = 0; i < s->nslots; i++)
@@ -153,7 +153,7 @@ static void send_slot(struct xp_staged *s, struct xp_out_slot *slot)
     const struct xp_chunk *c = &slot->chunk;
     slot->state = XP_SLOT_SENDING;
     xp_comm_send(shape->comm, c->peer, XP_LANE_BULK, xp_tag(shape->id, s->call->seq, c->form, c->number), slot->from, slot->len, &slot->op);
-    xp_staged_count(s, c->peer, slot->len);
+    xp_count_sent(shape->comm, s->stats, c->peer, slot->len);
 }
 
 /* One step of a slot. */

@@ -119,10 +119,7 @@ void xp_send_prepare(struct xp_send_stream *s)
 
 static void count_bytes(struct xp_send_stream *s, size_t bytes)
 {
-    if (s->slow)
-        s->pipe->stats->wire_bytes_slow += bytes;
-    else
-        s->pipe->stats->wire_bytes_fast += bytes;
+    xp_count_sent(s->pipe->shape->comm, s->pipe->stats, s->peer, bytes);
 }
 
 static xp_status send_failed(const struct xp_send_stream *s, xp_status st)
