@@ -6,6 +6,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,10 +27,10 @@ enum { ROUTE, DISPATCH, COMBINE, COMBINE_BACKWARD, DISPATCH_BACKWARD, OPERATIONS
 struct trial {
     int victim, operation, inside;
     const char *algo, *transport;
-    double delay; /* > 0: killed from outside, that long after the start */
+    double delay; /* > 0: killed from outside, that long after it has its communicator; kill_rank kills during the start-up */
 };
 
-static struct { double when; char failure[512]; } *board;
+static struct { atomic_int joined; double when; char failure[512]; } *board; /* joined: the victim has its communicator */
 
 static double now(void)
 {
@@ -141,6 +142,8 @@ static int rank_main(int rank, void *arg)
     xp_status st = xp_comm_create(&l->comm, NULL, NULL);
     const char *error = xp_last_error();
     if (st == XP_OK) {
+        if (rank == t->victim)
+            atomic_store(&board->joined, 1);
         st = run_layer(l);
         error = xp_comm_last_error(l->comm);
     }
@@ -161,6 +164,21 @@ static int rank_main(int rank, void *arg)
     return bad;
 }
 
+static void sleep_for(double seconds)
+{
+    nanosleep(&(struct timespec){(time_t)seconds, (long)(1e9 * (seconds - (double)(time_t)seconds))}, NULL);
+}
+
+static void kill_from_outside(const struct trial *t, pid_t victim)
+{
+    double limit = now() + 30;
+    while (!atomic_load(&board->joined) && now() < limit)
+        sleep_for(0.001);
+    sleep_for(t->delay);
+    board->when = now();
+    kill(victim, SIGKILL);
+}
+
 static int run_trial(const struct trial *t, int nodes)
 {
     static const char *const names[] = {"route", "dispatch", "combine", "combine_backward", "dispatch_backward"};
@@ -169,11 +187,8 @@ static int run_trial(const struct trial *t, int nodes)
     memset(board, 0, sizeof *board);
     if (procs_start(&p, rank_main, (void *)t) != 0)
         return 1;
-    if (t->delay > 0) {
-        nanosleep(&(struct timespec){(time_t)t->delay, (long)(1e9 * (t->delay - (double)(time_t)t->delay))}, NULL);
-        board->when = now();
-        kill(p.pid[t->victim], SIGKILL);
-    }
+    if (t->delay > 0)
+        kill_from_outside(t, p.pid[t->victim]);
     procs_wait(&p, 30);
     for (int r = 0; r < RANKS; r++)
         bad += r != t->victim && p.code[r] != 0;
@@ -201,7 +216,7 @@ int main(int argc, char **argv)
             failed += run_trial(&t, nodes);
         }
     for (int i = 0; i < count; i++, trials++) {
-        struct trial t = {.victim = (int)random_below(&r, RANKS), .algo = algos[i % 3], .transport = transport, .delay = 0.4 + 0.2 * random_unit(&r)};
+        struct trial t = {.victim = (int)random_below(&r, RANKS), .algo = algos[i % 3], .transport = transport, .delay = 0.2 * (1.0 - random_unit(&r))};
         failed += run_trial(&t, nodes);
     }
     printf("%d passed, %d failed\n", trials - failed, failed);
