@@ -112,6 +112,7 @@ void xp_cost_refine(struct xp_pipe *p)
 
 #define PROBE_CHUNKS 8
 #define PROBE_CHUNK (XP_COST_PROBE / PROBE_CHUNKS)
+#define LINK_FAILED "plan: measuring the link from rank %d to rank %d: "
 
 struct probe {
     struct xp_comm *c;
@@ -129,15 +130,18 @@ static int partner(const struct xp_comm *c, int step)
     return index < c->node_size[node] ? c->node_ranks[c->node_start[node] + index] : -1;
 }
 
+/* Whether messages are still under way. One that failed ends the comm: the others wait for this rank. */
 static int probe_round(struct probe *p, xp_status *st)
 {
     int open = 0, seen = 0;
-    for (int i = 0; i < PROBE_CHUNKS; i++) {
+    for (int i = 0; *st == XP_OK && i < PROBE_CHUNKS; i++) {
         xp_status s = p->to >= 0 ? p->send[i].status : XP_OK, r = p->from >= 0 ? p->recv[i].status : XP_OK;
         open += s == XP_IN_PROGRESS || r == XP_IN_PROGRESS;
         seen += r == XP_OK;
-        if (s < 0 || r < 0)
-            *st = s < 0 ? s : r;
+        if (s < 0)
+            *st = xp_comm_revoke(p->c, s, LINK_FAILED "%s", p->c->rank, p->to, xp_status_string(s));
+        else if (r < 0)
+            *st = xp_comm_revoke(p->c, r, LINK_FAILED "%s", p->from, p->c->rank, xp_status_string(r));
     }
     if (seen && p->first == 0)
         p->first = xp_now();
@@ -160,8 +164,7 @@ static xp_status probe_wait(struct probe *p)
         if (health != XP_OK)
             return health;
         if (xp_now() > deadline)
-            return xp_comm_revoke(p->c, XP_ERR_TIMEOUT, "plan: measuring the link from rank %d to rank %d: deadline passed",
-                                  p->from, p->c->rank);
+            return xp_comm_revoke(p->c, XP_ERR_TIMEOUT, LINK_FAILED "deadline passed", p->from, p->c->rank);
     }
     return st;
 }
@@ -191,7 +194,7 @@ static xp_status agree_on_least(struct xp_comm *c, double mine)
 {
     double *all = calloc((size_t)c->size, sizeof *all);
     if (!all)
-        return XP_ERR_NO_MEMORY;
+        return xp_comm_revoke(c, XP_ERR_NO_MEMORY, "plan: rank %d: out of memory", c->rank);
     xp_status st = xp_comm_allgather(c, &mine, all, sizeof mine);
     double least = 0;
     for (int i = 0; i < c->size; i++)
@@ -208,7 +211,7 @@ xp_status xp_cost_measure(struct xp_comm *c, uint32_t plan)
     struct probe p = {.c = c, .plan = plan, .to = partner(c, 1), .from = partner(c, -1)};
     p.out = calloc(2, XP_COST_PROBE);
     if (!p.out)
-        return XP_ERR_NO_MEMORY;
+        return xp_comm_revoke(c, XP_ERR_NO_MEMORY, "plan: rank %d: out of memory", c->rank);
     p.in = p.out + XP_COST_PROBE;
     xp_status st = probe_run(&p);
     free(p.out);

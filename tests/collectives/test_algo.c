@@ -4,9 +4,11 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include <criterion/criterion.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "collectives/cost.h"
+#include "tests/harness/world.h"
 
 /* A comm of `nodes` nodes with `each` ranks each, as far as the cost model looks at it. */
 struct fixture {
@@ -121,4 +123,30 @@ Test(cost, refine_follows_plain_calls_and_lets_coded_ones_only_raise)
     p.slow_bytes = 1000;
     xp_cost_refine(&p);
     cr_assert_float_eq(f.comm.link_bytes_per_s, (double)(75 << 20), 1, "too little to tell");
+}
+
+/* Rank 1 sends more than a piece of the measurement, as no rank should. */
+static void failing_probe(xp_comm *comm, int rank, void *arg, char *why)
+{
+    static char long_one[XP_COST_PROBE];
+    xp_status st = rank == 0 ? xp_cost_measure(comm, 0) : xp_comm_barrier(comm);
+    (void)arg;
+    if (rank == 1 && st == XP_OK) {
+        struct xp_op op;
+        xp_comm_send(comm, 0, XP_LANE_BULK, xp_tag(0, 0, XP_STREAM_PROBE, 0), long_one, sizeof long_one, &op);
+        while (xp_comm_health(comm) == XP_OK)
+            xp_comm_progress(comm);
+        if (op.status == XP_IN_PROGRESS)
+            xp_comm_cancel(comm, 0, &op);
+        st = xp_comm_health(comm);
+    }
+    if (st != XP_ERR_MISMATCH || !strstr(xp_comm_last_error(comm), "measuring the link from rank 1 to rank 0"))
+        snprintf(why, WORLD_TEXT, "%s: \"%s\"", xp_status_string(st), xp_comm_last_error(comm));
+}
+
+Test(cost, a_failed_measurement_says_so_on_all_ranks)
+{
+    struct world w = {.nodes = {1, 1}, .allow = {"measuring the link"}};
+    const char *why = world_run(&w, failing_probe, NULL);
+    cr_assert_str_eq(why, "");
 }
