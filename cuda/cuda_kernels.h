@@ -48,12 +48,12 @@ size_t xp_cuda_group_scratch(size_t rows);
 int xp_cuda_group(const struct xp_gpu *g, const uint32_t *ids, size_t rows, void *scratch, uint32_t *of, uint32_t *start, uint32_t *order,
                   uint32_t *count);
 
-/* xp_clusters_refine of cluster.h (refine.cu) of what xp_cuda_group has left, in one cooperative launch. sketch: [rows][s], 16-byte
- * aligned. most: max_clusters; 0: no limit. centroids: [rows][s], 16-byte aligned: the mean sketches at the end. scratch:
+/* xp_clusters_refine of cluster.h (refine.cu), in one cooperative launch: of what xp_cuda_group has left (ids NULL), or of rows with these
+ * ids, which the launch groups first. sketch: [rows][s], 16-byte aligned. most: max_clusters; 0: no limit. centroids: [rows][s], 16-byte aligned: the mean sketches at the end. scratch:
  * xp_cuda_refine_scratch(rows, s) bytes whose first word is 0, and is 0 again afterwards. */
 size_t xp_cuda_refine_scratch(size_t rows, unsigned s);
-int xp_cuda_refine(const struct xp_gpu *g, const int16_t *sketch, size_t rows, unsigned s, unsigned rounds, uint32_t most, void *scratch,
-                   uint32_t *of, uint32_t *start, uint32_t *order, uint32_t *count, int16_t *centroids);
+int xp_cuda_refine(const struct xp_gpu *g, const uint32_t *ids, const int16_t *sketch, size_t rows, unsigned s, unsigned rounds, uint32_t most,
+                   void *scratch, uint32_t *of, uint32_t *start, uint32_t *order, uint32_t *count, int16_t *centroids);
 
 /* assign (assign.cu): sketch [rows][s] and centroids [count][s], 16-byte aligned. */
 int xp_cuda_assign(const struct xp_gpu *g, const int16_t *sketch, size_t rows, unsigned s, const int16_t *centroids, size_t count, uint32_t *of);

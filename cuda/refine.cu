@@ -1,5 +1,5 @@
 /*
- * refine.cu - Lloyd rounds on the sketches of clustered rows, all in one cooperative launch
+ * refine.cu - Lloyd rounds on the sketches of clustered rows, all in one cooperative launch, which may also make the clusters
  *
  * A round: which clusters are seeds (all, but for a first round with a limit), their means, the nearest of them for every row, and
  * the clusters that this gives (group.cuh). Sums of means are taken by a warp over 64 rows in a row of the order, whatever clusters
@@ -8,7 +8,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "cuda/assign.cuh"
-#include "cuda/group.cuh"
+#include "cuda/buckets.cuh"
 
 namespace
 {
@@ -25,6 +25,7 @@ static_assert(WARPS == XP_ASSIGN_WARPS, "one kernel does both");
 struct Scratch {
     unsigned *counter;
     xp_group_sort sort;
+    xp_buckets buckets;
     uint32_t *first;   /* [rows] first row of a seed */
     uint32_t *seed;    /* [rows] the seed that a cluster is, else NO_SEED */
     uint32_t *seeds;   /* how many */
@@ -32,6 +33,7 @@ struct Scratch {
 };
 
 struct Job {
+    const uint32_t *ids; /* NULL: the rows are clustered already */
     const int16_t *sketch;
     uint32_t rows;
     unsigned s, rounds;
@@ -227,6 +229,11 @@ __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM) refine_kernel(Job j, x
 {
     XP_SHARED(Shared, s);
     xp_grid_barrier all = {x.counter, 0};
+
+    if (j.ids) {
+        xp_group_ids(x.buckets, x.sort, s.group, all, j.ids, j.rows, c);
+        xp_grid_wait(all);
+    }
     const bool limited = j.most > 0 && j.most < *c.count;
     const unsigned rounds = j.rounds == 0 && limited ? 1 : j.rounds;
 
@@ -247,14 +254,16 @@ size_t partial_words(size_t rows, unsigned s)
 
 extern "C" size_t xp_cuda_refine_scratch(size_t rows, unsigned s)
 {
-    return (HEAD_WORDS + xp_group_sort_words(rows) + 2 * rows + partial_words(rows, s)) * sizeof(uint32_t);
+    return (HEAD_WORDS + xp_group_sort_words(rows) + xp_bucket_slots(rows) + 2 * rows + partial_words(rows, s)) * sizeof(uint32_t);
 }
 
-extern "C" int xp_cuda_refine(const struct xp_gpu *g, const int16_t *sketch, size_t rows, unsigned s, unsigned rounds, uint32_t most, void *scratch,
-                              uint32_t *of, uint32_t *start, uint32_t *order, uint32_t *count, int16_t *centroids)
+extern "C" int xp_cuda_refine(const struct xp_gpu *g, const uint32_t *ids, const int16_t *sketch, size_t rows, unsigned s, unsigned rounds, uint32_t most,
+                              void *scratch, uint32_t *of, uint32_t *start, uint32_t *order, uint32_t *count, int16_t *centroids)
 {
-    uint32_t *head = static_cast<uint32_t *>(scratch), *w = head + HEAD_WORDS, *first = w + xp_group_sort_words(rows);
-    const Scratch x = {head, xp_group_sort_at(w, rows), first, first + rows, head + HEAD_WORDS / 2, reinterpret_cast<int *>(first + 2 * rows)};
+    uint32_t *head = static_cast<uint32_t *>(scratch), *w = head + HEAD_WORDS, *table = w + xp_group_sort_words(rows);
+    uint32_t *first = table + xp_bucket_slots(rows);
+    const Scratch x = {head, xp_group_sort_at(w, rows), xp_buckets_at(table, rows), first, first + rows, head + HEAD_WORDS / 2,
+                       reinterpret_cast<int *>(first + 2 * rows)};
     const size_t tiles = xp_group_tiles(rows), wanted = xp_ceil_div(rows, WARPS * xp_assign_rows(s)), fill = (size_t)g->sms * BLOCKS_PER_SM;
     const size_t blocks = wanted < fill ? wanted : fill;
     const xp_shape shape = {dim3((unsigned)(blocks < tiles ? tiles : blocks)), dim3(THREADS), 0, true};
@@ -263,6 +272,6 @@ extern "C" int xp_cuda_refine(const struct xp_gpu *g, const int16_t *sketch, siz
         return 0;
     if (rows > XP_CUDA_GROUP_ROWS || s == 0 || s % 32 || s > XP_HASH_MAX_WIDTH)
         return 1; /* cudaErrorInvalidValue */
-    return xp_launch("refine", shape, g->stream, refine_kernel, Job{sketch, (uint32_t)rows, s, rounds, most, centroids},
+    return xp_launch("refine", shape, g->stream, refine_kernel, Job{ids, sketch, (uint32_t)rows, s, rounds, most, centroids},
                      xp_dev_clusters{of, start, order, count}, x);
 }

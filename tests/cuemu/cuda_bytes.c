@@ -18,6 +18,7 @@
 #define DIM 4096
 #define ROWS 384
 #define SKETCH 64
+#define ROUNDS 2
 #define EPS 0.05
 
 static void limit(struct check *c, const char *kernel, unsigned long least, double most)
@@ -71,10 +72,13 @@ static void want_all(struct wanted *w, const struct xp_kernels *plain, const str
     w->payload = malloc((size_t)ROWS * DIM * 2);
     w->at = malloc((ROWS + 1) * 8);
     w->back = malloc((size_t)ROWS * DIM * 2);
-    plain->hash(h, in, w->ids, NULL);
-    if (xp_clusters_init(&w->clusters, ROWS, 0))
+    int16_t *sketch = malloc(ROWS * SKETCH * sizeof(*sketch));
+    plain->hash(h, in, w->ids, sketch);
+    if (xp_clusters_init(&w->clusters, ROWS, SKETCH))
         exit(2);
     xp_clusters_group(&w->clusters, w->ids, ROWS);
+    xp_clusters_refine(&w->clusters, plain, sketch, SKETCH, ROUNDS, 0);
+    free(sketch);
     w->centroids = malloc(w->clusters.count * DIM * 4);
     plain->centroid(in, w->clusters.order, w->clusters.start, w->clusters.count, w->centroids);
     w->at[0] = 0;
@@ -137,7 +141,7 @@ static void compare_whole(struct check *c, const struct xp_gpu *all_sms, const s
     in.data = device_upload(data, (size_t)ROWS * DIM * 2);
     void *tables = device_upload(h.memory, xp_cuda_hasher_bytes(&h)), *ids = device_upload(NULL, ROWS * 4), *sketch = device_upload(NULL, ROWS * SKETCH * 2);
     xp_cuda_hasher(&h, tables, &dev_h);
-    void *scratch = zeroed(g, xp_cuda_group_scratch(ROWS)), *of = device_upload(NULL, ROWS * 4), *start = device_upload(NULL, (ROWS + 1) * 4);
+    void *scratch = zeroed(g, xp_cuda_refine_scratch(ROWS, SKETCH)), *means = device_upload(NULL, ROWS * SKETCH * 2), *of = device_upload(NULL, ROWS * 4), *start = device_upload(NULL, (ROWS + 1) * 4);
     void *order = device_upload(NULL, ROWS * 4), *count = device_upload(NULL, 4), *centroids = device_upload(NULL, (size_t)ROWS * DIM * 4);
     struct xp_quantiser q = {DIM, device_upload(coder->quantiser.signs, xp_sign_words(DIM) * 4)};
     float *dev_mean = device_upload(mean, DIM * 4);
@@ -150,7 +154,7 @@ static void compare_whole(struct check *c, const struct xp_gpu *all_sms, const s
 
     device_count_begin();
     check_launched(c, xp_cuda_hash(g, &dev_h, &in, ids, sketch), "hash");
-    check_launched(c, xp_cuda_group(g, ids, ROWS, scratch, of, start, order, count), "group");
+    check_launched(c, xp_cuda_refine(g, ids, sketch, ROWS, SKETCH, ROUNDS, 0, scratch, of, start, order, count, means), "refine");
     check_launched(c, xp_cuda_centroid(g, &in, order, start, count, ROWS, centroids), "centroid");
     check_launched(c, xp_cuda_row_encode(g, &dev_plan, &q, &in, &bases, slots, stride, formats, lengths, errors), "encode");
     check_launched(c, xp_cuda_pack(g, slots, stride, lengths, NULL, ROWS, places, at, payload), "pack");
@@ -161,7 +165,7 @@ static void compare_whole(struct check *c, const struct xp_gpu *all_sms, const s
         limit(c, "centroid", ROWS * (row + 4) + (K + 1) * 4 + K * DIM * 4, 1.1);
         limit(c, "encode", ROWS * (row + 9) + total, 1.1);
         limit(c, "pack", ROWS * (4 + 8) + 2 * total, 1.1);
-        printf("# %lu launches for hash, clusters, centroids, encode and pack (at most 5)\n", all.launches);
+        printf("# %lu launches for hash, clusters with their refinement, centroids, encode and pack (at most 5)\n", all.launches);
         c->failed += all.launches > 5;
     }
     check_device(c, w.ids, ids, ROWS * 4, 0, "ids");
@@ -181,7 +185,7 @@ static void compare_whole(struct check *c, const struct xp_gpu *all_sms, const s
     }
     check_device(c, w.back, out, ROWS * stride, 0, "decoded rows");
 
-    void *all[] = {(void *)(uintptr_t)in.data, tables, ids, sketch, scratch, of, start, order, count, centroids, q.signs, dev_mean, slots, formats, lengths,
+    void *all[] = {(void *)(uintptr_t)in.data, tables, ids, sketch, scratch, means, of, start, order, count, centroids, q.signs, dev_mean, slots, formats, lengths,
                    errors, places, at, payload, out};
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
         device_free(all[i]);
