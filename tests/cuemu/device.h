@@ -31,9 +31,10 @@ void device_schedule(unsigned number, uint64_t seed);
 /* Prints what was found since the last call as TAP comments; returns how much it was. On a GPU: errors of the runtime. */
 size_t device_findings(void);
 
-/* Launches of this kernel since the last call of device_count_begin, and the bytes of device memory that it read and wrote (emulator). */
+/* Launches of this kernel since the last call of device_count_begin, and the bytes of device memory that it read and wrote (emulator);
+ * once: each 32-byte sector once a launch. */
 struct device_count {
-    unsigned long launches, read, written;
+    unsigned long launches, read, written, read_once, written_once;
 };
 void device_count_begin(void);
 struct device_count device_count(const char *kernel);

@@ -70,7 +70,7 @@ struct device_count device_count(const char *kernel)
 {
     const cuemu::Count c = cuemu::count_of(kernel);
 
-    return {c.launches, c.read, c.written};
+    return {c.launches, c.read, c.written, c.read_once, c.written_once};
 }
 
 double device_time(const struct xp_gpu *, void (*run)(void *), void *arg)

@@ -45,9 +45,11 @@ struct Finding {
 const std::vector<Finding> &findings();
 void clear_findings();
 
-/* ---- what was counted: bytes of device memory that the threads of a kernel read and wrote ---- */
+/* ---- what was counted: bytes of device memory that the threads of a kernel read and wrote ----
+ * once: of 32-byte sectors, each counted once in a launch: what must come from memory where all that a launch touches stays in the
+ * second-level cache while the launch runs; a sector that is read after it was written does not count as read. */
 struct Count {
-    unsigned long launches, read, written;
+    unsigned long launches, read, written, read_once, written_once;
 };
 Count count_of(const char *kernel); /* since clear_counts; kernel NULL: all */
 void clear_counts();

@@ -48,11 +48,18 @@ struct Cell {
     Access write, reads[2];
 };
 
+constexpr size_t SECTOR = 32; /* what moves between memory and the second-level cache */
+
+struct Sector {
+    uint16_t read, written; /* the last launch that did */
+};
+
 struct Arena {
     const char *name;
     size_t size;
     char *base = nullptr;
     Cell *cells = nullptr;
+    Sector *sectors = nullptr; /* global memory */
     std::map<size_t, size_t> pieces; /* offset -> bytes */
 
     bool holds(const char *p) const { return (size_t)(p - base) < size; }
@@ -83,6 +90,7 @@ void open(Arena *a)
         return;
     a->base = static_cast<char *>(reserve(a->size));
     a->cells = static_cast<Cell *>(reserve(a->size * sizeof(Cell)));
+    a->sectors = static_cast<Sector *>(reserve(a->size / SECTOR * sizeof(Sector)));
 }
 
 void set_cells(Arena *a, size_t offset, size_t bytes, uint16_t launch)
@@ -281,6 +289,20 @@ void foreign_changed(const struct xp_cuemu_range *range, int born)
     foreign[last] = a;
 }
 
+/* All bytes, and those of the sectors that this launch touches for the first time. */
+void count_access(Arena *a, const char *p, size_t n, bool write)
+{
+    (write ? counting->written : counting->read) += n;
+    if (!a->sectors)
+        return;
+    Sector &s = a->sectors[(size_t)(p - a->base) / SECTOR];
+    if (write && s.written != launch_number)
+        counting->written_once += SECTOR;
+    if (!write && s.written != launch_number && s.read != launch_number)
+        counting->read_once += SECTOR;
+    (write ? s.written : s.read) = launch_number;
+}
+
 void check(const char *p, size_t n, bool write, bool atomic, uint32_t pc)
 {
     Fiber *f = runs_launch ? current : nullptr;
@@ -295,7 +317,7 @@ void check(const char *p, size_t n, bool write, bool atomic, uint32_t pc)
                                      source_line(pc).c_str(), place_of(f).c_str()));
     }
     if (a != &shared)
-        (write ? counting->written : counting->read) += n;
+        count_access(a, p, n, write);
     const Access me = {pc, f->block->number << 10 | f->number, launch_number, (uint16_t)f->barriers, (uint16_t)f->warp_clock,
                        (uint16_t)(f->fences & 0x7fff), atomic};
     if (atomic && write && a->cells[p - a->base].write.launch == UNWRITTEN)
@@ -429,6 +451,8 @@ Count count_of(const char *kernel)
             sum.launches += c.second.launches;
             sum.read += c.second.read;
             sum.written += c.second.written;
+            sum.read_once += c.second.read_once;
+            sum.written_once += c.second.written_once;
         }
     return sum;
 }
