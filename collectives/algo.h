@@ -49,6 +49,7 @@ struct xp_call {
     const size_t *recv_rows;
     uint32_t seq;            /* number of the call within the plan */
     void *stream;            /* rows in device memory: of the caller */
+    int grad_weights;        /* MoE: gradients of the gate weights follow the rows; equal on all ranks */
 };
 
 struct xp_algo_ops {

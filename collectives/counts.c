@@ -85,7 +85,7 @@ void xp_counts_send(struct xp_counts *k, int peer, const uint64_t *tail, size_t 
     xp_put32(p->out, COUNTS_MAGIC);
     xp_put32(p->out + 4, s->id);
     xp_put32(p->out + 8, k->call.seq);
-    xp_put32(p->out + 12, (uint32_t)words);
+    xp_put32(p->out + 12, (uint32_t)words | (uint32_t)k->call.grad_weights << 31);
     xp_put64(p->out + 16, s->config_hash);
     xp_put64(p->out + 24, k->call.send_rows[peer]);
     xp_put64(p->out + 32, k->call.recv_rows[peer]);
@@ -104,8 +104,9 @@ static xp_status read_header(struct xp_counts *k, int peer)
 {
     const struct xp_shape *s = k->shape;
     struct xp_counts_peer *p = &k->peers[peer];
+    uint32_t words = xp_get32(p->in + 12) & INT32_MAX;
     if (p->recv.len < XP_COUNTS_HEADER || xp_get32(p->in) != COUNTS_MAGIC ||
-        p->recv.len != XP_COUNTS_HEADER + 8 * (size_t)xp_get32(p->in + 12))
+        p->recv.len != XP_COUNTS_HEADER + 8 * (size_t)words)
         return xp_error(s->comm, XP_ERR_CORRUPT, "alltoallv: the header of rank %d is damaged", peer);
     if (xp_get32(p->in + 4) != s->id || xp_get32(p->in + 8) != k->call.seq)
         return xp_comm_revoke(s->comm, XP_ERR_MISMATCH, "alltoallv: rank %d is in call %u of plan %u, rank %d in call %u of plan %u", peer,
@@ -113,13 +114,17 @@ static xp_status read_header(struct xp_counts *k, int peer)
     if (xp_get64(p->in + 16) != s->config_hash)
         return xp_comm_revoke(s->comm, XP_ERR_MISMATCH, "alltoallv: ranks %d and %d have different settings for plan %u", peer,
                         s->comm->rank, s->id);
+    int wanted = (int)(xp_get32(p->in + 12) >> 31);
+    if (wanted != k->call.grad_weights)
+        return xp_comm_revoke(s->comm, XP_ERR_MISMATCH, "combine_backward: rank %d wants gradients of the weights, rank %d does not",
+                              wanted ? peer : s->comm->rank, wanted ? s->comm->rank : peer);
     p->sends = xp_get64(p->in + 24);
     p->expects = xp_get64(p->in + 32);
     k->sum_sent += xp_get64(p->in + 40);
     k->sum_expected += xp_get64(p->in + 48);
     xp_books_hear(s->books, peer, p->in + 56);
     p->tail = p->in + XP_COUNTS_HEADER;
-    p->tail_words = xp_get32(p->in + 12);
+    p->tail_words = words;
     p->state = XP_COUNTS_HERE;
     k->missing--;
     if (!xp_counts_agree(k, peer))

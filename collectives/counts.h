@@ -9,7 +9,7 @@
  *   0       4    magic "XPCT"
  *   4       4    plan id
  *   8       4    number of the call within the plan
- *   12      4    words of the tail
+ *   12      4    words of the tail; the highest bit: gradients of gate weights follow the rows (MoE)
  *   16      8    hash of the plan's settings
  *   24      8    rows this rank sends to the receiver of the header
  *   32      8    rows this rank expects of it

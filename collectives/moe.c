@@ -238,6 +238,7 @@ static void prepare_call(struct xp_moe *m, const struct xp_moe_step *s)
         else
             xp_rows_leave(m, m->map, s->hop, s->hop > 0 ? received(m, s->hop - 1) : m->folded ? m->virtual_rows : m->op.in);
         *c = (struct xp_call){m->out, p->rows_to, received(m, s->hop), p->rows_from, 0};
+        c->grad_weights = m->op.scalars && !m->folded; /* folded steps find them at home */
         break;
     case XP_STEP_BACK:
         xp_units_leave(m, m->map, s->hop, back, weighted(m));

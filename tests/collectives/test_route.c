@@ -298,6 +298,42 @@ Test(route, plans_that_differ_or_make_no_sense_are_refused_everywhere)
     run(&w, plan_fault_body, NULL, "plans");
 }
 
+/* Rank 1 alone gives no rows. */
+static void weights_body(xp_comm *comm, int rank, void *arg, char *why)
+{
+    struct layer l = {.tokens = 6, .dim = 8, .experts = 4, .topk = 2, .dtype = XP_F32, .mode = XP_MODE_EXACT, .algo = arg};
+    struct layer_step s;
+    xp_plan_desc d;
+    xp_moe_desc m;
+    xp_plan *plan;
+    xp_routing *r;
+    float weights[12];
+    layer_step_make(&s, &l, xp_comm_size(comm), rank, 0);
+    layer_plan(&l, xp_comm_size(comm), &d, &m);
+    if (xp_plan_create(&plan, comm, &d) != XP_OK || layer_route(&s, plan, &r) != XP_OK || xp_comm_barrier(comm) != XP_OK) {
+        snprintf(why, WORLD_TEXT, "%.300s", xp_comm_last_error(comm));
+        return;
+    }
+    size_t rows = xp_routing_rows(r);
+    float *out = calloc(rows + 1, 32), *grad = calloc(rows + 1, 32);
+    xp_status st = xp_combine_backward(plan, r, s.grad_y, rank == 1 ? NULL : out, grad, rank == 1 ? NULL : weights, NULL);
+    CHECK(st == XP_ERR_MISMATCH && strstr(xp_comm_last_error(comm), "rank 1 does not"), "%s: %.300s", xp_status_string(st),
+          xp_comm_last_error(comm));
+    xp_routing_destroy(r);
+    xp_plan_destroy(plan);
+    free(out);
+    free(grad);
+    layer_step_free(&s);
+}
+
+Test(route, gradients_of_weights_are_wanted_by_all_or_none)
+{
+    static const struct world w = {{2, 1}, .allow = {"combine_backward: "}};
+    run(&w, weights_body, (void *)"flat", "flat");
+    run(&w, weights_body, (void *)"hier", "hier");
+    run(&w, weights_body, (void *)"leader", "leader");
+}
+
 /* Errors of one rank that no other rank hears of, because nothing has begun. */
 static void misuse_body(xp_comm *comm, int rank, void *arg, char *why)
 {

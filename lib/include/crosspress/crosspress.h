@@ -508,8 +508,8 @@ XP_API xp_status xp_combine(xp_plan *plan, xp_routing *routing, const void *rows
 /*
  * Backward of xp_combine: gradients of the expert results and of the gate weights. Collective.
  *   grad_y       [tokens][dim] dL/dy.
- *   rows         [xp_routing_rows][dim] as given to xp_combine; NULL: no gradients of the weights. On all ranks or none: where some
- *                are wanted, a rank with neither rows nor tokens passes a grad_weight that is not NULL.
+ *   rows         [xp_routing_rows][dim] as given to xp_combine; NULL: no gradients of the weights. On all ranks or none (else
+ *                XP_ERR_MISMATCH): a rank with neither rows nor tokens tells by a grad_weight that is not NULL.
  *   grad_rows    [xp_routing_rows][dim] out, expert layout: weight * grad_y (folded: the sums G_j).
  *   grad_weight  [tokens][topk] out: dL/dweight, 0 where there is no expert; NULL together with rows.
  * Returns as xp_dispatch.
