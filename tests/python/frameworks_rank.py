@@ -1,6 +1,6 @@
 """frameworks_rank.py - one rank of test_frameworks.py: other people's dispatchers over our backend, compared with gloo bit for bit
 
-usage: frameworks_rank.py megatron|deepspeed
+usage: frameworks_rank.py megatron|deepspeed|tutel
 
 SPDX-License-Identifier: Apache-2.0
 """
@@ -74,6 +74,18 @@ def deepspeed(group, alone):
     y.square().sum().backward()
     assert y.abs().sum() > 0
     return y.detach(), x.grad, weight.grad
+
+
+def tutel(group, alone):
+    from tutel import moe
+    layer = moe.moe_layer(gate_type={'type': 'top', 'k': 2, 'capacity_factor': 0}, model_dim=DIM, group=group, seeds=(3, dist.get_rank(), 3),
+                          experts={'type': 'ffn', 'num_experts_per_device': EXPERTS // dist.get_world_size(), 'hidden_size_per_expert': DIM,
+                                   'activation_fn': torch.relu})
+    x = torch.randn(1, TOKENS, DIM, generator=torch.Generator().manual_seed(dist.get_rank()), requires_grad=True)
+    y = layer(x)
+    y.square().sum().backward()
+    assert y.abs().sum() > 0
+    return y.detach(), x.grad, *(p.grad for p in layer.parameters())
 
 
 class Experts(torch.nn.Module):

@@ -1,4 +1,4 @@
-"""test_frameworks.py - dispatchers of Megatron-Core and DeepSpeed, unchanged, over the backend "crosspress"
+"""test_frameworks.py - dispatchers of Megatron-Core, DeepSpeed and Tutel, unchanged, over the backend "crosspress"
 
 SPDX-License-Identifier: Apache-2.0
 """
@@ -30,3 +30,7 @@ class Frameworks(unittest.TestCase):
     @missing('deepspeed')
     def test_deepspeed(self):
         self.check('deepspeed')
+
+    @missing('tutel')
+    def test_tutel(self):
+        self.check('tutel')
