@@ -9,87 +9,84 @@
 #include <string.h>
 
 #include "collectives/moe.h"
-#include "collectives/rowmath.h"
 
-/* acc = sum over entries [begin, end) of weight * their row in `from`, columns at .. at + n - 1. */
-static void sum_entries(float *acc, const struct xp_moe *m, const struct xp_map_level *v, size_t begin, size_t end, const char *from,
-                        int weighted, size_t at, size_t n)
+#define LINE 64 /* of a cache */
+
+/* Rows of experts lie anywhere: they are asked for a row ahead. */
+static void fetch(const void *row, size_t bytes)
 {
-    memset(acc, 0, n * sizeof *acc);
-    for (size_t i = begin; i < end; i++)
-        xp_row_add(acc, from + v->unit[i] * m->shape.row_bytes, m->shape.dtype, at, n, weighted ? v->entry[i].weight : 1);
+    for (size_t i = 0; i < bytes; i += LINE)
+        __builtin_prefetch((const char *)row + i);
+}
+
+/* The sum over the entries of a unit of weight * their row. */
+static void leave_sum(struct xp_moe *m, const struct xp_map_level *v, struct xp_span unit, const char *from, int weighted, void *out)
+{
+    size_t n = 0;
+    for (size_t i = unit.begin; i < unit.end; i++)
+        m->term[n++] = (struct xp_sum_term){from + v->unit[i] * m->shape.row_bytes, weighted ? v->entry[i].weight : 1, i + 1 == unit.end};
+    m->kernels.row_sum(m->term, n, m->shape.dtype, m->shape.dim, out);
 }
 
 void xp_units_leave(struct xp_moe *m, const struct xp_map *map, int hop, const void *from, int weighted)
 {
     const struct xp_map_level *v = &map->level[hop + 1];
     const struct xp_map_hop *p = &map->hop[hop];
-    size_t bytes = m->shape.row_bytes, dim = m->shape.dim;
-    float acc[XP_ROW_BLOCK];
+    size_t bytes = m->shape.row_bytes;
     for (size_t u = 0; u < p->units_in; u++) {
-        size_t begin = p->first[u], end = p->first[u + 1];
+        const struct xp_span unit = p->unit[u];
         char *out = m->out + u * bytes;
-        if (!map->sum || hop != m->slow_hop || !xp_entry_is_far(m, map, &v->entry[begin])) {
-            memcpy(out, (const char *)from + v->unit[begin] * bytes, bytes);
+        for (size_t i = unit.end; u + 1 < p->units_in && i < p->unit[u + 1].end; i++)
+            fetch((const char *)from + v->unit[i] * bytes, bytes);
+        if (map->sum && hop == m->slow_hop && xp_entry_is_far(m, map, &v->entry[unit.begin]))
+            leave_sum(m, v, unit, from, weighted, out);
+        else
+            memcpy(out, (const char *)from + v->unit[unit.begin] * bytes, bytes);
+    }
+}
+
+/* What comes home for an entry. */
+static const char *home_row(const struct xp_moe *m, const struct xp_map *map, size_t i, const void *from, const void *own)
+{
+    const struct xp_map_level *v = &map->level[0];
+    return (const char *)(xp_entry_stays(m, map, &v->entry[i]) ? own : from) + v->unit[i] * m->shape.row_bytes;
+}
+
+/* The terms of a token's row: what far nodes summed is a part for itself, and so are the rows of the own node together; where nothing is
+ * summed all rows make one part. */
+static size_t list_terms(struct xp_moe *m, const struct xp_map *map, struct xp_span token, const void *from, const void *own, int weighted)
+{
+    const struct xp_map_level *v = &map->level[0];
+    size_t n = 0;
+    for (size_t i = token.begin; i < token.end; i++) {
+        const struct xp_entry *e = &v->entry[i], *next = i + 1 < token.end ? e + 1 : NULL;
+        const int summed = map->sum && xp_entry_is_far(m, map, e);
+        const char *row = home_row(m, map, i, from, own);
+        if (summed && n && m->term[n - 1].row == row) /* of the unit before */
             continue;
-        }
-        for (size_t at = 0; at < dim; at += XP_ROW_BLOCK) {
-            size_t n = dim - at < XP_ROW_BLOCK ? dim - at : XP_ROW_BLOCK;
-            sum_entries(acc, m, v, begin, end, from, weighted, at, n);
-            xp_row_store(out, m->shape.dtype, at, n, acc);
-        }
+        m->term[n++] = (struct xp_sum_term){row, weighted && !summed ? e->weight : 1, summed || !next || (map->sum && xp_entry_is_far(m, map, next))};
     }
+    return n;
 }
 
-/* The entries of one token at home whose rows or sums are added in one go: those of one node where sums travel, else all. */
-static size_t part_end(const struct xp_moe *m, const struct xp_map *map, size_t begin, size_t end)
+static struct xp_span entries_of(const struct xp_map_level *v, size_t begin, size_t token)
 {
-    const struct xp_map_level *v = &map->level[0];
-    const int *node_of = m->shape.comm->node_of;
-    if (!map->sum)
-        return end;
-    int node = node_of[map->rank_of[v->entry[begin].expert]];
-    size_t i = begin + 1;
-    while (i < end && node_of[map->rank_of[v->entry[i].expert]] == node)
-        i++;
-    return i;
+    size_t end = begin;
+    while (end < v->entries && v->entry[end].token == token)
+        end++;
+    return (struct xp_span){(uint32_t)begin, (uint32_t)end};
 }
 
-static void add_token(float *acc, float *part, struct xp_moe *m, const struct xp_map *map, size_t begin, size_t end, const char *from,
-                      int weighted, size_t at, size_t n)
+void xp_units_home(struct xp_moe *m, const struct xp_map *map, const void *from, const void *own, int weighted, void *y)
 {
     const struct xp_map_level *v = &map->level[0];
-    memset(acc, 0, n * sizeof *acc);
-    for (size_t i = begin; i < end;) {
-        size_t stop = part_end(m, map, i, end);
-        if (map->sum && xp_entry_is_far(m, map, &v->entry[i])) {
-            /* Several units only in flat: one for every rank of the node. */
-            for (size_t k = i; k < stop; k++)
-                if (k == i || v->unit[k] != v->unit[k - 1])
-                    xp_row_add(acc, from + v->unit[k] * m->shape.row_bytes, m->shape.dtype, at, n, 1);
-        } else {
-            sum_entries(part, m, v, i, stop, from, weighted, at, n);
-            for (size_t k = 0; k < n; k++)
-                acc[k] += part[k];
-        }
-        i = stop;
-    }
-}
-
-void xp_units_home(struct xp_moe *m, const struct xp_map *map, const void *from, int weighted, void *y)
-{
-    const struct xp_map_level *v = &map->level[0];
-    float acc[XP_ROW_BLOCK], part[XP_ROW_BLOCK];
-    size_t begin = 0;
+    struct xp_span token = entries_of(v, 0, 0);
     for (size_t t = 0; t < map->tokens; t++) {
-        size_t end = begin;
-        while (end < v->entries && v->entry[end].token == t)
-            end++;
-        for (size_t at = 0; at < m->shape.dim; at += XP_ROW_BLOCK) {
-            size_t n = m->shape.dim - at < XP_ROW_BLOCK ? m->shape.dim - at : XP_ROW_BLOCK;
-            add_token(acc, part, m, map, begin, end, from, weighted, at, n);
-            xp_row_store((char *)y + t * m->shape.row_bytes, m->shape.dtype, at, n, acc);
-        }
-        begin = end;
+        const struct xp_span next = entries_of(v, token.end, t + 1);
+        for (size_t i = next.begin; i < next.end; i++)
+            fetch(home_row(m, map, i, from, own), m->shape.row_bytes);
+        const size_t n = list_terms(m, map, token, from, own, weighted);
+        m->kernels.row_sum(m->term, n, m->shape.dtype, m->shape.dim, (char *)y + t * m->shape.row_bytes);
+        token = next;
     }
 }

@@ -16,12 +16,19 @@ void xp_rows_leave(struct xp_moe *m, const struct xp_map *map, int hop, const vo
         memcpy(m->out + i * bytes, (const char *)from + p->gather[i] * bytes, bytes);
 }
 
-void xp_rows_arrive(struct xp_moe *m, const struct xp_map *map, const void *from, void *rows)
+/* The row of an entry that has come. */
+static const char *row_of(const struct xp_moe *m, const struct xp_map *map, size_t i, const void *from, const void *own)
+{
+    const struct xp_map_level *v = &map->level[m->hops];
+    return (const char *)(xp_entry_stays(m, map, &v->entry[i]) ? own : from) + v->row[i] * m->shape.row_bytes;
+}
+
+void xp_rows_arrive(struct xp_moe *m, const struct xp_map *map, const void *from, const void *own, void *rows)
 {
     const struct xp_map_level *v = &map->level[m->hops];
     size_t bytes = m->shape.row_bytes;
     for (size_t i = 0; i < v->entries; i++)
-        memcpy((char *)rows + v->unit[i] * bytes, (const char *)from + v->row[i] * bytes, bytes);
+        memcpy((char *)rows + v->unit[i] * bytes, row_of(m, map, i, from, own), bytes);
 }
 
 static void scale_row(void *out, const void *in, xp_dtype t, size_t dim, float w)
@@ -37,12 +44,13 @@ static void scale_row(void *out, const void *in, xp_dtype t, size_t dim, float w
 }
 
 /* Gradients of the expert results: weight * grad_y; with the expert's rows also <grad_y, row>, in the order of the entries. */
-void xp_rows_arrive_grad(struct xp_moe *m, const struct xp_map *map, const void *from, const void *expert_rows, void *grad_rows)
+void xp_rows_arrive_grad(struct xp_moe *m, const struct xp_map *map, const void *from, const void *own, const void *expert_rows,
+                         void *grad_rows)
 {
     const struct xp_map_level *v = &map->level[m->hops];
     const struct xp_moe_shape *s = &m->shape;
     for (size_t i = 0; i < v->entries; i++) {
-        const char *grad = (const char *)from + v->row[i] * s->row_bytes;
+        const char *grad = row_of(m, map, i, from, own);
         size_t at = v->unit[i] * s->row_bytes;
         if (expert_rows)
             m->dots[v->unit[i]] = xp_row_dot(grad, (const char *)expert_rows + at, s->dtype, s->dim);

@@ -43,6 +43,7 @@ static int allocate(struct xp_moe *m)
     bad |= !(m->ones = malloc(n * sizeof *m->ones));
     bad |= !(m->sort = malloc(rows * sizeof *m->sort));
     bad |= !(m->sort2 = malloc(rows * sizeof *m->sort2));
+    bad |= !(m->term = malloc(((size_t)m->shape.max_topk + 1) * sizeof *m->term));
     bad |= !(m->bucket = malloc(((n > experts ? n : experts) + 1) * sizeof *m->bucket));
     return bad ? -1 : 0;
 }
@@ -55,6 +56,8 @@ xp_status xp_moe_create(struct xp_moe **out, const struct xp_moe_shape *shape, c
     if (!m)
         return XP_ERR_NO_MEMORY;
     m->shape = *shape;
+    int isa = xp_isa_parse(shape->comm->params.isa[0] ? shape->comm->params.isa : NULL);
+    xp_kernels_init(&m->kernels, isa < 0 ? XP_ISA_C : (enum xp_isa)isa);
     m->hops = xp_path_hops(shape->path);
     m->slow_hop = xp_path_slow_hop(shape->path);
     m->hello_bytes = xp_moe_hello_bytes(shape->comm);
@@ -115,6 +118,7 @@ void xp_moe_destroy(struct xp_moe *m)
     free(m->sort);
     free(m->sort2);
     free(m->bucket);
+    free(m->term);
     free(m);
 }
 
@@ -212,6 +216,14 @@ static char *received(struct xp_moe *m, int hop)
     return m->in[hop & 1];
 }
 
+/* What the first hop outward takes from: rows that stay are found there. */
+static const void *first_rows(const struct xp_moe *m)
+{
+    if (!m->folded)
+        return m->op.in;
+    return m->op.kind == XP_MOE_DISPATCH ? xp_fold_seen(m->op.routing->fold) : m->virtual_rows;
+}
+
 static int weighted(const struct xp_moe *m)
 {
     return m->op.kind == XP_MOE_COMBINE;
@@ -236,7 +248,7 @@ static void prepare_call(struct xp_moe *m, const struct xp_moe_step *s)
         if (s->hop == 0 && m->folded && m->op.kind == XP_MOE_DISPATCH)
             xp_folded_leave(m, m->op.routing);
         else
-            xp_rows_leave(m, m->map, s->hop, s->hop > 0 ? received(m, s->hop - 1) : m->folded ? m->virtual_rows : m->op.in);
+            xp_rows_leave(m, m->map, s->hop, s->hop > 0 ? received(m, s->hop - 1) : first_rows(m));
         *c = (struct xp_call){m->out, p->rows_to, received(m, s->hop), p->rows_from, 0};
         c->grad_weights = m->op.scalars && !m->folded; /* folded steps find them at home */
         break;
@@ -264,11 +276,11 @@ static void local_work(struct xp_moe *m, const struct xp_moe_step *s)
     else if (s->kind == XP_STEP_HOME && m->folded)
         xp_folded_home(m, op->routing, received(m, 0), op);
     else if (s->kind == XP_STEP_ARRIVE && op->kind == XP_MOE_COMBINE_BACKWARD && !m->folded)
-        xp_rows_arrive_grad(m, m->map, received(m, m->hops - 1), op->second, op->out);
+        xp_rows_arrive_grad(m, m->map, received(m, m->hops - 1), first_rows(m), op->second, op->out);
     else if (s->kind == XP_STEP_ARRIVE)
-        xp_rows_arrive(m, m->map, received(m, m->hops - 1), op->out);
+        xp_rows_arrive(m, m->map, received(m, m->hops - 1), first_rows(m), op->out);
     else if (s->kind == XP_STEP_HOME)
-        xp_units_home(m, m->map, received(m, 0), weighted(m), op->out);
+        xp_units_home(m, m->map, received(m, 0), op->in, weighted(m), op->out);
     else if (s->kind == XP_STEP_SCALARS_HOME)
         xp_scalars_home(m, op->routing, (const float *)(const void *)received(m, 0), op->grad_weight);
 }

@@ -20,6 +20,7 @@
 
 #include "collectives/algo.h"
 #include "collectives/folded.h"
+#include "hash/kernels.h"
 
 #define XP_MOE_HOPS 3
 #define XP_MOE_RECORD 16 /* bytes of an entry in a message */
@@ -43,10 +44,15 @@ struct xp_map_level {
     uint32_t *back; /* the same when every entry comes back for itself */
 };
 
+/* Entries begin .. end - 1 of a level. */
+struct xp_span {
+    uint32_t begin, end;
+};
+
 struct xp_map_hop {
     size_t rows_out, units_in;
     uint32_t *gather;                  /* [rows_out] rows to send, in the buffer of the level before */
-    uint32_t *first;                   /* [units_in + 1] first entry, at the level behind, of every unit to send back */
+    struct xp_span *unit;              /* [units_in] entries, at the level behind, of every unit to send back */
     size_t *rows_to, *rows_from;       /* [size] dispatch */
     size_t *units_to, *units_from;     /* [size] combine: the way back */
     size_t *entries_to, *entries_from; /* [size] records one way, scalars the other */
@@ -56,6 +62,7 @@ struct xp_map {
     struct xp_map_level level[XP_MOE_HOPS + 1];
     struct xp_map_hop hop[XP_MOE_HOPS];
     int sum;             /* units of far nodes are sums */
+    int direct;          /* one hop: rows and units of this rank for itself stay where they are; row and unit say where that is */
     int virtual_tokens;  /* as many as a rank has slots */
     size_t tokens;
     size_t *sends, *gets; /* [size] entries from here for every rank, from every rank for here */
@@ -154,6 +161,8 @@ struct xp_moe {
     size_t hello_bytes;
     size_t *ones;                       /* [size] counts of hellos */
     uint32_t *sort, *sort2, *bucket;    /* [cap_most] twice, [max(size, experts) + 1] */
+    struct xp_kernels kernels;
+    struct xp_sum_term *term;           /* [max_topk] */
     /* the operation under way */
     struct xp_moe_op op;
     struct xp_moe_step step[24];
@@ -170,6 +179,12 @@ static inline int xp_entry_is_far(const struct xp_moe *m, const struct xp_map *m
 {
     const int *node_of = m->shape.comm->node_of;
     return node_of[e->source] != node_of[map->rank_of[e->expert]];
+}
+
+/* Whether an entry, at home or at its expert, needs no hop. */
+static inline int xp_entry_stays(const struct xp_moe *m, const struct xp_map *map, const struct xp_entry *e)
+{
+    return map->direct && e->source == m->shape.comm->rank && map->rank_of[e->expert] == e->source;
 }
 
 /* moe.c: the state machine. ops is the table that an outer plan drives. */
@@ -212,16 +227,17 @@ xp_status xp_map_enter(struct xp_moe *m, struct xp_map *map, int hop);
 /* Expert layout, when the last hop is done. */
 void xp_map_layout(struct xp_moe *m, struct xp_map *map);
 
-/* dispatch.c: rows outward */
+/* dispatch.c: rows outward. from: what the last hop brought; own: what the first one took from. */
 void xp_rows_leave(struct xp_moe *m, const struct xp_map *map, int hop, const void *from);
-void xp_rows_arrive(struct xp_moe *m, const struct xp_map *map, const void *from, void *rows);
-void xp_rows_arrive_grad(struct xp_moe *m, const struct xp_map *map, const void *from, const void *expert_rows, void *grad_rows);
+void xp_rows_arrive(struct xp_moe *m, const struct xp_map *map, const void *from, const void *own, void *rows);
+void xp_rows_arrive_grad(struct xp_moe *m, const struct xp_map *map, const void *from, const void *own, const void *expert_rows,
+                         void *grad_rows);
 void xp_scalars_leave(struct xp_moe *m, const struct xp_map *map, int hop, const float *from);
 void xp_scalars_home(struct xp_moe *m, const struct xp_routing *r, const float *from, float *grad_weight);
 
-/* combine.c: rows back. weighted 0: all weights are 1. */
+/* combine.c: rows back. weighted 0: all weights are 1. from, own: as for dispatch, the other way. */
 void xp_units_leave(struct xp_moe *m, const struct xp_map *map, int hop, const void *from, int weighted);
-void xp_units_home(struct xp_moe *m, const struct xp_map *map, const void *from, int weighted, void *y);
+void xp_units_home(struct xp_moe *m, const struct xp_map *map, const void *from, const void *own, int weighted, void *y);
 
 /* moe_folded.c: virtual tokens in the place of tokens */
 /* After the hellos of xp_route: whether the step is folded. Equal on all ranks. */

@@ -106,7 +106,7 @@ void xp_folded_home(struct xp_moe *m, struct xp_routing *r, const void *from, co
     size_t bytes = m->shape.row_bytes;
     char *rows = op->kind == XP_MOE_COMBINE ? xp_fold_results(r->fold) : m->virtual_rows;
     for (size_t i = 0; i < v->entries; i++)
-        memcpy(rows + i * bytes, (const char *)from + v->unit[i] * bytes, bytes);
+        memcpy(rows + i * bytes, (const char *)(xp_entry_stays(m, &r->virtual_map, &v->entry[i]) ? op->in : from) + v->unit[i] * bytes, bytes);
     if (op->kind == XP_MOE_COMBINE)
         xp_fold_combine(r->fold, r->x, rows, op->out);
     else

@@ -45,7 +45,7 @@ static void map_free(struct xp_map *map)
     }
     for (int h = 0; h < XP_MOE_HOPS; h++) {
         free(map->hop[h].gather);
-        free(map->hop[h].first);
+        free(map->hop[h].unit);
         free(map->hop[h].rows_to);
     }
     free(map->sends);
@@ -62,18 +62,19 @@ static int map_create(const struct xp_moe *m, struct xp_map *map, int sum)
     int bad = 0;
     memset(map, 0, sizeof *map);
     map->sum = sum;
+    map->direct = m->hops == 1;
     for (int l = 0; l <= m->hops; l++) {
         struct xp_map_level *v = &map->level[l];
         bad |= !(v->entry = malloc((m->cap[l] + 1) * sizeof *v->entry));
         bad |= !(v->row = malloc((m->cap[l] + 1) * sizeof *v->row));
         bad |= !(v->back = malloc((m->cap[l] + 1) * sizeof *v->back));
-        v->unit = sum ? malloc((m->cap[l] + 1) * sizeof *v->unit) : v->back;
+        v->unit = sum || map->direct ? malloc((m->cap[l] + 1) * sizeof *v->unit) : v->back;
         bad |= !v->unit;
     }
     for (int h = 0; h < m->hops; h++) {
         struct xp_map_hop *p = &map->hop[h];
         bad |= !(p->gather = malloc((m->cap[h] + 1) * sizeof *p->gather));
-        bad |= !(p->first = malloc((m->cap[h + 1] + 1) * sizeof *p->first));
+        bad |= !(p->unit = malloc((m->cap[h + 1] + 1) * sizeof *p->unit));
         bad |= !(p->rows_to = calloc(6 * n, sizeof *p->rows_to));
         p->rows_from = p->rows_to + n;
         p->units_to = p->rows_to + 2 * n;
@@ -446,11 +447,12 @@ void xp_map_leave(struct xp_moe *m, struct xp_map *map, int hop)
         for (size_t end = at + p->entries_to[to]; at < end; at++) {
             uint32_t i = m->sort[at];
             const struct xp_entry *e = &v->entry[i];
-            if (!before || begins_row(m, e, before))
+            const int stays = xp_entry_stays(m, map, e);
+            if (!stays && (!before || begins_row(m, e, before)))
                 p->gather[rows++] = v->row[i];
-            if (!before || begins_unit(m, map, hop, e, before))
+            if (!stays && (!before || begins_unit(m, map, hop, e, before)))
                 units++;
-            v->unit[i] = (uint32_t)(units - 1);
+            v->unit[i] = (uint32_t)(units - 1); /* of one that stays: xp_map_layout */
             v->back[i] = (uint32_t)at; /* the same array as unit where nothing is summed: then units are entries */
             put_record(m->records_out + at * XP_MOE_RECORD, e);
             before = e;
@@ -485,15 +487,19 @@ xp_status xp_map_enter(struct xp_moe *m, struct xp_map *map, int hop)
             *e = get_record(m->records_in + at * XP_MOE_RECORD);
             if (!belongs(m, map, hop, from, e))
                 return xp_error(m->shape.comm, XP_ERR_CORRUPT, "route: rank %d sent a record that does not belong here", from);
+            if (xp_entry_stays(m, map, e)) {
+                v->row[at] = e->token;
+                continue;
+            }
             rows += at == begin || begins_row(m, e, e - 1);
             v->row[at] = (uint32_t)(rows - 1);
             if (at == begin || begins_unit(m, map, hop, e, e - 1))
-                p->first[units++] = (uint32_t)at;
+                p->unit[units++].begin = (uint32_t)at;
+            p->unit[units - 1].end = (uint32_t)at + 1;
         }
         p->rows_from[from] = rows - rows_before;
         p->units_to[from] = units - units_before;
     }
-    p->first[units] = (uint32_t)at;
     p->units_in = units;
     v->entries = at;
     return XP_OK;
@@ -531,6 +537,19 @@ void xp_map_no_rows(struct xp_moe *m, struct xp_map *map)
     map->rows = rows;
 }
 
+/* Entries that stay stand in the same order here, as at their experts, as they do at home. */
+static void join_ends(const struct xp_moe *m, struct xp_map *map)
+{
+    struct xp_map_level *home = &map->level[0];
+    const struct xp_map_level *here = &map->level[1];
+    size_t at = 0;
+    for (int i = 0; i < m->shape.comm->rank; i++)
+        at += map->hop[0].entries_from[i];
+    for (size_t i = 0; i < home->entries; i++)
+        if (xp_entry_stays(m, map, &home->entry[i]))
+            home->unit[i] = here->unit[at++];
+}
+
 /* Sorted by source, then stably by expert. Tokens of one source come in order, because its entries for one rank share one way. */
 void xp_map_layout(struct xp_moe *m, struct xp_map *map)
 {
@@ -548,4 +567,6 @@ void xp_map_layout(struct xp_moe *m, struct xp_map *map)
         uint32_t i = m->sort[k];
         v->unit[i] = v->back[i] = m->bucket[v->entry[i].expert]++;
     }
+    if (map->direct)
+        join_ends(m, map);
 }

@@ -10,17 +10,6 @@
 
 #define XP_ROW_BLOCK 1024 /* columns summed at once: they stay in the first-level cache */
 
-/* xp_f16_to_f32 without branches, so that loops over it become vector code: a denormal is (2^-14 + value) - 2^-14. */
-static inline float xp_row_f16(const void *row, size_t i)
-{
-    uint16_t v;
-    memcpy(&v, (const char *)row + 2 * i, sizeof v);
-    const uint32_t sign = (uint32_t)(v & 0x8000) << 16, exponent = v & 0x7c00, mantissa = v & 0x3ff;
-    const uint32_t tiny = exponent == 0, huge = exponent == 0x7c00, quiet = (huge & (mantissa != 0)) << 22;
-    const uint32_t whole = ((uint32_t)(v & 0x7fff) << 13 | quiet) + ((112 + tiny + 112 * huge) << 23), less = (113 * tiny) << 23;
-    return xp_f32_from_bits(sign | xp_f32_bits(xp_f32_from_bits(whole) - xp_f32_from_bits(less)));
-}
-
 /* acc[i] += w * row[at + i] */
 static inline void xp_row_add(float *restrict acc, const void *row, xp_dtype t, size_t at, size_t n, float w)
 {
@@ -29,7 +18,7 @@ static inline void xp_row_add(float *restrict acc, const void *row, xp_dtype t, 
             acc[i] += w * xp_load_f32(row, XP_BF16, at + i);
     } else if (t == XP_F16) {
         for (size_t i = 0; i < n; i++)
-            acc[i] += w * xp_row_f16(row, at + i);
+            acc[i] += w * xp_f16_to_f32_straight(row, at + i);
     } else {
         for (size_t i = 0; i < n; i++)
             acc[i] += w * xp_load_f32(row, XP_F32, at + i);

@@ -41,6 +41,18 @@ static inline float xp_f16_to_f32(uint16_t v)
     return xp_f32_from_bits(sign | (exponent + 112) << 23 | mantissa << 13);
 }
 
+/* Value i of a row, without branches, so that loops over it become vector code: a denormal is (2^-14 + value) - 2^-14. */
+static inline float xp_f16_to_f32_straight(const void *row, size_t i)
+{
+    uint16_t v;
+    memcpy(&v, (const char *)row + 2 * i, sizeof(v));
+    const uint32_t sign = (uint32_t)(v & 0x8000) << 16, exponent = v & 0x7c00, mantissa = v & 0x3ff;
+    const uint32_t tiny = exponent == 0, huge = exponent == 0x7c00, quiet = (huge & (mantissa != 0)) << 22;
+    const uint32_t whole = ((uint32_t)(v & 0x7fff) << 13 | quiet) + ((112 + tiny + 112 * huge) << 23), less = (113 * tiny) << 23;
+
+    return xp_f32_from_bits(sign | xp_f32_bits(xp_f32_from_bits(whole) - xp_f32_from_bits(less)));
+}
+
 /* Value i of a row of any float type, at any alignment. */
 static inline float xp_load_f32(const void *row, xp_dtype t, size_t i)
 {

@@ -18,6 +18,7 @@ static void fill_c(struct xp_kernels *k)
     k->mean_add = xp_mean_add_c;
     k->centroid = xp_centroid_c;
     k->fold_sum = xp_fold_sum_c;
+    k->row_sum = xp_row_sum_c;
     k->hash = xp_hash_c;
     k->assign = xp_assign_c;
     k->quantise = xp_quantise_c;
@@ -52,6 +53,7 @@ static void fill_avx2(struct xp_kernels *k)
     k->fht_i32 = xp_fht_i32_avx2;
     k->hash = xp_hash_avx2;
     k->fold_sum = xp_fold_sum_avx2;
+    k->row_sum = xp_row_sum_avx2;
     k->assign = xp_assign_avx2;
     k->energy = xp_energy_avx2;
     k->distance = xp_distance_avx2;

@@ -55,6 +55,17 @@ struct xp_fold_term {
  * Any alignment of rows. Exact, but for which NaN. */
 typedef void (*xp_fold_sum_fn)(const struct xp_fold_term *terms, size_t n, float scale, const void *x, xp_dtype t, size_t dim, void *row);
 
+/* A row in a sum of rows. ends_part: the terms since the last that did make a part, which is summed for itself. */
+struct xp_sum_term {
+    const void *row;
+    float weight;
+    int ends_part; /* of the last term: always */
+};
+
+/* row_sum: row[i] = round_to_type(sum of the parts), each the sum of weight * row[i] of its terms; all in order, from 0 on, in f32.
+ * Any alignment of rows. Exact, but for which NaN. */
+typedef void (*xp_row_sum_fn)(const struct xp_sum_term *terms, size_t n, xp_dtype t, size_t dim, void *row);
+
 /* ---- Hadamard ----------------------------------------------------------------------------------------------- */
 
 /* fht_i16 / fht_i32: in place x <- H x, H the 2^log2n Hadamard matrix in natural order, unnormalised, wrapping
@@ -245,6 +256,7 @@ struct xp_kernels {
     xp_mean_add_fn mean_add;
     xp_centroid_fn centroid;
     xp_fold_sum_fn fold_sum;
+    xp_row_sum_fn row_sum;
     xp_fht_i16_fn fht_i16;
     xp_fht_i32_fn fht_i32;
     xp_hash_fn hash;

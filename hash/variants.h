@@ -57,6 +57,10 @@ void xp_centroid_avx512(const struct xp_rows *in, const uint32_t *order, const u
 void xp_fold_sum_c(const struct xp_fold_term *terms, size_t n, float scale, const void *x, xp_dtype t, size_t dim, void *row);
 void xp_fold_sum_avx2(const struct xp_fold_term *terms, size_t n, float scale, const void *x, xp_dtype t, size_t dim, void *row);
 
+/* row_sum.c, x86/row_sum_avx2.c: likewise */
+void xp_row_sum_c(const struct xp_sum_term *terms, size_t n, xp_dtype t, size_t dim, void *row);
+void xp_row_sum_avx2(const struct xp_sum_term *terms, size_t n, xp_dtype t, size_t dim, void *row);
+
 /* quantise.c, x86/quantise_*.c */
 void xp_quantise_c(const struct xp_quantiser *q, enum xp_qformat f, const float *res, uint8_t *out);
 void xp_quantise_avx2(const struct xp_quantiser *q, enum xp_qformat f, const float *res, uint8_t *out);

@@ -217,6 +217,35 @@ static void compare_fold_sum(struct check *c, const struct xp_kernels *plain, co
         }
 }
 
+/* ---- row_sum ---- */
+
+static void compare_row_sum(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
+{
+    for (int round = 0; round < 40; round++)
+        for (int fill = 0; fill < FILL_COUNT; fill++) {
+            const size_t dim = check_dim(c), n = check_below(c, MOST_TERMS + 1);
+            const xp_dtype t = check_types[check_below(c, 3)];
+            struct guarded rows[MOST_TERMS], out[2];
+            struct xp_sum_term terms[MOST_TERMS];
+
+            for (size_t j = 0; j < n; j++) {
+                rows[j] = check_typed_row(c, check_below(c, 4) ? FILL_GAUSS : (enum check_fill)fill, t, dim);
+                terms[j] = (struct xp_sum_term){rows[j].p, round & 1 ? (float)check_gauss(c) : 1, j + 1 == n || check_below(c, 2)};
+            }
+            for (int i = 0; i < 2; i++)
+                out[i] = guard_alloc(dim * xp_dtype_size(t), xp_dtype_size(t) * check_below(c, 20), 0x55);
+            plain->row_sum(terms, n, t, dim, out[0].p);
+            tested->row_sum(terms, n, t, dim, out[1].p);
+            for (int i = 0; i < 2; i++)
+                same_nan_typed(&out[i], t);
+            check_equal(c, &out[0], &out[1], "%s dim %zu, %zu terms, fill %s", check_dtype_name(t), dim, n, check_fill_name((enum check_fill)fill));
+            for (size_t j = 0; j < n; j++)
+                guard_free(&rows[j]);
+            for (int i = 0; i < 2; i++)
+                guard_free(&out[i]);
+        }
+}
+
 /* ---- mean_add, centroid ---- */
 
 static void compare_mean_add(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
@@ -354,6 +383,13 @@ static void run_fold_sum(void *arg)
     EACH_ROW(r, term.result = other; r->k->fold_sum(&term, 1, 0.5f, row, r->type, r->dim, other))
 }
 
+static void run_row_sum(void *arg)
+{
+    struct check_rows *r = arg;
+    struct xp_sum_term terms[] = {{NULL, 0.5f, 0}, {r->data, 0.25f, 1}};
+    EACH_ROW(r, terms[0].row = row; r->k->row_sum(terms, 2, r->type, r->dim, other))
+}
+
 static void run_mean_add(void *arg)
 {
     struct check_rows *r = arg;
@@ -415,6 +451,11 @@ static void bench_fold_sum(struct check *c, const struct xp_kernels *k)
     bench_rows(c, k, run_fold_sum, "one term, to memory");
 }
 
+static void bench_row_sum(struct check *c, const struct xp_kernels *k)
+{
+    bench_rows(c, k, run_row_sum, "two terms, to memory");
+}
+
 static void bench_mean_add(struct check *c, const struct xp_kernels *k)
 {
     bench_rows(c, k, run_mean_add, "rows from memory");
@@ -434,6 +475,7 @@ const struct check_row check_typed_rows[] = {
     {"residual_sums", SLOT(residual_sums), compare_residual_sums, bench_residual_sums},
     {"restore", SLOT(restore), compare_restore, bench_restore},
     {"fold_sum", SLOT(fold_sum), compare_fold_sum, bench_fold_sum},
+    {"row_sum", SLOT(row_sum), compare_row_sum, bench_row_sum},
     {"mean_add", SLOT(mean_add), compare_mean_add, bench_mean_add},
     {"centroid", SLOT(centroid), compare_centroid, bench_centroid},
     {NULL, 0, NULL, NULL},
