@@ -63,6 +63,8 @@ struct xp_algo_ops {
     xp_status (*connect)(void *state);
     /* One round. XP_OK, XP_IN_PROGRESS, error; *moved grows when the round did anything. */
     xp_status (*progress)(void *state, int *moved);
+    /* While a call is under way: how many rows of a peer, from its first on, are in their places. NULL: not known. */
+    size_t (*arrived)(const void *state, int peer);
     /* Fills text with what is being waited for ("counts of rank 2, rows of rank 3"). */
     void (*waiting_for)(void *state, char *text, size_t size);
     void (*finish)(void *state);

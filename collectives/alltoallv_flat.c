@@ -176,6 +176,12 @@ static xp_status flat_progress(void *state, int *moved)
     return st;
 }
 
+static size_t flat_arrived(const void *state, int peer)
+{
+    const struct flat *f = state;
+    return peer == f->shape->comm->rank ? 0 : f->recv[peer].complete;
+}
+
 static void flat_waiting_for(void *state, char *text, size_t size)
 {
     struct flat *f = state;
@@ -215,6 +221,7 @@ const struct xp_algo_ops xp_algo_flat = {
     .create = flat_create,
     .start = flat_start,
     .progress = flat_progress,
+    .arrived = flat_arrived,
     .waiting_for = flat_waiting_for,
     .finish = flat_finish,
     .destroy = flat_destroy,

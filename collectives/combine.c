@@ -46,22 +46,31 @@ void xp_units_leave(struct xp_moe *m, const struct xp_map *map, int hop, const v
 }
 
 /* What comes home for an entry. */
-static const char *home_row(const struct xp_moe *m, const struct xp_map *map, size_t i, const void *from, const void *own)
+static const char *home_row(const struct xp_moe *m, const struct xp_map *map, size_t i)
 {
     const struct xp_map_level *v = &map->level[0];
-    return (const char *)(xp_entry_stays(m, map, &v->entry[i]) ? own : from) + v->unit[i] * m->shape.row_bytes;
+    return (xp_entry_stays(m, map, &v->entry[i]) ? m->intake.own : m->intake.from) + v->unit[i] * m->shape.row_bytes;
+}
+
+/* Whether it has come. */
+static int is_home(const struct xp_moe *m, const struct xp_map *map, size_t i)
+{
+    const struct xp_map_level *v = &map->level[0];
+    const struct xp_entry *e = &v->entry[i];
+    const int peer = xp_path_at(m->shape.comm, m->shape.path, e->source, map->rank_of[e->expert], 1);
+    return xp_entry_stays(m, map, e) || v->unit[i] - m->intake.first[peer] < xp_intake_here(m, peer);
 }
 
 /* The terms of a token's row: what far nodes summed is a part for itself, and so are the rows of the own node together; where nothing is
  * summed all rows make one part. */
-static size_t list_terms(struct xp_moe *m, const struct xp_map *map, struct xp_span token, const void *from, const void *own, int weighted)
+static size_t list_terms(struct xp_moe *m, const struct xp_map *map, struct xp_span token, int weighted)
 {
     const struct xp_map_level *v = &map->level[0];
     size_t n = 0;
     for (size_t i = token.begin; i < token.end; i++) {
         const struct xp_entry *e = &v->entry[i], *next = i + 1 < token.end ? e + 1 : NULL;
         const int summed = map->sum && xp_entry_is_far(m, map, e);
-        const char *row = home_row(m, map, i, from, own);
+        const char *row = home_row(m, map, i);
         if (summed && n && m->term[n - 1].row == row) /* of the unit before */
             continue;
         m->term[n++] = (struct xp_sum_term){row, weighted && !summed ? e->weight : 1, summed || !next || (map->sum && xp_entry_is_far(m, map, next))};
@@ -77,16 +86,30 @@ static struct xp_span entries_of(const struct xp_map_level *v, size_t begin, siz
     return (struct xp_span){(uint32_t)begin, (uint32_t)end};
 }
 
-void xp_units_home(struct xp_moe *m, const struct xp_map *map, const void *from, const void *own, int weighted, void *y)
+static int all_home(const struct xp_moe *m, const struct xp_map *map, struct xp_span token)
+{
+    for (size_t i = token.begin; m->calling && i < token.end; i++)
+        if (!is_home(m, map, i))
+            return 0;
+    return 1;
+}
+
+size_t xp_units_home(struct xp_moe *m, const struct xp_map *map, int weighted, size_t most)
 {
     const struct xp_map_level *v = &map->level[0];
-    struct xp_span token = entries_of(v, 0, 0);
-    for (size_t t = 0; t < map->tokens; t++) {
-        const struct xp_span next = entries_of(v, token.end, t + 1);
+    struct xp_intake *in = &m->intake;
+    struct xp_span token = entries_of(v, in->at, in->token);
+    size_t done = 0;
+    while (in->token < map->tokens && done < most && all_home(m, map, token)) {
+        const struct xp_span next = entries_of(v, token.end, in->token + 1);
         for (size_t i = next.begin; i < next.end; i++)
-            fetch(home_row(m, map, i, from, own), m->shape.row_bytes);
-        const size_t n = list_terms(m, map, token, from, own, weighted);
-        m->kernels.row_sum(m->term, n, m->shape.dtype, m->shape.dim, (char *)y + t * m->shape.row_bytes);
+            fetch(home_row(m, map, i), m->shape.row_bytes);
+        const size_t n = list_terms(m, map, token, weighted);
+        m->kernels.row_sum(m->term, n, m->shape.dtype, m->shape.dim, (char *)m->op.out + in->token * m->shape.row_bytes);
         token = next;
+        in->token++;
+        in->at = next.begin;
+        done++;
     }
+    return done;
 }

@@ -16,21 +16,6 @@ void xp_rows_leave(struct xp_moe *m, const struct xp_map *map, int hop, const vo
         memcpy(m->out + i * bytes, (const char *)from + p->gather[i] * bytes, bytes);
 }
 
-/* The row of an entry that has come. */
-static const char *row_of(const struct xp_moe *m, const struct xp_map *map, size_t i, const void *from, const void *own)
-{
-    const struct xp_map_level *v = &map->level[m->hops];
-    return (const char *)(xp_entry_stays(m, map, &v->entry[i]) ? own : from) + v->row[i] * m->shape.row_bytes;
-}
-
-void xp_rows_arrive(struct xp_moe *m, const struct xp_map *map, const void *from, const void *own, void *rows)
-{
-    const struct xp_map_level *v = &map->level[m->hops];
-    size_t bytes = m->shape.row_bytes;
-    for (size_t i = 0; i < v->entries; i++)
-        memcpy((char *)rows + v->unit[i] * bytes, row_of(m, map, i, from, own), bytes);
-}
-
 static void scale_row(void *out, const void *in, xp_dtype t, size_t dim, float w)
 {
     float acc[XP_ROW_BLOCK];
@@ -43,19 +28,43 @@ static void scale_row(void *out, const void *in, xp_dtype t, size_t dim, float w
     }
 }
 
-/* Gradients of the expert results: weight * grad_y; with the expert's rows also <grad_y, row>, in the order of the entries. */
-void xp_rows_arrive_grad(struct xp_moe *m, const struct xp_map *map, const void *from, const void *own, const void *expert_rows,
-                         void *grad_rows)
+/* The gradient of an expert's result: weight * grad_y; with the expert's rows also <grad_y, row>, in the order of the entries. */
+static void arrive_grad(struct xp_moe *m, const struct xp_map_level *v, size_t i, const char *grad)
+{
+    const struct xp_moe_shape *s = &m->shape;
+    size_t at = v->unit[i] * s->row_bytes;
+    if (m->op.second)
+        m->dots[v->unit[i]] = xp_row_dot(grad, (const char *)m->op.second + at, s->dtype, s->dim);
+    scale_row((char *)m->op.out + at, grad, s->dtype, s->dim, v->entry[i].weight);
+}
+
+/* Entries of one peer. */
+static size_t arrive_from(struct xp_moe *m, const struct xp_map *map, int peer, size_t most)
 {
     const struct xp_map_level *v = &map->level[m->hops];
-    const struct xp_moe_shape *s = &m->shape;
-    for (size_t i = 0; i < v->entries; i++) {
-        const char *grad = row_of(m, map, i, from, own);
-        size_t at = v->unit[i] * s->row_bytes;
-        if (expert_rows)
-            m->dots[v->unit[i]] = xp_row_dot(grad, (const char *)expert_rows + at, s->dtype, s->dim);
-        scale_row((char *)grad_rows + at, grad, s->dtype, s->dim, v->entry[i].weight);
+    const struct xp_intake *in = &m->intake;
+    const size_t bytes = m->shape.row_bytes, begin = in->entry[peer], here = in->first[peer] + xp_intake_here(m, peer);
+    size_t i = begin;
+    for (; i < in->entry_end[peer] && i - begin < most; i++) {
+        const int stays = xp_entry_stays(m, map, &v->entry[i]);
+        if (!stays && v->row[i] >= here)
+            break;
+        const char *row = (stays ? in->own : in->from) + v->row[i] * bytes;
+        if (m->op.kind == XP_MOE_COMBINE_BACKWARD && !m->folded)
+            arrive_grad(m, v, i, row);
+        else
+            memcpy((char *)m->op.out + v->unit[i] * bytes, row, bytes);
     }
+    in->entry[peer] = i;
+    return i - begin;
+}
+
+size_t xp_rows_arrive(struct xp_moe *m, const struct xp_map *map, size_t most)
+{
+    size_t n = 0;
+    for (int peer = 0; peer < m->shape.comm->size && n < most; peer++)
+        n += arrive_from(m, map, peer, most - n);
+    return n;
 }
 
 /* One scalar per entry, back over a hop: `from` is in the order in which entries came back to the level behind it. */

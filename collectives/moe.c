@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define INTAKE_BYTES ((size_t)64 << 10) /* laid out between two looks at the messages */
+
 /* ---- creation ----------------------------------------------------------------------------------------------------- */
 
 size_t xp_moe_most_rows(const struct xp_moe_shape *shape)
@@ -43,6 +45,9 @@ static int allocate(struct xp_moe *m)
     bad |= !(m->ones = malloc(n * sizeof *m->ones));
     bad |= !(m->sort = malloc(rows * sizeof *m->sort));
     bad |= !(m->sort2 = malloc(rows * sizeof *m->sort2));
+    bad |= !(m->intake.first = malloc(3 * n * sizeof *m->intake.first));
+    m->intake.entry = m->intake.first + n;
+    m->intake.entry_end = m->intake.first + 2 * n;
     bad |= !(m->term = malloc(((size_t)m->shape.max_topk + 1) * sizeof *m->term));
     bad |= !(m->bucket = malloc(((n > experts ? n : experts) + 1) * sizeof *m->bucket));
     return bad ? -1 : 0;
@@ -119,6 +124,7 @@ void xp_moe_destroy(struct xp_moe *m)
     free(m->sort2);
     free(m->bucket);
     free(m->term);
+    free(m->intake.first);
     free(m);
 }
 
@@ -275,12 +281,10 @@ static void local_work(struct xp_moe *m, const struct xp_moe_step *s)
         xp_folded_grad(m, op->routing, op->in, op->grad_weight);
     else if (s->kind == XP_STEP_HOME && m->folded)
         xp_folded_home(m, op->routing, received(m, 0), op);
-    else if (s->kind == XP_STEP_ARRIVE && op->kind == XP_MOE_COMBINE_BACKWARD && !m->folded)
-        xp_rows_arrive_grad(m, m->map, received(m, m->hops - 1), first_rows(m), op->second, op->out);
     else if (s->kind == XP_STEP_ARRIVE)
-        xp_rows_arrive(m, m->map, received(m, m->hops - 1), first_rows(m), op->out);
+        xp_rows_arrive(m, m->map, SIZE_MAX);
     else if (s->kind == XP_STEP_HOME)
-        xp_units_home(m, m->map, received(m, 0), op->in, weighted(m), op->out);
+        xp_units_home(m, m->map, weighted(m), SIZE_MAX);
     else if (s->kind == XP_STEP_SCALARS_HOME)
         xp_scalars_home(m, op->routing, (const float *)(const void *)received(m, 0), op->grad_weight);
 }
@@ -296,10 +300,27 @@ static int moves_rows(const struct xp_moe_step *s)
     return s->kind == XP_STEP_FORWARD || s->kind == XP_STEP_BACK;
 }
 
+/* Whether the step after this one, the last hop, works on rows as they come. */
+static int takes_in(const struct xp_moe *m, const struct xp_moe_step *s)
+{
+    return moves_rows(s) && (s[1].kind == XP_STEP_ARRIVE || (s[1].kind == XP_STEP_HOME && !m->folded));
+}
+
+/* A piece of the next step while this one waits. Returns whether there was any. */
+static int take_in(struct xp_moe *m, const struct xp_moe_step *s)
+{
+    const size_t piece = INTAKE_BYTES / m->shape.row_bytes + 1;
+    if (!takes_in(m, s))
+        return 0;
+    return s->kind == XP_STEP_FORWARD ? xp_rows_arrive(m, m->map, piece) > 0 : xp_units_home(m, m->map, weighted(m), piece) > 0;
+}
+
 static xp_status begin_call(struct xp_moe *m, const struct xp_moe_step *s)
 {
     struct xp_channel *ch = &m->channel[s->channel];
     prepare_call(m, s);
+    if (takes_in(m, s))
+        xp_intake_begin(m, s->hop, s->kind == XP_STEP_FORWARD, m->call.recv, s->kind == XP_STEP_FORWARD ? first_rows(m) : m->op.in);
     m->call.seq = ch->calls++;
     m->calling = 1;
     memcpy(m->codec_before, m->stats->codec, sizeof m->codec_before);
@@ -380,7 +401,9 @@ static xp_status moe_progress(void *state, int *moved)
             st = begin_call(m, s);
         if (st == XP_OK)
             st = m->channel[s->channel].ops->progress(m->channel[s->channel].state, moved);
-        if (st == XP_IN_PROGRESS && !*moved)
+        if (st == XP_IN_PROGRESS && !*moved && take_in(m, s))
+            ++*moved;
+        else if (st == XP_IN_PROGRESS && !*moved)
             xp_books_work(m->channel[s->channel].shape->books, XP_BOOKS_IDLE);
         if (st != XP_OK)
             return st;

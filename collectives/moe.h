@@ -140,6 +140,15 @@ struct xp_moe_step {
     enum xp_moe_channel channel;
 };
 
+/* The rows of a hop are put to use while others of it are on their way (intake.c): where that goes on. */
+struct xp_intake {
+    const char *from, *own;    /* what the hop brings; where rows are that stay */
+    const size_t *count;       /* [size] rows, or units, that it brings from every peer */
+    size_t *first;             /* [size] and before those of that peer */
+    size_t *entry, *entry_end; /* [size] rows outward: the next entry of every peer; behind its last */
+    size_t token, at;          /* units home: the next token; its first entry */
+};
+
 struct xp_moe {
     struct xp_moe_shape shape;
     int hops, slow_hop;                 /* the hop between nodes */
@@ -170,6 +179,7 @@ struct xp_moe {
     int folded;                         /* it is about virtual tokens */
     struct xp_map *map;                 /* what its hops follow */
     struct xp_call call;
+    struct xp_intake intake;
     uint64_t bypassed_before, row_calls;
     char codec_before[16];
 };
@@ -227,17 +237,22 @@ xp_status xp_map_enter(struct xp_moe *m, struct xp_map *map, int hop);
 /* Expert layout, when the last hop is done. */
 void xp_map_layout(struct xp_moe *m, struct xp_map *map);
 
-/* dispatch.c: rows outward. from: what the last hop brought; own: what the first one took from. */
+/* intake.c: before the last hop of a direction is called. */
+void xp_intake_begin(struct xp_moe *m, int hop, int outward, const void *from, const void *own);
+/* How many rows or units of a peer are here, from its first on: what the call under way says, or all. */
+size_t xp_intake_here(const struct xp_moe *m, int peer);
+
+/* dispatch.c: rows outward */
 void xp_rows_leave(struct xp_moe *m, const struct xp_map *map, int hop, const void *from);
-void xp_rows_arrive(struct xp_moe *m, const struct xp_map *map, const void *from, const void *own, void *rows);
-void xp_rows_arrive_grad(struct xp_moe *m, const struct xp_map *map, const void *from, const void *own, const void *expert_rows,
-                         void *grad_rows);
+/* Rows that are here to the experts' rows, not more than `most`. Returns how many. */
+size_t xp_rows_arrive(struct xp_moe *m, const struct xp_map *map, size_t most);
 void xp_scalars_leave(struct xp_moe *m, const struct xp_map *map, int hop, const float *from);
 void xp_scalars_home(struct xp_moe *m, const struct xp_routing *r, const float *from, float *grad_weight);
 
-/* combine.c: rows back. weighted 0: all weights are 1. from, own: as for dispatch, the other way. */
+/* combine.c: rows back. weighted 0: all weights are 1. */
 void xp_units_leave(struct xp_moe *m, const struct xp_map *map, int hop, const void *from, int weighted);
-void xp_units_home(struct xp_moe *m, const struct xp_map *map, const void *from, const void *own, int weighted, void *y);
+/* Results of tokens all of whose units are here, not more than `most`. Returns how many. */
+size_t xp_units_home(struct xp_moe *m, const struct xp_map *map, int weighted, size_t most);
 
 /* moe_folded.c: virtual tokens in the place of tokens */
 /* After the hellos of xp_route: whether the step is folded. Equal on all ranks. */
