@@ -7,6 +7,7 @@
  */
 #include "collectives/moe.h"
 #include "collectives/books.h"
+#include "hash/coded_rows.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -70,6 +71,8 @@ xp_status xp_moe_create(struct xp_moe **out, const struct xp_moe_shape *shape, c
         m->cap[l] = xp_path_most(shape, l);
     m->cap_most = xp_moe_most_rows(shape);
     xp_status st = allocate(m) == 0 ? XP_OK : XP_ERR_NO_MEMORY;
+    if (st == XP_OK && shape->mode == XP_MODE_BOUNDED && shape->comm->nodes > 2 && m->slow_hop == 0)
+        st = xp_coded_rows_create(&m->store, shape->peer_max_tokens[shape->comm->rank], shape->row_bytes);
     if (st == XP_OK && folder) {
         st = xp_folder_create(&m->folder, folder);
         if (!(m->virtual_rows = malloc((m->cap[0] + 1) * shape->row_bytes)))
@@ -109,6 +112,7 @@ void xp_moe_destroy(struct xp_moe *m)
         return;
     drop_routings(m);
     xp_folder_destroy(m->folder);
+    xp_coded_rows_destroy(m->store);
     free(m->virtual_rows);
     free(m->maxima);
     free(m->out);
@@ -235,6 +239,16 @@ static int weighted(const struct xp_moe *m)
     return m->op.kind == XP_MOE_COMBINE;
 }
 
+/* Rows of this call that go to several nodes are coded once. */
+static void code_once(struct xp_moe *m, const struct xp_map_hop *p, int hop)
+{
+    if (!m->store || hop != m->slow_hop || m->folded)
+        return;
+    xp_coded_rows_begin(m->store, &(struct xp_rows){.data = m->out, .rows = p->rows_out, .dim = m->shape.dim, .dtype = m->shape.dtype});
+    m->call.store = m->store;
+    m->call.number = p->gather;
+}
+
 static void prepare_call(struct xp_moe *m, const struct xp_moe_step *s)
 {
     struct xp_map_hop *p = m->map ? &m->map->hop[s->hop] : NULL;
@@ -242,30 +256,31 @@ static void prepare_call(struct xp_moe *m, const struct xp_moe_step *s)
     const void *back = s->hop == m->hops - 1 ? m->op.in : received(m, s->hop + 1);
     switch (s->kind) {
     case XP_STEP_HELLO:
-        *c = (struct xp_call){m->hello_out, m->ones, m->hello_in, m->ones, 0};
+        *c = (struct xp_call){.send = m->hello_out, .send_rows = m->ones, .recv = m->hello_in, .recv_rows = m->ones};
         break;
     case XP_STEP_RECORDS:
         if (s->hop == 0 && !m->folded)
             xp_map_home(m, m->op.routing);
         xp_map_leave(m, m->map, s->hop);
-        *c = (struct xp_call){m->records_out, p->entries_to, m->records_in, p->entries_from, 0};
+        *c = (struct xp_call){.send = m->records_out, .send_rows = p->entries_to, .recv = m->records_in, .recv_rows = p->entries_from};
         break;
     case XP_STEP_FORWARD:
         if (s->hop == 0 && m->folded && m->op.kind == XP_MOE_DISPATCH)
             xp_folded_leave(m, m->op.routing);
         else
             xp_rows_leave(m, m->map, s->hop, s->hop > 0 ? received(m, s->hop - 1) : first_rows(m));
-        *c = (struct xp_call){m->out, p->rows_to, received(m, s->hop), p->rows_from, 0};
+        *c = (struct xp_call){.send = m->out, .send_rows = p->rows_to, .recv = received(m, s->hop), .recv_rows = p->rows_from};
+        code_once(m, p, s->hop);
         c->grad_weights = m->op.scalars && !m->folded; /* folded steps find them at home */
         break;
     case XP_STEP_BACK:
         xp_units_leave(m, m->map, s->hop, back, weighted(m));
-        *c = (struct xp_call){m->out, p->units_to, received(m, s->hop), p->units_from, 0};
+        *c = (struct xp_call){.send = m->out, .send_rows = p->units_to, .recv = received(m, s->hop), .recv_rows = p->units_from};
         break;
     case XP_STEP_SCALARS:
         xp_scalars_leave(m, m->map, s->hop,
                          s->hop == m->hops - 1 ? m->dots : (const float *)(const void *)received(m, s->hop + 1));
-        *c = (struct xp_call){m->records_out, p->entries_from, received(m, s->hop), p->entries_to, 0};
+        *c = (struct xp_call){.send = m->records_out, .send_rows = p->entries_from, .recv = received(m, s->hop), .recv_rows = p->entries_to};
         break;
     default:
         break;

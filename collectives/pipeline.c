@@ -120,6 +120,8 @@ void xp_pipe_begin(struct xp_pipe *p, const struct xp_call *c, xp_stats *stats)
     p->all = (struct xp_rows){.data = c->send, .dim = s->dim, .dtype = s->dtype};
     for (int i = 0; i < s->comm->size; i++)
         p->all.rows += c->send_rows[i];
+    p->number = c->number;
+    p->store = c->store;
     xp_books_begin(s->books, &p->all);
     p->coding = -1;
     p->stats = stats;

@@ -59,6 +59,8 @@ struct xp_pipe {
     uint32_t *index_in, *index_out; /* row lists; carved per call */
     size_t index_in_cap, index_in_used, index_out_cap, index_out_used;
     struct xp_rows all;    /* all rows that this call sends */
+    const uint32_t *number; /* of these rows, and */
+    struct xp_coded_rows *store; /* where they are kept when coded; NULL: nowhere */
     int coding;            /* of this call: -1 not yet decided, else whether coding pays */
     int coded_streams, framed_streams; /* of this call */
     double slow_first, slow_last; /* this call's arrivals over the slow hop: when, and how much after the first */

@@ -177,6 +177,17 @@ static struct xp_slot *free_slot(struct xp_pipe *p)
     return NULL;
 }
 
+/* A frame of these rows, the next ones of the stream. */
+static xp_status encode(struct xp_send_stream *s, const struct xp_rows *part, struct xp_slot *slot, size_t *len)
+{
+    struct xp_pipe *p = s->pipe;
+    struct xp_coder *coder = p->shape->coder;
+    if (!p->store || part->index)
+        return xp_coder_encode(coder, part, slot->buf, p->chunk_bytes, len, p->shape->codec_stats);
+    const size_t first = (size_t)((const char *)part->data - (const char *)p->all.data) / p->shape->row_bytes;
+    return xp_coder_encode_once(coder, part, p->store, p->number + first, slot->buf, p->chunk_bytes, len, p->shape->codec_stats);
+}
+
 /* Fills a slot with the next chunk of distinct rows: a frame, or the bare rows. */
 static xp_status fill_slot(struct xp_send_stream *s, struct xp_slot *slot, size_t rows, size_t *len)
 {
@@ -188,7 +199,7 @@ static xp_status fill_slot(struct xp_send_stream *s, struct xp_slot *slot, size_
     else
         part.data = (const char *)part.data + s->encoded * p->shape->row_bytes;
     if (s->framed) {
-        xp_status st = xp_coder_encode(p->shape->coder, &part, slot->buf, p->chunk_bytes, len, p->shape->codec_stats);
+        xp_status st = encode(s, &part, slot, len);
         if (st == XP_OK)
             xp_books_note(p->shape->books, rows, *len);
         return st;

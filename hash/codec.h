@@ -75,6 +75,14 @@ size_t xp_frame_bound(xp_dtype t, size_t dim, size_t rows);
 /* One frame; falls back to codec raw by itself when the chosen codec does not pay. stats may be NULL (added up, not reset). */
 xp_status xp_coder_encode(struct xp_coder *c, const struct xp_rows *in, void *frame, size_t cap, size_t *len, xp_codec_stats *stats);
 
+/*
+ * The same; row r has number number[r] in `store` (coded_rows.h), which keeps coded rows. Codecs that cannot use that code the row anew. With
+ * a store, codec quant takes the mean row of store->all.
+ */
+struct xp_coded_rows;
+xp_status xp_coder_encode_once(struct xp_coder *c, const struct xp_rows *in, struct xp_coded_rows *store, const uint32_t *number, void *frame,
+                               size_t cap, size_t *len, xp_codec_stats *stats);
+
 /* Decodes a frame of exactly `rows` rows into contiguous rows at out. XP_ERR_CORRUPT on any disagreement. */
 xp_status xp_coder_decode(struct xp_coder *c, const void *frame, size_t len, void *out, size_t rows);
 

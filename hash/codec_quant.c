@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "hash/bytes.h"
+#include "hash/coded_rows.h"
 #include "hash/frame.h"
 #include "hash/log2.h"
 #include "hash/quant_frame.h"
@@ -75,6 +76,38 @@ static int mean_pays(struct xp_coder *c, const struct xp_rows *in, const uint32_
     return n > 0 && mean_gain(c, in, order, n) * (double)in->rows > 8.0 * (double)xp_dtype_size(in->dtype);
 }
 
+/* What the mean row of a frame is: in c->mean, and typed in c->decoded. */
+struct mean {
+    uint32_t counted; /* rows that it is of; 0: none */
+    int sent;         /* rows are coded against it */
+};
+
+static struct mean find_mean(struct xp_coder *c, const struct xp_rows *in)
+{
+    uint32_t order[XP_MEAN_ROWS];
+    struct mean m = {.counted = make_mean(c, in, order)};
+
+    m.sent = mean_pays(c, in, order, m.counted);
+    return m;
+}
+
+/* The mean row of all rows of the store, found by the first frame. */
+static struct mean stored_mean(struct xp_coder *c, struct xp_coded_rows *s)
+{
+    if (!s->known) {
+        const struct mean m = find_mean(c, &s->all);
+
+        s->known = 1;
+        s->counted = m.counted;
+        s->sent = m.sent;
+        memcpy(s->mean, c->decoded, c->row_bytes);
+    }
+    memcpy(c->decoded, s->mean, c->row_bytes);
+    if (s->counted)
+        c->kernels.residual(s->mean, c->desc.dtype, NULL, c->desc.dim, c->mean);
+    return (struct mean){s->counted, s->sent};
+}
+
 /* ---- encode ---------------------------------------------------------------------------------------------------- */
 
 /*
@@ -92,6 +125,31 @@ static void sum_row(struct xp_coder *c, const uint8_t *payload, uint8_t *formats
     xp_running_reach(c->running, end);
 }
 
+/* A row of the store, which is coded if it is not there; then as xp_row_encode. */
+static size_t stored_row(struct xp_coder *c, struct xp_row_plan *p, const void *row, const void *next, const float *base, size_t number, uint8_t *out,
+                         size_t room, uint8_t *format, xp_codec_stats *st)
+{
+    struct xp_coded_rows *s = c->store;
+    size_t bytes;
+
+    if (s->at[number] == XP_NOT_CODED) {
+        const double before = st->err_mean;
+
+        s->at[number] = s->used; /* no row is longer than itself, so there is room */
+        s->used += xp_row_encode(c, p, row, next, base, s->bytes + s->used, c->row_bytes, &s->format[number], st);
+        s->error[number] = (float)(st->err_mean - before);
+    } else {
+        st->rows_raw += s->format[number] == XP_Q_RAW;
+        st->err_mean += s->error[number];
+    }
+    *format = s->format[number];
+    bytes = p->bytes[*format];
+    if (bytes > room)
+        return XP_ROW_NO_ROOM;
+    memcpy(out, s->bytes + s->at[number], bytes);
+    return bytes;
+}
+
 /* out: in the payload, behind what precedes the rows. */
 static xp_status encode_rows(struct xp_coder *c, const struct xp_rows *in, struct xp_row_plan *p, const float *base,
                              const uint8_t *payload, uint8_t *out, size_t cap, size_t *len, xp_codec_stats *st)
@@ -103,7 +161,8 @@ static xp_status encode_rows(struct xp_coder *c, const struct xp_rows *in, struc
         return XP_ERR_UNSUPPORTED;
     for (size_t r = 0; r < in->rows; r++) {
         const void *next = r + 1 < in->rows ? xp_row(in, r + 1) : NULL;
-        const size_t bytes = xp_row_encode(c, p, xp_row(in, r), next, base, out + at, cap - at, &formats[r], st);
+        const size_t bytes = c->store ? stored_row(c, p, xp_row(in, r), next, base, c->number[r], out + at, cap - at, &formats[r], st)
+                                      : xp_row_encode(c, p, xp_row(in, r), next, base, out + at, cap - at, &formats[r], st);
         if (bytes == XP_ROW_NO_ROOM)
             return XP_ERR_UNSUPPORTED;
         at += bytes;
@@ -116,19 +175,18 @@ static xp_status encode_rows(struct xp_coder *c, const struct xp_rows *in, struc
 static xp_status quant_encode(struct xp_coder *c, const struct xp_rows *in, uint8_t *out, size_t cap, size_t *len,
                               xp_codec_stats *st)
 {
-    uint32_t order[XP_MEAN_ROWS];
-    const uint32_t n = c->desc.row_wise ? 0 : make_mean(c, in, order);
+    const struct mean mean = c->desc.row_wise ? (struct mean){0} : c->store ? stored_mean(c, c->store) : find_mean(c, in);
     struct xp_row_plan plan;
     size_t at = PREFIX, bytes;
 
     if (cap < PREFIX + (c->desc.row_wise ? 0 : c->row_bytes))
         return XP_ERR_UNSUPPORTED;
-    if (mean_pays(c, in, order, n)) {
+    if (mean.sent) {
         memcpy(out + at, c->decoded, c->row_bytes);
         at += c->row_bytes;
     }
     xp_put32(out, at > PREFIX ? FLAG_MEAN : 0);
-    xp_row_plan_init(&plan, c, c->formats, n ? c->mean : NULL);
+    xp_row_plan_init(&plan, c, c->formats, mean.counted ? c->mean : NULL);
     const xp_status s = encode_rows(c, in, &plan, at > PREFIX ? c->mean : NULL, out, out + at, cap - at, &bytes, st);
     if (s)
         return s;

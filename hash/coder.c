@@ -321,6 +321,18 @@ xp_status xp_coder_encode(struct xp_coder *c, const struct xp_rows *in, void *fr
     return XP_OK;
 }
 
+xp_status xp_coder_encode_once(struct xp_coder *c, const struct xp_rows *in, struct xp_coded_rows *store, const uint32_t *number, void *frame,
+                               size_t cap, size_t *len, xp_codec_stats *stats)
+{
+    xp_status s;
+
+    c->store = store;
+    c->number = number;
+    s = xp_coder_encode(c, in, frame, cap, len, stats);
+    c->store = NULL;
+    return s;
+}
+
 xp_status xp_coder_decode(struct xp_coder *c, const void *frame, size_t len, void *out, size_t rows)
 {
     const struct xp_codec_ops *ops;

@@ -13,35 +13,11 @@
 #include <string.h>
 
 #include "lib/comm.h"
-#include "perf/expert.h"
-#include "perf/moe_reference.h"
-#include "perf/spawn.h"
-#include "perf/xp_perf.h"
+#include "perf/moe_layer.h"
 
 #define WARM_UP 2
-#define DEFAULT_EXPERTS 16
 
-enum phase { ROUTE, DISPATCH, COMBINE, COMBINE_BACKWARD, DISPATCH_BACKWARD, PHASES };
 static const char *const phase_names[PHASES] = {"route_ms", "dispatch_ms", "combine_ms", "combine_backward_ms", "dispatch_backward_ms"};
-
-struct layer {
-    struct perf *p;
-    const struct options *opt;
-    xp_comm *comm;
-    xp_plan *plan;
-    xp_routing *routing;
-    struct routing_source routes;
-    struct expert expert;
-    struct moe_case plain;  /* the reference's view */
-    int rank, n;
-    size_t max_recv;
-    int32_t *ids;           /* [T][k] */
-    float *weights, *grad_weights;
-    char *x, *y, *grad;     /* [T][dim] */
-    char *rows, *results;   /* [max_recv][dim] */
-    int have_results;       /* of these rows: they are the same in every iteration, but for folded mode's centroids */
-    double *seconds;        /* [iters][PHASES], this rank's */
-};
 
 /* What a rank tells the others. */
 struct report {
@@ -55,173 +31,12 @@ struct summary {
     double median, best, phase[PHASES]; /* phases: medians */
     uint64_t raw, raw_slow, slow, fast, hop_slow, hop_fast;
     double ratio, err_mean, err_max, encode, decode;
+    size_t plain_dim;              /* --exposed: plain rows of so many values make as many bytes, */
+    double plain, beside, exposed; /* their time, that of these rows measured in turns with it, the share of the codec's time that shows */
     uint64_t bypassed, checked, missed;
     const char *first_miss;
     char transport[64];
 };
-
-static int api_fail(struct layer *l, const char *what, xp_status s)
-{
-    const char *text = l->comm != NULL ? xp_comm_last_error(l->comm) : xp_last_error();
-
-    return perf_fail(l->p, "%s: %s", what, text[0] != '\0' ? text : xp_status_string(s));
-}
-
-/* ---- set-up -------------------------------------------------------------------------------------------------------- */
-
-static int open_routing(struct layer *l)
-{
-    const struct moe_options *m = &l->opt->moe;
-    int experts = m->experts ? m->experts : DEFAULT_EXPERTS, k = m->k ? m->k : 2;
-    char err[SPAWN_ERROR];
-
-    if (m->topk != NULL) {
-        if (routing_open_file(&l->routes, m->topk, m->weights, m->k, experts, err, sizeof(err)) != 0)
-            return perf_fail(l->p, "%s", err);
-    } else if (k > experts) {
-        return perf_fail(l->p, "--k %d is more than the %d experts", k, experts);
-    } else {
-        routing_open_generated(&l->routes, m->routing != NULL ? m->routing : "uniform", k, experts, l->opt->seed);
-    }
-    if (expert_open(&l->expert, m->expert, experts, l->p->rows.dtype, l->p->rows.dim, err, sizeof(err)) != 0)
-        return perf_fail(l->p, "%s", err);
-    return 0;
-}
-
-static void run_expert(const void *expert, int id, const void *in, size_t rows, void *out)
-{
-    expert_run(expert, id, in, rows, out);
-}
-
-static void make_case(struct layer *l)
-{
-    const struct options *o = l->opt;
-
-    l->plain = (struct moe_case){.rows = &l->p->rows, .routing = &l->routes, .T = o->rows, .rank = l->rank, .nranks = l->n,
-                                 .run = run_expert, .expert = &l->expert, .identity = expert_is_identity(&l->expert),
-                                 .sums = o->moe.combine == XP_COMBINE_SUM};
-    l->plain.mode = o->mode != XP_MODE_DEFAULT ? o->mode : l->comm->params.mode;
-    if (l->plain.mode == XP_MODE_BOUNDED)
-        l->plain.eps = o->eps != 0.0 ? o->eps : l->comm->params.eps;
-    /* Sums in another order; coded results are further off by their coding. */
-    l->plain.fold_limit = o->codec == NULL || strcmp(o->codec, "raw") == 0 || strcmp(o->codec, "auto") == 0 ? 0x1p-6 : 0.1;
-    for (int r = 0; r < l->n; r++)
-        l->max_recv += moe_pairs(&l->plain, r, l->rank);
-}
-
-static int make_buffers(struct layer *l)
-{
-    const size_t T = l->opt->rows, k = (size_t)l->routes.k, row_bytes = l->p->rows.row_bytes;
-
-    l->ids = calloc(T * k + 1, sizeof(*l->ids));
-    l->weights = calloc(T * k + 1, sizeof(*l->weights));
-    l->grad_weights = calloc(T * k + 1, sizeof(*l->grad_weights));
-    l->x = malloc(T * row_bytes + 64);
-    l->y = malloc(T * row_bytes + 64);
-    l->grad = malloc(T * row_bytes + 64);
-    l->rows = malloc(l->max_recv * row_bytes + 64);
-    l->results = malloc(l->max_recv * row_bytes + 64);
-    l->seconds = calloc((size_t)l->opt->iters * PHASES, sizeof(double));
-    if (!l->ids || !l->weights || !l->grad_weights || !l->x || !l->y || !l->grad || !l->rows || !l->results || !l->seconds)
-        return perf_fail(l->p, "rank %d: no memory for %zu tokens of %zu bytes", l->rank, T, row_bytes);
-    for (size_t t = 0; t < T; t++) {
-        rows_get(&l->p->rows, (uint64_t)l->rank * T + t, l->x + t * row_bytes);
-        routing_get(&l->routes, (uint64_t)l->rank * T + t, l->ids + t * k, l->weights + t * k);
-    }
-    return 0;
-}
-
-static int make_plan(struct layer *l)
-{
-    const struct options *o = l->opt;
-    xp_moe_desc m;
-    xp_plan_desc d;
-    xp_status s;
-
-    xp_moe_desc_init(&m);
-    m.experts = l->routes.experts;
-    m.max_topk = l->routes.k;
-    m.preset = o->moe.preset;
-    m.rate = o->moe.rate;
-    m.alpha_rule = o->moe.alpha_fixed ? XP_ALPHA_FIXED : XP_ALPHA_FIT;
-    m.alpha = o->moe.alpha;
-    m.centroid = o->moe.centroid;
-    m.combine = o->moe.combine;
-    m.refine = o->moe.refine;
-    xp_plan_desc_init(&d);
-    d.dtype = l->p->rows.dtype;
-    d.dim = l->p->rows.dim;
-    d.max_send_rows = o->rows;
-    d.max_recv_rows = l->max_recv;
-    d.mode = l->plain.mode;
-    d.eps = l->plain.eps;
-    d.eps_ref = o->eps_ref;
-    d.codec = o->codec;
-    d.algo = o->algo;
-    d.seed = o->seed;
-    d.moe = &m;
-    s = xp_plan_create(&l->plan, l->comm, &d);
-    return s == XP_OK ? 0 : api_fail(l, "plan", s);
-}
-
-/* ---- one iteration --------------------------------------------------------------------------------------------------- */
-
-/* The experts of this rank, on what dispatch brought. */
-static void run_experts(const struct layer *l)
-{
-    const int32_t *id = xp_routing_expert_ids(l->routing);
-    const size_t *at = xp_routing_offsets(l->routing), row_bytes = l->p->rows.row_bytes;
-
-    for (int e = 0; e < xp_routing_local_experts(l->routing); e++)
-        expert_run(&l->expert, id[e], l->rows + at[e] * row_bytes, at[e + 1] - at[e], l->results + at[e] * row_bytes);
-}
-
-static xp_status step(struct layer *l, enum phase ph)
-{
-    xp_route_desc d;
-
-    switch (ph) {
-    case ROUTE:
-        xp_route_desc_init(&d);
-        d.tokens = l->opt->rows;
-        d.topk = l->routes.k;
-        d.expert = l->ids;
-        d.weight = l->weights;
-        return xp_route(l->plan, &d, &l->routing);
-    case DISPATCH: return xp_dispatch(l->plan, l->routing, l->x, l->rows, NULL);
-    case COMBINE: return xp_combine(l->plan, l->routing, l->results, l->x, l->y, NULL);
-    /* The gradients of y are x here, those of the experts' rows their results: any rows serve to be timed. */
-    case COMBINE_BACKWARD: return xp_combine_backward(l->plan, l->routing, l->x, l->results, l->rows, l->grad_weights, NULL);
-    default: return xp_dispatch_backward(l->plan, l->routing, l->rows, l->x, l->grad, NULL);
-    }
-}
-
-static int iterate(struct layer *l, double *seconds)
-{
-    static const char *const what[PHASES] = {"route", "dispatch", "combine", "combine_backward", "dispatch_backward"};
-    int phases = l->opt->moe.backward ? PHASES : COMBINE + 1;
-    xp_status s = xp_comm_barrier(l->comm);
-
-    if (s != XP_OK)
-        return api_fail(l, "barrier", s);
-    for (int ph = 0; ph < phases; ph++) {
-        double start = bench_now();
-
-        s = step(l, (enum phase)ph);
-        if (s != XP_OK)
-            return api_fail(l, what[ph], s);
-        seconds[ph] = bench_now() - start;
-        if (ph == DISPATCH) {
-            if (!l->have_results || l->plain.mode == XP_MODE_FOLDED)
-                run_experts(l);
-            l->have_results = 1;
-            s = xp_comm_barrier(l->comm);
-            if (s != XP_OK)
-                return api_fail(l, "barrier", s);
-        }
-    }
-    return 0;
-}
 
 static int time_layer(struct layer *l)
 {
@@ -230,7 +45,7 @@ static int time_layer(struct layer *l)
     for (int i = -WARM_UP; i < l->opt->iters; i++) {
         if (i == 0)
             xp_plan_stats_reset(l->plan);
-        if (iterate(l, i < 0 ? unused : l->seconds + (size_t)i * PHASES) != 0)
+        if (layer_iterate(l, i < 0 ? unused : l->seconds + (size_t)i * PHASES) != 0)
             return 1;
         xp_routing_destroy(l->routing);
         l->routing = NULL;
@@ -253,7 +68,7 @@ static int check_folded(struct layer *l, struct reference_result *out)
     xp_status s = bad ? XP_ERR_NO_MEMORY : xp_routing_clusters(l->routing, cluster, alpha, centroids, &clusters);
 
     if (s != XP_OK)
-        bad = api_fail(l, "clusters", s);
+        bad = layer_fail(l, "clusters", s);
     if (!bad)
         bad = moe_check_folded(&l->plain, l->y, centroids, clusters, cluster, alpha, out);
     free(cluster);
@@ -271,7 +86,7 @@ static int check_layer(struct layer *l, struct report *rep)
     memset(l->rows, 0xa5, l->max_recv * l->p->rows.row_bytes);
     memset(l->y, 0xa5, l->opt->rows * l->p->rows.row_bytes);
     l->have_results = 0;
-    bad = iterate(l, unused);
+    bad = layer_iterate(l, unused);
     if (bad)
         return bad;
     if (l->plain.mode == XP_MODE_FOLDED)
@@ -293,7 +108,7 @@ static int make_report(struct layer *l, struct report *rep)
     rep->stats.size = sizeof(rep->stats);
     s = xp_plan_stats(l->plan, &rep->stats);
     if (s != XP_OK)
-        return api_fail(l, "stats", s);
+        return layer_fail(l, "stats", s);
     for (int r = 0; r < l->n; r++) {
         uint64_t pairs = r == l->rank ? 0 : moe_pairs(&l->plain, l->rank, r);
 
@@ -364,6 +179,87 @@ static void summarise(const struct layer *l, const struct report *rep, struct su
         sum->ratio = sum->raw > 0 ? (double)(sum->slow + sum->fast) / (double)sum->raw : 1.0;
 }
 
+/* ---- how much of the codec's time shows --------------------------------------------------------------------------------- */
+
+/* The same layer with rows that nobody codes and that take as many bytes. */
+struct twin {
+    struct options opt;
+    struct perf perf;
+    struct layer layer;
+};
+
+static int open_twin(struct twin *t, struct layer *l, size_t dim)
+{
+    t->opt = *l->opt;
+    t->opt.mode = XP_MODE_EXACT;
+    t->opt.codec = "raw";
+    t->opt.eps = 0;
+    t->opt.moe.combine = XP_COMBINE_SUM;
+    t->opt.moe.expert = NULL;
+    t->perf = *l->p;
+    t->perf.opt = &t->opt;
+    if (rows_open_generated(&t->perf.rows, "gaussian", l->p->rows.dtype, dim, t->opt.seed) != 0)
+        return perf_fail(l->p, "no plain rows of %zu values", dim);
+    t->layer = (struct layer){.p = &t->perf, .opt = &t->opt, .comm = l->comm, .rank = l->rank, .n = l->n};
+    return layer_open(&t->layer);
+}
+
+/* Both layers in turns, so that both see the same machine. */
+static int time_both(struct layer *l, struct layer *plain)
+{
+    double unused[PHASES];
+
+    for (int i = -WARM_UP; i < l->opt->iters; i++) {
+        struct layer *both[] = {l, plain};
+
+        for (int k = 0; k < 2; k++) {
+            if (layer_iterate(both[k], i < 0 ? unused : both[k]->seconds + (size_t)i * PHASES) != 0)
+                return 1;
+            xp_routing_destroy(both[k]->routing);
+            both[k]->routing = NULL;
+        }
+        if (l->rank == 0)
+            perf_progress("moe, plain beside", i + 1, i + 1 < l->opt->iters ? l->opt->iters : 0);
+    }
+    return 0;
+}
+
+/* The median time of a layer whose seconds are here. times: room for (n + 1) ranks. */
+static int median_of(struct layer *l, double *times, double *median)
+{
+    size_t values = (size_t)l->opt->iters * PHASES;
+    xp_status s = xp_comm_allgather(l->comm, l->seconds, times, values * sizeof(double));
+    struct summary sum = {0};
+
+    if (s != XP_OK)
+        return layer_fail(l, "report", s);
+    summarise_times(l, times, times + (size_t)l->n * values, &sum);
+    *median = sum.median;
+    return 0;
+}
+
+static int measure_exposed(struct layer *l, double *times, struct summary *sum)
+{
+    const double coding = sum->encode + sum->decode;
+    struct twin t = {0};
+    int bad;
+
+    if (sum->hop_slow == 0 || coding <= 0.0)
+        return perf_fail(l->p, "--exposed: nothing was coded between nodes");
+    sum->plain_dim = (size_t)lrint((double)sum->slow / (double)sum->hop_slow / ((double)l->p->rows.row_bytes / (double)l->p->rows.dim));
+    bad = open_twin(&t, l, sum->plain_dim);
+    if (!bad)
+        bad = time_both(l, &t.layer);
+    if (!bad)
+        bad = median_of(l, times, &sum->beside) || median_of(&t.layer, times, &sum->plain);
+    sum->exposed = (sum->beside - sum->plain) / coding;
+    layer_close(&t.layer);
+    rows_close(&t.perf.rows);
+    return bad;
+}
+
+/* ---- output ------------------------------------------------------------------------------------------------------------- */
+
 static void print_table(const struct layer *l, const xp_stats *st, const struct summary *sum)
 {
     const struct row_source *rows = &l->p->rows;
@@ -381,6 +277,9 @@ static void print_table(const struct layer *l, const xp_stats *st, const struct 
     printf("  choice algo %s, codec %s, isa %s, %llu exchanges bypassed\n", st->algo, st->codec, perf_isa(l->comm), (unsigned long long)sum->bypassed);
     printf("  bytes  %.2f MB of rows, %.2f MB between nodes (%llu rows), %.2f inside (%llu rows), wire ratio %.3f\n", 1e-6 * (double)sum->raw,
            1e-6 * (double)sum->slow, (unsigned long long)sum->hop_slow, 1e-6 * (double)sum->fast, (unsigned long long)sum->hop_fast, sum->ratio);
+    if (l->opt->moe.exposed)
+        printf("  hidden %.3f ms beside %.3f ms of plain rows of %zu values: %.2f of the codec's time is exposed\n", 1e3 * sum->beside, 1e3 * sum->plain,
+               sum->plain_dim, sum->exposed);
     if (l->plain.mode == XP_MODE_FOLDED)
         printf("  folded rate %.3f, rho %.3f, error of the experts' results by probes %.3f, %llu steps bounded\n", st->rate, st->rho,
                st->fold_err, (unsigned long long)st->fold_fallbacks);
@@ -418,6 +317,12 @@ static void write_json(struct layer *l, const xp_stats *st, const struct summary
         json_real(j, phase_names[ph], 1e3 * sum->phase[ph]);
     json_real(j, "encode_ms", 1e3 * sum->encode);
     json_real(j, "decode_ms", 1e3 * sum->decode);
+    if (l->opt->moe.exposed) {
+        json_whole(j, "plain_dim", sum->plain_dim);
+        json_real(j, "plain_ms", 1e3 * sum->plain);
+        json_real(j, "beside_plain_ms", 1e3 * sum->beside);
+        json_real(j, "exposed", sum->exposed);
+    }
     json_whole(j, "raw_bytes", sum->raw);
     json_whole(j, "raw_bytes_slow", sum->raw_slow);
     json_whole(j, "wire_bytes", sum->slow + sum->fast);
@@ -455,12 +360,16 @@ static int report(struct layer *l)
         s = xp_comm_allgather(l->comm, &mine, all, sizeof(mine));
         if (s == XP_OK)
             s = xp_comm_allgather(l->comm, l->seconds, times, values * sizeof(double));
-        bad = s == XP_OK ? 0 : api_fail(l, "report", s);
+        bad = s == XP_OK ? 0 : layer_fail(l, "report", s);
     }
     if (!bad) {
         summarise_times(l, times, times + n * values, &sum);
         summarise(l, all, &sum);
         perf_name_transports(l->comm, sum.transport, sizeof(sum.transport));
+        if (l->opt->moe.exposed)
+            bad = measure_exposed(l, times, &sum);
+    }
+    if (!bad) {
         if (l->rank == 0) {
             print_table(l, &all[0].stats, &sum);
             write_json(l, &all[0].stats, &sum);
@@ -477,10 +386,7 @@ static int run(struct layer *l)
 {
     l->rank = xp_comm_rank(l->comm);
     l->n = xp_comm_size(l->comm);
-    if (open_routing(l) != 0)
-        return 1;
-    make_case(l);
-    if (make_buffers(l) != 0 || make_plan(l) != 0 || time_layer(l) != 0)
+    if (layer_open(l) != 0 || time_layer(l) != 0)
         return 1;
     return report(l);
 }
@@ -492,19 +398,7 @@ int bench_moe(struct perf *p)
 
     if (code == 0)
         code = run(&l);
-    xp_routing_destroy(l.routing);
-    xp_plan_destroy(l.plan);
+    layer_close(&l);
     xp_comm_destroy(l.comm);
-    routing_close(&l.routes);
-    expert_close(&l.expert);
-    free(l.ids);
-    free(l.weights);
-    free(l.grad_weights);
-    free(l.x);
-    free(l.y);
-    free(l.grad);
-    free(l.rows);
-    free(l.results);
-    free(l.seconds);
     return code;
 }

@@ -49,6 +49,7 @@ const char options_help[] =
     "  --expert E       identity, or W1.npy,W2.npy[,b1.npy,b2.npy] (default identity)\n"
     "  --combine C      rows or sum: what comes home over the slow hop (default: rows in raw and exact mode, sum in bounded)\n"
     "  --backward       gradients too: combine_backward and dispatch_backward\n"
+    "  --exposed        bounded: also time plain rows of as many bytes, and say how much of the codec's time shows\n"
     "  --rate R         folded: centroids per row (default CROSSPRESS_RATE)\n"
     "  --alpha A        folded: fit, or a number (default fit)\n"
     "  --centroid C     folded: mean or leader (default mean)\n"
@@ -266,7 +267,7 @@ static int moe_given(const struct options *o)
     const struct moe_options *m = &o->moe;
 
     return m->experts || m->k || m->refine || m->topk || m->weights || m->routing || m->expert || m->preset || m->rate > 0 ||
-           m->alpha_fixed || m->centroid || m->combine || m->backward;
+           m->alpha_fixed || m->centroid || m->combine || m->backward || m->exposed;
 }
 
 /* What only makes sense together, or apart. */
@@ -285,6 +286,8 @@ static int consistent(const struct options *o, char *err, size_t size)
         return refuse(err, size, "--mode folded is for xp_perf moe: %s has no experts", o->command);
     if (!moe && !fold && moe_given(o))
         return refuse(err, size, "--experts, --topk, --rate and what goes with them are for xp_perf moe and fold");
+    if (o->moe.exposed && (!moe || o->mode != XP_MODE_BOUNDED))
+        return refuse(err, size, "--exposed is for xp_perf moe --mode bounded");
     if (o->moe.topk != NULL && o->moe.routing != NULL)
         return refuse(err, size, "--topk brings its own routing: leave out --routing");
     if (o->moe.weights != NULL && o->moe.topk == NULL)
@@ -294,14 +297,26 @@ static int consistent(const struct options *o, char *err, size_t size)
     return 0;
 }
 
+/* Where an option without a value is kept; NULL: it is none. */
+static int *find_flag(struct options *o, const char *name)
+{
+    if (strcmp(name, "--check") == 0)
+        return &o->check;
+    if (strcmp(name, "--backward") == 0)
+        return &o->moe.backward;
+    return strcmp(name, "--exposed") == 0 ? &o->moe.exposed : NULL;
+}
+
 int options_parse(struct options *o, int argc, char **argv, char *err, size_t err_size)
 {
     for (int i = 0; i < argc; i++) {
         const char *name = argv[i];
         set_fn set = find(name);
 
-        if (strcmp(name, "--check") == 0 || strcmp(name, "--backward") == 0) {
-            *(name[2] == 'c' ? &o->check : &o->moe.backward) = 1;
+        int *flag = find_flag(o, name);
+
+        if (flag != NULL) {
+            *flag = 1;
             continue;
         }
         if (set == NULL)

@@ -15,7 +15,7 @@ struct moe_options {
     int experts, k, refine;        /* refine -1: none */
     const char *topk, *weights, *routing, *expert, *preset;
     double rate, alpha;
-    int alpha_fixed, backward;
+    int alpha_fixed, backward, exposed;
     xp_centroid centroid;
     xp_combine_sum combine;
 };

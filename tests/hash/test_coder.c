@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "hash/codec.h"
+#include "hash/coded_rows.h"
 #include "hash/frame.h"
 #include "tests/harness/random.h"
 #include "tests/harness/values.h"
@@ -139,6 +140,71 @@ Test(coder, gathers_rows_through_an_index)
         cr_assert_eq(xp_coder_decode(c, frame, len, back, 4), XP_OK);
         for (int r = 0; r < 4; r++)
             cr_assert_arr_eq(back[r], rows[index[r]], sizeof(back[r]));
+        xp_coder_destroy(c);
+    }
+}
+
+#define ONCE_ROWS 48
+#define ONCE_DIM 160
+
+static void encode_once(struct xp_coder *c, const struct xp_rows *in, struct xp_coded_rows *store, const uint32_t *number, float (*back)[ONCE_DIM],
+                        xp_codec_stats *st)
+{
+    static unsigned char frame[ONCE_ROWS * (4 * ONCE_DIM + 4) + 64];
+    size_t len;
+
+    memset(st, 0, sizeof(*st));
+    cr_assert_eq(xp_coder_encode_once(c, in, store, number, frame, sizeof(frame), &len, st), XP_OK);
+    cr_assert_lt(len, in->rows * 4 * ONCE_DIM);
+    cr_assert_eq(xp_coder_decode(c, frame, len, back, in->rows), XP_OK);
+}
+
+/* A second frame of some of the rows has them as the first one had, even if the rows themselves are gone; a new step codes anew. */
+Test(coder, codes_a_row_once_for_all_frames)
+{
+    static float rows[ONCE_ROWS][ONCE_DIM], first[ONCE_ROWS][ONCE_DIM], second[ONCE_ROWS][ONCE_DIM];
+    const struct xp_rows all = { .data = rows, .rows = ONCE_ROWS, .dim = ONCE_DIM, .dtype = XP_F32 };
+    struct random rng = random_start("coder_once");
+
+    for (int shifted = 0; shifted < 2; shifted++) { /* rows that have a mean worth sending, or none */
+        struct xp_coder_desc d = describe("quant", XP_F32, ONCE_DIM);
+        struct xp_coded_rows *store;
+        struct xp_coder *c = make(&d);
+        struct xp_rows some = all;
+        uint32_t number[ONCE_ROWS], odd[ONCE_ROWS / 2];
+        xp_codec_stats st, again;
+
+        for (uint32_t i = 0; i < ONCE_ROWS; i++) {
+            number[i] = i;
+            odd[i / 2] = i / 2 * 2 + 1;
+            for (int k = 0; k < ONCE_DIM; k++)
+                rows[i][k] = (float)(random_normal(&rng) + 3 * shifted);
+        }
+        cr_assert_eq(xp_coded_rows_create(&store, ONCE_ROWS, sizeof(rows[0])), XP_OK);
+        xp_coded_rows_begin(store, &all);
+        encode_once(c, &all, store, number, first, &st);
+        cr_assert(st.err_max <= 0.05 && st.err_ref_max <= 0.05 && st.err_mean > 0);
+        for (int i = 0; i < ONCE_ROWS; i++) {
+            double error = 0, norm = 0;
+
+            for (int k = 0; k < ONCE_DIM; k++) {
+                error += pow((double)rows[i][k] - (double)first[i][k], 2);
+                norm += pow((double)rows[i][k], 2);
+            }
+            cr_assert_leq(error, 0.0025 * norm, "row %d", i);
+        }
+        memset(rows, 0x11, sizeof(rows));
+        some.index = odd;
+        some.rows = ONCE_ROWS / 2;
+        encode_once(c, &some, store, odd, second, &again);
+        for (int i = 0; i < ONCE_ROWS / 2; i++)
+            cr_assert_arr_eq(second[i], first[odd[i]], sizeof(second[i]), "row %d", i);
+        cr_assert(again.err_mean > 0.5 * st.err_mean && again.err_mean < 2 * st.err_mean);
+        rows[1][0] = 7;
+        xp_coded_rows_begin(store, &all);
+        encode_once(c, &some, store, odd, second, &again);
+        cr_assert_arr_neq(second[0], first[1], sizeof(second[0]));
+        xp_coded_rows_destroy(store);
         xp_coder_destroy(c);
     }
 }

@@ -55,6 +55,8 @@ for algo in ('hier', 'leader'):
 
 layer('sums come home', '--spawn', '4', '--nodes', '2', '--rows', '128', *REAL, '--mode', 'exact', '--algo', 'hier', '--combine', 'sum',
       check=lambda c: c['hop_rows_slow'] == 2 * once and c['rel_err_max'] < 2 ** -7)
+layer('3 nodes: a token for two of them is coded once; how much of that shows', '--spawn', '3', '--nodes', '3', '--rows', '128', *REAL, '--mode', 'bounded',
+      '--eps', '0.05', '--codec', 'quant', '--exposed', check=lambda c: c['encode_ms'] > 0 and c['plain_ms'] > 0 and 0 < c['plain_dim'] < 256 and 'exposed' in c)
 for ranks, nodes in ((1, 1), (3, 1), (3, 3), (5, 2)):
     layer(f'{ranks} ranks on {nodes} nodes, zipf routing', '--spawn', str(ranks), '--nodes', str(nodes), '--rows', '100', '--dim', '96', '--routing', 'zipf',
           '--k', '3', '--experts', '7', '--mode', 'exact', check=lossless)
@@ -78,6 +80,7 @@ bad = {
     'more slots than experts': ['--k', '9', '--experts', '8'],
     'a rate of nothing': ['--rate', '0'],
     'an expert of another shape': ['--expert', f'{w2},{w1}'],
+    'an exposed codec without one': ['--mode', 'exact', '--exposed'],
     'an alpha that is none': ['--alpha', 'much'],
 }
 for name, args in bad.items():
