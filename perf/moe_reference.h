@@ -24,7 +24,7 @@ struct moe_case {
     int sums;           /* raw and exact: partial sums came home, rounded */
     xp_mode mode;
     double eps;         /* bounded */
-    double fold_limit;  /* folded: allowed distance from the formula */
+    double fold_limit;  /* folded: allowed distance from the formula, to the larger of the result's norm and its centroids' results' */
 };
 
 /* Rank of an expert. */

@@ -69,6 +69,9 @@ layer('more tokens than the trace holds', '--spawn', '2', '--nodes', '2', '--row
 r = np.random.default_rng(3)
 w1, w2 = save('w1', r.normal(size=(16, 256, 64)).astype('f2') / 16), save('w2', r.normal(size=(16, 64, 256)).astype('f2') / 8)
 layer('a network for each expert', '--spawn', '4', '--nodes', '2', '--rows', '64', *REAL, '--expert', f'{w1},{w2}', '--mode', 'exact', check=lossless)
+# Its row 0 is hundreds of times longer than others: a row in one cluster with it is small beside what was coded.
+layer('a folded row that is small beside its centroid', '--spawn', '7', '--nodes', '7', '--rows', '64', '--input', os.path.join(ROOT, 'tests', 'data', 'smollm2_L15_x.npy'),
+      '--experts', '1', '--k', '1', '--mode', 'folded', '--alpha', '1', '--refine', '0', '--seed', '181')
 topk = np.array([[0, -1], [-1, -1], [15, 3]], dtype=np.int64)
 layer('tokens without experts', '--spawn', '3', '--rows', '31', '--dim', '64', '--topk', save('holes', topk), '--mode', 'exact', check=lossless)
 
