@@ -142,16 +142,17 @@ struct xp_gpu_book {
 size_t xp_cuda_book_bytes(const struct xp_book *b);
 xp_status xp_cuda_book(const struct xp_book *b, void *image, void *memory, struct xp_gpu_book *device);
 
-/* xp_book_decode_rows of book_rows.h, in two launches. in: `len` bytes at any alignment, read in whole units of 16 bytes. *status: 0, or
- * what is wrong (the rows are any then): a set of XP_CUDA_BOOK_*. scratch: xp_cuda_book_scratch(g, rows) bytes whose first word is 0, and
- * is 0 again afterwards. */
+/* xp_book_decode_rows of book_rows.h without dither, in two launches. in: `len` bytes at any alignment, read in whole units of 16 bytes.
+ * *status: 0, or what is wrong (the rows are any then): a set of XP_CUDA_BOOK_*. scratch: xp_cuda_book_scratch(g, rows) bytes whose first
+ * word is 0, and is 0 again afterwards. */
 enum { XP_CUDA_BOOK_SHORT = 1, XP_CUDA_BOOK_NUMBERS = 2, XP_CUDA_BOOK_LENGTHS = 4, XP_CUDA_BOOK_STREAM = 8 };
 size_t xp_cuda_book_scratch(const struct xp_gpu *g, size_t rows);
 int xp_cuda_book_decode(const struct xp_gpu *g, const struct xp_gpu_book *b, const uint8_t *in, size_t len, xp_dtype t, size_t rows, void *scratch,
                         void *out, uint32_t *status);
 
-/* xp_book_encode_rows of book_rows.h, in three launches. p: a host struct. centroid: [rows] (xp_cuda_hash and xp_cuda_assign with the sketches
- * of the book's writer); NULL for a book without. out: room for XP_BOOK_COLUMNS_HEAD + 4 + rows * 7 bytes and the rows; *len gets the bytes.
+/* xp_book_encode_rows of book_rows.h without dither, in three launches. p: a host struct. centroid: [rows] (xp_cuda_hash and
+ * xp_cuda_assign with the sketches of the book's writer); NULL for a book without. out: room for XP_BOOK_COLUMNS_HEAD + 4 + rows * 7
+ * bytes and the rows; *len gets the bytes.
  * errors [rows]: the squared error as measured, 0 where the row travels raw or is zero. scratch: xp_cuda_book_encode_scratch(g, in) bytes at
  * a multiple of 16 whose first word is 0, and is 0 again afterwards; in: rows, dim and dtype are looked at. */
 size_t xp_cuda_book_encode_scratch(const struct xp_gpu *g, const struct xp_rows *in);

@@ -11,6 +11,7 @@
 #include <string.h>
 
 struct row {
+    size_t number;
     uint32_t step, offset, centroid, length;
 };
 
@@ -82,7 +83,8 @@ static int decode_batch(struct xp_book_room *m, const struct xp_book *b, const s
 
         if (!batch->stream[i].ok)
             return 0;
-        m->k->uniform_restore(m->q[i] + b->rank, xp_book_base_of(m, b, batch->row[i].centroid, m->q[i]), b->dim, step, m->dtype, m->restored);
+        m->k->uniform_restore(m->q[i] + b->rank, xp_book_base_of(m, b, batch->row[i].centroid, m->q[i]), b->dim, step,
+                              xp_book_dither_of(m, b, batch->row[i].number), m->dtype, m->restored);
         m->k->reorder(m->restored, b->place, b->dim, xp_dtype_size(m->dtype), batch->out[i]);
     }
     batch->count = 0;
@@ -112,18 +114,18 @@ static xp_status corrupt(const char **why, const char *text)
     return XP_ERR_CORRUPT;
 }
 
-xp_status xp_book_decode_rows(struct xp_book_room *m, const struct xp_book *b, const uint8_t *in, size_t len, size_t rows,
-                              void *out, const char **why)
+xp_status xp_book_decode_rows(struct xp_book_room *m, const struct xp_book *b, const struct xp_book_dither *d, const uint8_t *in,
+                              size_t len, size_t rows, void *out, const char **why)
 {
     struct batch batch = { .count = 0 };
     struct source s;
 
-    xp_book_begin(m);
+    xp_book_begin(m, d);
     if (!open_source(&s, b, in, len, rows))
         return corrupt(why, "book: shorter than its columns");
     for (size_t r = 0; r < rows; r++) {
         void *to = (char *)out + r * m->row_bytes;
-        struct row row;
+        struct row row = { .number = r };
 
         if (!next_row(&s, m, b, &row))
             return corrupt(why, "book: a row's step, place or length is out of range");

@@ -17,7 +17,7 @@
 struct subject {
     struct xp_book_room *m;
     const struct xp_book *b;
-    const float *base;
+    const float *base, *dither;
     int16_t *q;       /* coordinates, then the values */
     double energy, ref, allowed, error; /* squares: |x|^2, reference, what the promise allows, what was reached */
     double level;     /* 64 log2 of the deviation of class 0 */
@@ -31,6 +31,12 @@ static void set_step(struct subject *s, int step)
 
     s->step = step;
     s->offset = xp_book_use_offset(s->m, s->b, (int)fmin(fmax(offset, -XP_BOOK_LARGEST_OFFSET), XP_BOOK_LARGEST_OFFSET));
+}
+
+/* Where rounding goes up; dither wants all cells alike. */
+static const float *bias(const struct subject *s)
+{
+    return s->dither ? s->m->half : s->m->bias[s->offset];
 }
 
 /* Squared error of rounding to the row's type, about. */
@@ -51,14 +57,14 @@ static int estimate_step(struct subject *s, double rest)
     const double fine = 32 * xp_log2(room * 12 / (double)s->b->dim); /* were every cell full, this would be it */
     int step = bounded(floor(fine + s->m->above));
 
-    if (rest <= room) /* nothing needs to be sent */
+    if (rest <= room && !s->dither) /* nothing needs to be sent */
         return bounded(ceil(32 * xp_log2(rest)) + 2 * XP_BOOK_STEPS_PER_OCTAVE);
     for (int i = 0; i < 5; i++) {
         double size, error, change;
 
         set_step(s, step);
         size = xp_book_step_size(s->m, step);
-        error = size * size * s->m->k->uniform_error(s->m->rest, s->b->groups, (float)(1 / size), s->m->bias[s->offset]);
+        error = size * size * s->m->k->uniform_error(s->m->rest, s->b->groups, (float)(1 / size), bias(s), s->dither);
         change = floor(32 * xp_log2(room / error));
         step = bounded(step + fmin(fmax(change, -256), 128));
         if (fabs(change) <= XP_BOOK_SMALL_CHANGE)
@@ -78,8 +84,8 @@ static void try_step(struct subject *s, int step)
 
     set_step(s, step);
     size = xp_book_step_size(m, step);
-    m->k->uniform_quantise(m->rest, s->b->groups, 1 / size, m->bias[s->offset], s->q + s->b->rank);
-    m->k->uniform_restore(s->q + s->b->rank, s->base, s->b->dim, size, m->dtype, m->restored);
+    m->k->uniform_quantise(m->rest, s->b->groups, 1 / size, bias(s), s->dither, s->q + s->b->rank);
+    m->k->uniform_restore(s->q + s->b->rank, s->base, s->b->dim, size, s->dither, m->dtype, m->restored);
     s->error = m->k->distance(m->typed, m->restored, m->dtype, s->b->dim);
 }
 
@@ -110,7 +116,7 @@ static int find_step(struct subject *s, double rest)
     for (int i = 0; i < 12; i++) {
         try_step(s, step);
         if (s->error <= s->allowed) {
-            if (s->b->dim < XP_BOOK_LONG_ROW && rest > s->allowed && s->step < XP_BOOK_LARGEST_STEP - XP_BOOK_LARGER_STEPS)
+            if (s->b->dim < XP_BOOK_LONG_ROW && (rest > s->allowed || s->dither) && s->step < XP_BOOK_LARGEST_STEP - XP_BOOK_LARGER_STEPS)
                 try_larger_steps(s);
             return 1;
         }
@@ -203,6 +209,7 @@ static void encode_batch(struct xp_book_room *m, const struct xp_book *b, const 
         }
         *s = (struct subject){ .m = m, .b = b, .q = m->q[count] };
         e->centroid[i] = b->centroids ? centroid[r + i] : 0;
+        s->dither = xp_book_dither_of(m, b, r + i);
         s->energy = m->k->distance(row, NULL, m->dtype, m->dim); /* first: reads the row in order */
         m->k->reorder(row, b->channel, m->dim, xp_dtype_size(m->dtype), m->typed);
         rest = examine(s, p, e->centroid[i]);
@@ -312,8 +319,8 @@ static void write_columns(const struct xp_book_room *m, const struct xp_book_col
 }
 
 xp_status xp_book_encode_rows(struct xp_book_room *m, const struct xp_book *b, const struct xp_book_promise *p,
-                              const struct xp_rows *in, const uint32_t *centroid, uint8_t *out, size_t cap, size_t *len,
-                              xp_codec_stats *st)
+                              const struct xp_book_dither *d, const struct xp_rows *in, const uint32_t *centroid, uint8_t *out,
+                              size_t cap, size_t *len, xp_codec_stats *st)
 {
     /* Columns are no wider than this; the rows move down when it is known how wide they are. */
     const size_t most = XP_BOOK_COLUMNS_HEAD + 4 + in->rows * 7;
@@ -322,7 +329,7 @@ xp_status xp_book_encode_rows(struct xp_book_room *m, const struct xp_book *b, c
 
     if (cap < most || in->rows > m->cap_rows)
         return XP_ERR_UNSUPPORTED;
-    xp_book_begin(m);
+    xp_book_begin(m, d);
     for (size_t r = 0; r < in->rows; r += m->batch) {
         const size_t n = in->rows - r < m->batch ? in->rows - r : m->batch;
         const struct xp_rans_source *source;

@@ -26,6 +26,8 @@ static uint8_t *lay_out(struct xp_book_room *m, uint8_t *p)
 
     m->rest = cut(&p, 4 * m->pad);
     m->base = cut(&p, 4 * m->pad);
+    m->dither = cut(&p, 4 * (m->pad + XP_DITHER_ROOM));
+    m->half = cut(&p, 4 * groups);
     m->typed = cut(&p, 4 * m->pad);
     m->restored = cut(&p, 4 * m->pad);
     for (size_t i = 0; i < m->batch; i++) {
@@ -81,6 +83,8 @@ xp_status xp_book_room_init(struct xp_book_room *m, const struct xp_kernels *k, 
     memset(m->memory, 0, bytes);
     lay_out(m, m->memory);
     xp_book_fill_mantissas(m->mantissa);
+    for (size_t g = 0; g < m->most_symbols / XP_RANS_GROUP; g++)
+        m->half[g] = 0.5f;
     return XP_OK;
 }
 
@@ -119,11 +123,24 @@ size_t xp_book_symbols(const struct xp_book *b)
 }
 
 /* Begins coding with book b: what was filled for another one is forgotten. */
-void xp_book_begin(struct xp_book_room *m)
+void xp_book_begin(struct xp_book_room *m, const struct xp_book_dither *d)
 {
     memset(m->filled, 0, sizeof(m->filled));
     m->above = 0;
+    m->dithers = d ? *d : (struct xp_book_dither){ 0 };
 }
+
+const float *xp_book_dither_of(struct xp_book_room *m, const struct xp_book *b, size_t r)
+{
+    if (!m->dithers.on)
+        return NULL;
+    m->k->uniform_dither(m->dithers.key, r, b->groups, m->dither);
+    return m->dither;
+}
+
+/* Dither makes small values larger: which distribution is the best for those of a scale class (Gaussian and Laplace as in rans_tables.py). */
+#define DITHER_CLASSES 14
+static const uint8_t dithered_class[DITHER_CLASSES] = { 6, 6, 7, 7, 7, 8, 8, 9, 10, 10, 11, 12, 13, 13 };
 
 /* Fills classes and widths of the cell of zero for rows of this offset. Returns their place. */
 int xp_book_use_offset(struct xp_book_room *m, const struct xp_book *b, int offset)
@@ -139,8 +156,8 @@ int xp_book_use_offset(struct xp_book_room *m, const struct xp_book *b, int offs
         const int sum = b->group_class[g] + offset;
         const unsigned class = sum < 0 ? 0 : sum >= XP_RANS_CLASSES ? XP_RANS_CLASSES - 1 : (unsigned)sum;
 
-        m->classes[at][first + g] = (uint8_t)class;
         m->bias[at][g] = 0.5f - xp_rans_table(class)->dead_zone;
+        m->classes[at][first + g] = m->dithers.on && class < DITHER_CLASSES ? dithered_class[class] : (uint8_t)class;
     }
     return at;
 }

@@ -18,6 +18,12 @@ struct xp_book_promise {
     int to_mean;
 };
 
+/* Dither (kernels.h): row r of a frame of this key gets the numbers of row r. */
+struct xp_book_dither {
+    int on;
+    uint64_t key;
+};
+
 /* Scratch for one shape of rows. */
 struct xp_book_room {
     const struct xp_kernels *k;
@@ -26,6 +32,7 @@ struct xp_book_room {
     size_t most_symbols; /* dim and the most coordinates, in whole groups */
     float mantissa[64];  /* 2^(i / 64) */
     float *rest, *base;          /* rest: what is left to code */
+    float *dither, *half;        /* the dither of a row; 1/2 for each group */
     uint8_t *typed, *restored;   /* the row in book order; as it will be decoded */
 
     /* Rows side by side. */
@@ -39,6 +46,7 @@ struct xp_book_room {
     uint8_t *classes[XP_BOOK_OFFSETS];
     float *bias[XP_BOOK_OFFSETS];
 
+    struct xp_book_dither dithers; /* of the rows being coded */
     double above; /* encoding: how far the step of the first row of a run that was searched for lay above that of full cells */
     int above_known;
     size_t cap_rows;
@@ -54,15 +62,15 @@ void xp_book_room_fini(struct xp_book_room *m);
 xp_status xp_book_room_reserve(struct xp_book_room *m, size_t rows);
 
 /*
- * Encodes rows. centroid[r] is row r's centroid; NULL for a book without centroids. *len gets the bytes, at most cap, or
- * XP_ERR_UNSUPPORTED: they do not fit. Adds to st: rows_raw, err_mean (a sum over rows), err_max, err_ref_max.
+ * Encodes rows. centroid[r] is row r's centroid; NULL for a book without centroids. d: NULL: no dither. *len gets the bytes, at most
+ * cap, or XP_ERR_UNSUPPORTED: they do not fit. Adds to st: rows_raw, err_mean (a sum over rows), err_max, err_ref_max.
  */
 xp_status xp_book_encode_rows(struct xp_book_room *m, const struct xp_book *b, const struct xp_book_promise *p,
-                              const struct xp_rows *in, const uint32_t *centroid, uint8_t *out, size_t cap, size_t *len,
-                              xp_codec_stats *st);
+                              const struct xp_book_dither *d, const struct xp_rows *in, const uint32_t *centroid, uint8_t *out,
+                              size_t cap, size_t *len, xp_codec_stats *st);
 
 /* Decodes exactly `rows` rows from exactly len bytes. Any bytes are safe. XP_ERR_CORRUPT, *why says what. */
-xp_status xp_book_decode_rows(struct xp_book_room *m, const struct xp_book *b, const uint8_t *in, size_t len, size_t rows,
-                              void *out, const char **why);
+xp_status xp_book_decode_rows(struct xp_book_room *m, const struct xp_book *b, const struct xp_book_dither *d, const uint8_t *in,
+                              size_t len, size_t rows, void *out, const char **why);
 
 #endif

@@ -30,8 +30,11 @@ struct xp_book_columns {
     unsigned width[4];
 };
 
-/* Begins coding with another book: what was filled for the last one is forgotten. */
-void xp_book_begin(struct xp_book_room *m);
+/* Begins coding with another book, dithered or not: what was filled for the last one is forgotten. */
+void xp_book_begin(struct xp_book_room *m, const struct xp_book_dither *d);
+
+/* The dither of row r, NULL where there is none. It stays until the next call. */
+const float *xp_book_dither_of(struct xp_book_room *m, const struct xp_book *b, size_t r);
 
 /* 2^(i / 64) for i < 64. */
 void xp_book_fill_mantissas(float *mantissa);

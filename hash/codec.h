@@ -63,6 +63,7 @@ struct xp_coder_desc {
     uint64_t seed;
     unsigned lsh_hashes, lsh_width, lsh_rounds;
     int lsh_refine, lsh_center;
+    int dither;   /* bounded: errors know nothing of the values nor of each other. Book: subtractive dither; others: signs of the frame's own */
     int row_wise; /* codec quant: what a row is decoded to does not depend on the rows that share its frame */
 };
 

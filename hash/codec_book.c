@@ -2,7 +2,7 @@
  * codec_book.c - rows coded with a book: entropy-coded residuals, each row within eps
  *
  * Payload (FORMAT.md, "Codec book"): kind u8; a book fitted on these very rows, or the version of one that both ends keep;
- * the rows.
+ * the rows. The seed of the frame is the key of their dither.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -15,6 +15,7 @@
 
 #define KIND_OWN 0  /* the book lies in the frame */
 #define KIND_KEPT 1 /* a version follows */
+#define KIND_DITHERED 2 /* added to these */
 #define KEPT_HEAD 5
 
 #define SAMPLE_ROWS 512
@@ -134,21 +135,28 @@ static size_t fit_own(struct xp_coder *c, const struct xp_rows *in, uint8_t *out
     return xp_book_read(&s->read, out, bytes, &used, &c->why) == XP_OK ? bytes : 0;
 }
 
+/* Of the frame at hand. */
+static struct xp_book_dither dither_of(const struct xp_coder *c, int on)
+{
+    return (struct xp_book_dither){ .on = on, .key = c->frame_seed };
+}
+
 /* Rows with a book of their own. */
 static xp_status encode_own(struct xp_coder *c, const struct xp_rows *in, uint8_t *out, size_t cap, size_t *len, xp_codec_stats *st)
 {
     const struct xp_book_promise promise = { c->desc.eps, c->desc.eps_ref != XP_EPS_REF_ROW };
+    const struct xp_book_dither dither = dither_of(c, c->desc.dither);
     size_t at = 1, bytes;
     xp_status s = xp_book_state_create(c, 1);
 
     if (s)
         return s;
-    out[0] = KIND_OWN;
+    out[0] = KIND_OWN | (dither.on ? KIND_DITHERED : 0);
     bytes = fit_own(c, in, out + at, cap - at);
     if (!bytes)
         return XP_ERR_UNSUPPORTED;
     at += bytes;
-    s = xp_book_encode_rows(&c->book->room, &c->book->read, &promise, in, NULL, out + at, cap - at, &bytes, st);
+    s = xp_book_encode_rows(&c->book->room, &c->book->read, &promise, &dither, in, NULL, out + at, cap - at, &bytes, st);
     *len = at + bytes;
     return s;
 }
@@ -157,18 +165,19 @@ static xp_status encode_own(struct xp_coder *c, const struct xp_rows *in, uint8_
 static xp_status encode_kept(struct xp_coder *c, const struct xp_rows *in, uint8_t *out, size_t cap, size_t *len, xp_codec_stats *st)
 {
     const struct xp_book_promise promise = { c->desc.eps, c->desc.eps_ref != XP_EPS_REF_ROW };
+    const struct xp_book_dither dither = dither_of(c, c->desc.dither);
     const struct xp_book *b = &c->writer->book;
     size_t bytes;
     xp_status s;
 
     if (cap < KEPT_HEAD)
         return XP_ERR_UNSUPPORTED;
-    out[0] = KIND_KEPT;
+    out[0] = KIND_KEPT | (dither.on ? KIND_DITHERED : 0);
     xp_put32(out + 1, b->version);
     if (b->centroids)
         xp_book_assign(c->writer, in, c->book->of);
-    s = xp_book_encode_rows(&c->book->room, b, &promise, in, b->centroids ? c->book->of : NULL, out + KEPT_HEAD, cap - KEPT_HEAD,
-                            &bytes, st);
+    s = xp_book_encode_rows(&c->book->room, b, &promise, &dither, in, b->centroids ? c->book->of : NULL, out + KEPT_HEAD,
+                            cap - KEPT_HEAD, &bytes, st);
     *len = KEPT_HEAD + bytes;
     return s;
 }
@@ -193,23 +202,27 @@ static xp_status book_encode(struct xp_coder *c, const struct xp_rows *in, uint8
 static xp_status book_decode(struct xp_coder *c, const uint8_t *in, size_t len, size_t rows, void *out)
 {
     const struct xp_book *b;
+    struct xp_book_dither dither;
     xp_status s = xp_book_state_create(c, 0);
     size_t used;
 
     if (s)
         return s;
-    if (len >= KEPT_HEAD && in[0] == KIND_KEPT) {
+    if (len < 1 || in[0] > (KIND_KEPT | KIND_DITHERED))
+        return xp_corrupt(c, "book: unknown kind");
+    dither = dither_of(c, in[0] & KIND_DITHERED);
+    if (in[0] & KIND_KEPT) {
+        if (len < KEPT_HEAD)
+            return xp_corrupt(c, "book: shorter than its version");
         b = c->shelf ? xp_book_shelf_find(c->shelf, xp_get32(in + 1)) : NULL;
         if (!b)
             return xp_corrupt(c, "book: coded with a book that is not here");
-        return xp_book_decode_rows(&c->book->room, b, in + KEPT_HEAD, len - KEPT_HEAD, rows, out, &c->why);
+        return xp_book_decode_rows(&c->book->room, b, &dither, in + KEPT_HEAD, len - KEPT_HEAD, rows, out, &c->why);
     }
-    if (len < 1 || in[0] != KIND_OWN)
-        return xp_corrupt(c, "book: unknown kind");
     s = xp_book_read(&c->book->read, in + 1, len - 1, &used, &c->why);
     if (s)
         return s;
-    return xp_book_decode_rows(&c->book->room, &c->book->read, in + 1 + used, len - 1 - used, rows, out, &c->why);
+    return xp_book_decode_rows(&c->book->room, &c->book->read, &dither, in + 1 + used, len - 1 - used, rows, out, &c->why);
 }
 
 void xp_coder_write_with(struct xp_coder *c, const struct xp_book_writer *w)

@@ -51,6 +51,6 @@ void xp_coded_rows_begin(struct xp_coded_rows *s, const struct xp_rows *all)
         s->at[i] = XP_NOT_CODED;
     s->all = *all;
     s->used = 0;
-    s->known = s->sent = 0;
+    s->known = s->sent = s->seeded = 0;
     s->counted = 0;
 }

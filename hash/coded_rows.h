@@ -23,6 +23,8 @@ struct xp_coded_rows {
     void *mean;       /* typed */
     uint32_t counted; /* rows that the mean is of; 0: there is none */
     int known, sent;  /* the mean has been looked for; frames have it */
+    uint64_t seed;    /* of all frames, where the coder dithers */
+    int seeded;
 };
 
 #define XP_NOT_CODED SIZE_MAX

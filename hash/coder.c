@@ -8,6 +8,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "hash/coded_rows.h"
 #include "hash/coder_impl.h"
 #include "hash/qblock.h"
 #include "hash/frame.h"
@@ -103,7 +104,7 @@ static xp_status allocate(struct xp_coder *c)
         (renew(&c->sample_index, XP_SAMPLE_MAX, 4) || renew(&c->sample, 2 * XP_SAMPLE_MAX, c->row_bytes)))
         return XP_ERR_NO_MEMORY;
     c->quantiser.dim = c->desc.dim;
-    c->quantiser_seed = c->desc.seed;
+    c->frame_seed = c->desc.seed;
     xp_signs_fill(c->desc.seed, XP_SIGNS_QUANTISE, c->desc.dim, c->quantiser.signs);
     if (may_use(c, XP_CODEC_LSH)) {
         xp_status s = xp_lsh_create(c);
@@ -117,10 +118,10 @@ static xp_status allocate(struct xp_coder *c)
 
 void xp_coder_seed(struct xp_coder *c, uint64_t seed)
 {
-    if (seed == c->quantiser_seed)
+    if (seed == c->frame_seed)
         return;
     xp_signs_fill(seed, XP_SIGNS_QUANTISE, c->desc.dim, c->quantiser.signs);
-    c->quantiser_seed = seed;
+    c->frame_seed = seed;
 }
 
 /* ---- life ---------------------------------------------------------------------------------------------------- */
@@ -280,12 +281,37 @@ static xp_status try_codec(struct xp_coder *c, const struct xp_codec_ops *ops, c
     return ops->encode(c, in, frame + XP_FRAME_HEADER, room < cap ? room : cap, payload, &c->stats);
 }
 
+/* With dither frames have seeds of their own, made from what they hold: encoding twice gives the same bytes. */
+static uint64_t seed_of(const struct xp_coder *c, const struct xp_rows *in)
+{
+    uint64_t seed = c->desc.seed;
+
+    for (size_t r = 0; r < in->rows; r++)
+        seed = (seed ^ xp_checksum(xp_row(in, r), c->row_bytes)) * 0x9e3779b97f4a7c15u;
+    return seed;
+}
+
+/* The seed of a frame; of all frames of a store, as coded rows go from one to the next. */
+static uint64_t choose_seed(const struct xp_coder *c, const struct xp_codec_ops *ops, const struct xp_rows *in)
+{
+    struct xp_coded_rows *s = ops == &xp_codec_quant ? c->store : NULL;
+
+    if (!c->desc.dither)
+        return c->desc.seed;
+    if (!s)
+        return seed_of(c, in);
+    if (!s->seeded)
+        s->seed = seed_of(c, &s->all);
+    s->seeded = 1;
+    return s->seed;
+}
+
 xp_status xp_coder_encode(struct xp_coder *c, const struct xp_rows *in, void *frame, size_t cap, size_t *len,
                           xp_codec_stats *stats)
 {
     const struct xp_codec_ops *ops = in->rows ? c->ops : &xp_codec_raw;
     struct xp_frame_header h = { .version = XP_FRAME_VERSION, .dtype = (uint8_t)c->desc.dtype, .dim = (uint32_t)c->desc.dim,
-                                 .rows = in->rows, .seed = c->desc.seed };
+                                 .rows = in->rows };
     size_t payload = 0;
     double start;
     xp_status s;
@@ -301,7 +327,8 @@ xp_status xp_coder_encode(struct xp_coder *c, const struct xp_rows *in, void *fr
         return s;
     c->why = "";
     start = wall_seconds();
-    xp_coder_seed(c, c->desc.seed);
+    h.seed = choose_seed(c, ops, in);
+    xp_coder_seed(c, h.seed);
     s = try_codec(c, ops, in, frame, cap - XP_FRAME_HEADER, &payload);
     if (s == XP_ERR_UNSUPPORTED && ops != &xp_codec_raw) {
         ops = &xp_codec_raw;

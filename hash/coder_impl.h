@@ -52,8 +52,8 @@ struct xp_coder {
     size_t row_bytes;
     const char *why;                /* static text: why the last call failed */
 
-    struct xp_quantiser quantiser;  /* its signs belong to quantiser_seed */
-    uint64_t quantiser_seed;
+    struct xp_quantiser quantiser;  /* its signs belong to frame_seed */
+    uint64_t frame_seed;            /* of the frame at hand */
 
     /* One row each, 64-byte aligned, XP_ROW_PAD(dim) values (f32) or row_bytes + 64 (typed). */
     float *mean;     /* the frame's mean row, of the finite rows (what eps may be relative to) */
@@ -98,7 +98,7 @@ void xp_book_state_destroy(struct xp_book_state *s);
 xp_status xp_pack_reserve(struct xp_coder *c, size_t rows);
 void xp_pack_state_destroy(struct xp_pack_state *s);
 
-/* Makes the quantiser's signs those of `seed`. */
+/* The frame at hand has this seed: makes the quantiser's signs its own. */
 void xp_coder_seed(struct xp_coder *c, uint64_t seed);
 
 /* A frame of codec `id` was encoded or decoded: what it took (select.c). */

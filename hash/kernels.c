@@ -31,6 +31,7 @@ static void fill_c(struct xp_kernels *k)
     k->vector_dot = xp_vector_dot_c;
     k->vector_add = xp_vector_add_c;
     k->uniform_spread = xp_uniform_spread_c;
+    k->uniform_dither = xp_uniform_dither_c;
     k->uniform_error = xp_uniform_error_c;
     k->uniform_quantise = xp_uniform_quantise_c;
     k->uniform_restore = xp_uniform_restore_c;
@@ -44,6 +45,7 @@ static void fill_avx2(struct xp_kernels *k)
     k->vector_dot = xp_vector_dot_avx2;
     k->vector_add = xp_vector_add_avx2;
     k->uniform_spread = xp_uniform_spread_avx2;
+    k->uniform_dither = xp_uniform_dither_avx2;
     k->uniform_error = xp_uniform_error_avx2;
     k->uniform_quantise = xp_uniform_quantise_avx2;
     k->uniform_restore = xp_uniform_restore_avx2;
@@ -93,6 +95,7 @@ static void fill_avx512(struct xp_kernels *k)
     k->vector_dot = xp_vector_dot_avx512;
     k->vector_add = xp_vector_add_avx512;
     k->uniform_spread = xp_uniform_spread_avx512;
+    k->uniform_dither = xp_uniform_dither_avx512;
     k->uniform_error = xp_uniform_error_avx512;
     k->uniform_quantise = xp_uniform_quantise_avx512;
     k->uniform_restore = xp_uniform_restore_avx512;

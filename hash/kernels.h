@@ -183,16 +183,22 @@ typedef void (*xp_vector_add_fn)(float *a, const float *b, float factor, size_t 
 /* uniform_spread: 16-lane sum of (x[i] * weight[i / 16])^2. Exact. */
 typedef float (*xp_uniform_spread_fn)(const float *x, size_t groups, const float *weight);
 
-/* The integer of a value: sign(x) * trunc(min(|x| * inverse + bias[group], 30000)); bias is 0.5 or a little less.
- * uniform_error: 16-lane sum of (|x| * inverse - |integer|)^2: the squared error in squared steps. Exact. */
-typedef float (*xp_uniform_error_fn)(const float *x, size_t groups, float inverse, const float *bias);
+/* uniform_dither: out[i] = (2 b - 255) / 512, b being byte i % 16 (words little endian) of the Philox block (signs.h) of this key and
+ * counter {i / 16, row, row >> 32, 1}. There is room for 16 groups more than asked for, which may be written. Exact. */
+#define XP_DITHER_ROOM 256 /* values behind the last */
+typedef void (*xp_uniform_dither_fn)(uint64_t key, uint64_t row, size_t groups, float *out);
+
+/* The integer of a value: sign(v) * trunc(min(|v| + bias[group], 30000)), v = x * inverse + dither (dither NULL: without); bias is 0.5
+ * or a little less.
+ * uniform_error: 16-lane sum of (|v| - |integer|)^2: the squared error in squared steps. Exact. */
+typedef float (*xp_uniform_error_fn)(const float *x, size_t groups, float inverse, const float *bias, const float *dither);
 
 /* uniform_quantise: the integers. Exact. */
-typedef void (*xp_uniform_quantise_fn)(const float *x, size_t groups, float inverse, const float *bias, int16_t *q);
+typedef void (*xp_uniform_quantise_fn)(const float *x, size_t groups, float inverse, const float *bias, const float *dither, int16_t *q);
 
-/* uniform_restore: row[i] = round_to_type(q[i] * step + base[i]), n values. q and base may be read up to the next multiple
- * of 16. Any alignment of row. Exact. */
-typedef void (*xp_uniform_restore_fn)(const int16_t *q, const float *base, size_t n, float step, xp_dtype t, void *row);
+/* uniform_restore: row[i] = round_to_type((q[i] - dither[i]) * step + base[i]), n values. q, base and dither may be read up to the
+ * next multiple of 16. Any alignment of row. Exact. */
+typedef void (*xp_uniform_restore_fn)(const int16_t *q, const float *base, size_t n, float step, const float *dither, xp_dtype t, void *row);
 
 /* ---- entropy coding (rans.h) -------------------------------------------------------------------------------------- */
 
@@ -271,6 +277,7 @@ struct xp_kernels {
     xp_vector_dot_fn vector_dot;
     xp_vector_add_fn vector_add;
     xp_uniform_spread_fn uniform_spread;
+    xp_uniform_dither_fn uniform_dither;
     xp_uniform_error_fn uniform_error;
     xp_uniform_quantise_fn uniform_quantise;
     xp_uniform_restore_fn uniform_restore;

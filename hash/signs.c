@@ -7,13 +7,6 @@
 
 #include <string.h>
 
-/* Multipliers and key increments (golden ratio, sqrt(3) - 1) of Philox 4x32. */
-#define PHILOX_M0 0xD2511F53u
-#define PHILOX_M1 0xCD9E8D57u
-#define PHILOX_W0 0x9E3779B9u
-#define PHILOX_W1 0xBB67AE85u
-#define PHILOX_ROUNDS 10
-
 /* cuRAND deals blocks of four words round robin to this many subsequences; the subsequence is the counter's upper half. */
 #define CURAND_SUBSEQUENCES 65536
 
@@ -22,14 +15,14 @@ void xp_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]
     uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
     uint32_t k0 = key[0], k1 = key[1];
 
-    for (int r = 0; r < PHILOX_ROUNDS; r++) {
-        const uint64_t p0 = (uint64_t)PHILOX_M0 * c0, p1 = (uint64_t)PHILOX_M1 * c2;
+    for (int r = 0; r < XP_PHILOX_ROUNDS; r++) {
+        const uint64_t p0 = (uint64_t)XP_PHILOX_M0 * c0, p1 = (uint64_t)XP_PHILOX_M1 * c2;
         c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
         c1 = (uint32_t)p1;
         c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
         c3 = (uint32_t)p0;
-        k0 += PHILOX_W0;
-        k1 += PHILOX_W1;
+        k0 += XP_PHILOX_W0;
+        k1 += XP_PHILOX_W1;
     }
     out[0] = c0;
     out[1] = c1;

@@ -21,6 +21,13 @@ enum xp_signs_stream {
     XP_SIGNS_QUANTISE = 8   /* the block rotation of the quantisers */
 };
 
+/* Multipliers and key increments (golden ratio, sqrt(3) - 1) of Philox 4x32. */
+#define XP_PHILOX_M0 0xD2511F53u
+#define XP_PHILOX_M1 0xCD9E8D57u
+#define XP_PHILOX_W0 0x9E3779B9u
+#define XP_PHILOX_W1 0xBB67AE85u
+#define XP_PHILOX_ROUNDS 10
+
 /* One Philox 4x32-10 block. */
 void xp_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
 

@@ -27,6 +27,14 @@ static inline float cell(float a, float bias)
     return (float)(int)(v < (float)XP_RANS_MAX_Q ? v : (float)XP_RANS_MAX_Q);
 }
 
+/* A value in steps. */
+static inline float scaled(const float *x, size_t i, float inverse, const float *dither)
+{
+    const float v = x[i] * inverse;
+
+    return dither ? v + dither[i] : v;
+}
+
 static inline float magnitude(float x)
 {
     return x < 0 ? -x : x;
@@ -44,29 +52,30 @@ float xp_uniform_spread_c(const float *x, size_t groups, const float *weight)
     return fold_lanes(lane);
 }
 
-float xp_uniform_error_c(const float *x, size_t groups, float inverse, const float *bias)
+float xp_uniform_error_c(const float *x, size_t groups, float inverse, const float *bias, const float *dither)
 {
     float lane[LANES] = {0};
 
     for (size_t g = 0; g < groups; g++)
         for (size_t i = 0; i < LANES; i++) {
-            const float a = magnitude(x[LANES * g + i]) * inverse, e = a - cell(a, bias[g]);
+            const float a = magnitude(scaled(x, LANES * g + i, inverse, dither)), e = a - cell(a, bias[g]);
             lane[i] += e * e;
         }
     return fold_lanes(lane);
 }
 
-void xp_uniform_quantise_c(const float *x, size_t groups, float inverse, const float *bias, int16_t *q)
+void xp_uniform_quantise_c(const float *x, size_t groups, float inverse, const float *bias, const float *dither, int16_t *q)
 {
     for (size_t g = 0; g < groups; g++)
         for (size_t i = LANES * g; i < LANES * (g + 1); i++) {
-            const int v = (int)cell(magnitude(x[i]) * inverse, bias[g]);
-            q[i] = (int16_t)(x[i] < 0 ? -v : v);
+            const float v = scaled(x, i, inverse, dither);
+            const int k = (int)cell(magnitude(v), bias[g]);
+            q[i] = (int16_t)(v < 0 ? -k : k);
         }
 }
 
-void xp_uniform_restore_c(const int16_t *q, const float *base, size_t n, float step, xp_dtype t, void *row)
+void xp_uniform_restore_c(const int16_t *q, const float *base, size_t n, float step, const float *dither, xp_dtype t, void *row)
 {
     for (size_t i = 0; i < n; i++)
-        xp_store_f32(row, t, i, (float)q[i] * step + base[i]);
+        xp_store_f32(row, t, i, (dither ? (float)q[i] - dither[i] : (float)q[i]) * step + base[i]);
 }

@@ -105,20 +105,23 @@ void xp_vector_add_avx2(float *a, const float *b, float factor, size_t groups);
 float xp_vector_dot_avx512(const float *a, const float *b, size_t groups);
 void xp_vector_add_avx512(float *a, const float *b, float factor, size_t groups);
 
-/* uniform.c, x86/uniform_*.c */
+/* uniform.c, x86/uniform_*.c; dither: dither.c, x86/dither_*.c */
 float xp_uniform_spread_c(const float *x, size_t groups, const float *weight);
-float xp_uniform_error_c(const float *x, size_t groups, float inverse, const float *bias);
-void xp_uniform_quantise_c(const float *x, size_t groups, float inverse, const float *bias, int16_t *q);
-void xp_uniform_restore_c(const int16_t *q, const float *base, size_t n, float step, xp_dtype t, void *row);
+void xp_uniform_dither_c(uint64_t key, uint64_t row, size_t groups, float *out);
+float xp_uniform_error_c(const float *x, size_t groups, float inverse, const float *bias, const float *dither);
+void xp_uniform_quantise_c(const float *x, size_t groups, float inverse, const float *bias, const float *dither, int16_t *q);
+void xp_uniform_restore_c(const int16_t *q, const float *base, size_t n, float step, const float *dither, xp_dtype t, void *row);
 
 float xp_uniform_spread_avx2(const float *x, size_t groups, const float *weight);
-float xp_uniform_error_avx2(const float *x, size_t groups, float inverse, const float *bias);
-void xp_uniform_quantise_avx2(const float *x, size_t groups, float inverse, const float *bias, int16_t *q);
-void xp_uniform_restore_avx2(const int16_t *q, const float *base, size_t n, float step, xp_dtype t, void *row);
+void xp_uniform_dither_avx2(uint64_t key, uint64_t row, size_t groups, float *out);
+float xp_uniform_error_avx2(const float *x, size_t groups, float inverse, const float *bias, const float *dither);
+void xp_uniform_quantise_avx2(const float *x, size_t groups, float inverse, const float *bias, const float *dither, int16_t *q);
+void xp_uniform_restore_avx2(const int16_t *q, const float *base, size_t n, float step, const float *dither, xp_dtype t, void *row);
 float xp_uniform_spread_avx512(const float *x, size_t groups, const float *weight);
-float xp_uniform_error_avx512(const float *x, size_t groups, float inverse, const float *bias);
-void xp_uniform_quantise_avx512(const float *x, size_t groups, float inverse, const float *bias, int16_t *q);
-void xp_uniform_restore_avx512(const int16_t *q, const float *base, size_t n, float step, xp_dtype t, void *row);
+void xp_uniform_dither_avx512(uint64_t key, uint64_t row, size_t groups, float *out);
+float xp_uniform_error_avx512(const float *x, size_t groups, float inverse, const float *bias, const float *dither);
+void xp_uniform_quantise_avx512(const float *x, size_t groups, float inverse, const float *bias, const float *dither, int16_t *q);
+void xp_uniform_restore_avx512(const int16_t *q, const float *base, size_t n, float step, const float *dither, xp_dtype t, void *row);
 
 /* rans.c, x86/rans_*.c */
 void xp_rans_encode_c(struct xp_rans_source *s, size_t count, size_t n, unsigned lanes);

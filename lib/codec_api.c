@@ -51,6 +51,8 @@ static xp_status check_mode(const xp_codec_desc *d, const struct xp_codec_choice
         return xp_error(NULL, XP_ERR_UNSUPPORTED, "codec: mode %d is not raw, exact or bounded", (int)d->mode);
     if (d->eps_ref < XP_EPS_REF_DEFAULT || d->eps_ref > XP_EPS_REF_ROW)
         return xp_error(NULL, XP_ERR_INVALID_ARG, "codec: eps_ref %d is not min or row", (int)d->eps_ref);
+    if (d->dither < XP_DITHER_DEFAULT || d->dither > XP_DITHER_ON)
+        return xp_error(NULL, XP_ERR_INVALID_ARG, "codec: dither %d is not default, off or on", (int)d->dither);
     if (d->mode != XP_MODE_BOUNDED && !(ops->caps & XP_CAP_LOSSLESS))
         return xp_error(NULL, XP_ERR_UNSUPPORTED, "codec: %s is lossy; it needs mode bounded and an eps", choice->name);
     if (d->mode == XP_MODE_BOUNDED && d->dtype == XP_BYTE)
@@ -83,6 +85,7 @@ static void describe(struct xp_coder_desc *cd, const xp_codec_desc *d)
     cd->mode = d->mode ? d->mode : XP_MODE_EXACT;
     cd->eps = d->eps;
     cd->eps_ref = d->eps_ref;
+    cd->dither = cd->mode == XP_MODE_BOUNDED && d->dither == XP_DITHER_ON;
     cd->seed = d->seed;
     cd->lsh_hashes = d->lsh_hashes;
     cd->lsh_width = d->lsh_width;

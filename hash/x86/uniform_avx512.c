@@ -36,23 +36,36 @@ XP_INLINE __m512i cell(__m512 a, float bias)
     return _mm512_cvttps_epi32(_mm512_min_ps(v, _mm512_set1_ps((float)XP_RANS_MAX_Q)));
 }
 
-float xp_uniform_error_avx512(const float *x, size_t groups, float inverse, const float *bias)
+/* A group's values in steps. */
+XP_INLINE __m512 scaled(const float *x, size_t g, float inverse, const float *dither)
+{
+    const __m512 v = _mm512_mul_ps(_mm512_loadu_ps(x + 16 * g), _mm512_set1_ps(inverse));
+
+    return dither ? _mm512_add_ps(v, _mm512_loadu_ps(dither + 16 * g)) : v;
+}
+
+XP_INLINE float error(const float *x, size_t groups, float inverse, const float *bias, const float *dither)
 {
     __m512 acc = _mm512_setzero_ps();
 
     for (size_t g = 0; g < groups; g++) {
-        const __m512 a = _mm512_mul_ps(_mm512_abs_ps(_mm512_loadu_ps(x + 16 * g)), _mm512_set1_ps(inverse));
+        const __m512 a = _mm512_abs_ps(scaled(x, g, inverse, dither));
         const __m512 e = _mm512_sub_ps(a, _mm512_cvtepi32_ps(cell(a, bias[g])));
         acc = _mm512_add_ps(acc, _mm512_mul_ps(e, e));
     }
     return fold_lanes(acc);
 }
 
-void xp_uniform_quantise_avx512(const float *x, size_t groups, float inverse, const float *bias, int16_t *q)
+float xp_uniform_error_avx512(const float *x, size_t groups, float inverse, const float *bias, const float *dither)
+{
+    return dither ? error(x, groups, inverse, bias, dither) : error(x, groups, inverse, bias, NULL);
+}
+
+XP_INLINE void quantise(const float *x, size_t groups, float inverse, const float *bias, const float *dither, int16_t *q)
 {
     for (size_t g = 0; g < groups; g++) {
-        const __m512 v = _mm512_loadu_ps(x + 16 * g);
-        const __m512i k = cell(_mm512_mul_ps(_mm512_abs_ps(v), _mm512_set1_ps(inverse)), bias[g]);
+        const __m512 v = scaled(x, g, inverse, dither);
+        const __m512i k = cell(_mm512_abs_ps(v), bias[g]);
         const __mmask16 minus = _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_LT_OQ);
 
         _mm256_storeu_si256((__m256i *)(void *)(q + 16 * g),
@@ -60,20 +73,25 @@ void xp_uniform_quantise_avx512(const float *x, size_t groups, float inverse, co
     }
 }
 
-XP_INLINE __m512 value16(const int16_t *q, const float *base, float step)
+void xp_uniform_quantise_avx512(const float *x, size_t groups, float inverse, const float *bias, const float *dither, int16_t *q)
 {
-    const __m512 v = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)q)));
-
-    return _mm512_add_ps(_mm512_mul_ps(v, _mm512_set1_ps(step)), _mm512_loadu_ps(base));
+    if (dither)
+        quantise(x, groups, inverse, bias, dither, q);
+    else
+        quantise(x, groups, inverse, bias, NULL, q);
 }
 
-XP_INLINE void restore16(const int16_t *q, const float *base, float step, const xp_dtype t, void *row, size_t n)
+/* Sixteen values from i on. */
+XP_INLINE __m512 value16(const int16_t *q, const float *base, float step, const float *dither, size_t i)
 {
-    xp_store512(row, t, value16(q, base, step), n);
+    const __m512 k = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(q + i))));
+    const __m512 v = dither ? _mm512_sub_ps(k, _mm512_loadu_ps(dither + i)) : k;
+
+    return _mm512_add_ps(_mm512_mul_ps(v, _mm512_set1_ps(step)), _mm512_loadu_ps(base + i));
 }
 
 /* bf16: the upper halves of two vectors make one. */
-XP_INLINE size_t restore_bf16_pairs(const int16_t *q, const float *base, size_t n, float step, char *row)
+XP_INLINE size_t restore_bf16_pairs(const int16_t *q, const float *base, size_t n, float step, const float *dither, char *row)
 {
     static const uint16_t upper[32] = { 1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
                                         33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63 };
@@ -81,29 +99,38 @@ XP_INLINE size_t restore_bf16_pairs(const int16_t *q, const float *base, size_t 
     size_t i = 0;
 
     for (; i + 32 <= n; i += 32) {
-        const __m512i a = xp_round_bf16_any512(value16(q + i, base + i, step));
-        const __m512i b = xp_round_bf16_any512(value16(q + i + 16, base + i + 16, step));
+        const __m512i a = xp_round_bf16_any512(value16(q, base, step, dither, i));
+        const __m512i b = xp_round_bf16_any512(value16(q, base, step, dither, i + 16));
 
         _mm512_storeu_si512(row + 2 * i, _mm512_permutex2var_epi16(a, halves, b));
     }
     return i;
 }
 
-XP_INLINE void restore(const int16_t *q, const float *base, size_t n, float step, const xp_dtype t, const size_t size, char *row)
+XP_INLINE void restore(const int16_t *q, const float *base, size_t n, float step, const float *dither, const xp_dtype t, const size_t size,
+                       char *row)
 {
-    size_t i = t == XP_BF16 ? restore_bf16_pairs(q, base, n, step, row) : 0;
+    size_t i = t == XP_BF16 ? restore_bf16_pairs(q, base, n, step, dither, row) : 0;
 
     for (; i + 16 <= n; i += 16)
-        restore16(q + i, base + i, step, t, row + i * size, 16);
+        xp_store512(row + i * size, t, value16(q, base, step, dither, i), 16);
     if (i < n)
-        restore16(q + i, base + i, step, t, row + i * size, n - i);
+        xp_store512(row + i * size, t, value16(q, base, step, dither, i), n - i);
 }
 
-void xp_uniform_restore_avx512(const int16_t *q, const float *base, size_t n, float step, xp_dtype t, void *row)
+XP_INLINE void restore_type(const int16_t *q, const float *base, size_t n, float step, const float *dither, xp_dtype t, void *row)
 {
     switch (t) {
-    case XP_BF16: restore(q, base, n, step, XP_BF16, 2, row); break;
-    case XP_F16: restore(q, base, n, step, XP_F16, 2, row); break;
-    default: restore(q, base, n, step, XP_F32, 4, row); break;
+    case XP_BF16: restore(q, base, n, step, dither, XP_BF16, 2, row); break;
+    case XP_F16: restore(q, base, n, step, dither, XP_F16, 2, row); break;
+    default: restore(q, base, n, step, dither, XP_F32, 4, row); break;
     }
+}
+
+void xp_uniform_restore_avx512(const int16_t *q, const float *base, size_t n, float step, const float *dither, xp_dtype t, void *row)
+{
+    if (dither)
+        restore_type(q, base, n, step, dither, t, row);
+    else
+        restore_type(q, base, n, step, NULL, t, row);
 }

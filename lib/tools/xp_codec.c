@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 static const char usage[] =
-    "usage: xp_codec encode [--mode exact|bounded|raw] [--eps E] [--codec NAME] [--json F] IN.npy OUT.xpf\n"
+    "usage: xp_codec encode [--mode exact|bounded|raw] [--eps E] [--dither on|off] [--codec NAME] [--json F] IN.npy OUT.xpf\n"
     "       xp_codec decode [--json F] IN.xpf OUT.npy\n"
     "       xp_codec stats  [--eps E] [--k K] [--width W] [--rounds R] [--center 0|1] [--json F] [--plot F.png] IN.npy\n"
     "  IN.npy     rows: 2-D, C order, <f2, <f4, or <u2 holding bf16; the type is kept\n"
@@ -89,6 +89,7 @@ void tool_describe(const struct tool_options *o, const struct xp_npy *a, xp_code
     d->mode = o->mode;
     d->eps = o->eps;
     d->eps_ref = o->params.eps_ref;
+    d->dither = o->dither;
     d->codec = o->codec;
     d->isa = o->params.isa;
     d->lsh_hashes = o->k;
@@ -136,7 +137,7 @@ static int parse_mode(const char *text, xp_mode *mode)
 }
 
 /* Which options a command takes, as bits. */
-enum { O_MODE = 1, O_EPS = 2, O_CODEC = 4, O_JSON = 8, O_K = 16, O_WIDTH = 32, O_ROUNDS = 64, O_CENTER = 128, O_PLOT = 256 };
+enum { O_MODE = 1, O_EPS = 2, O_CODEC = 4, O_JSON = 8, O_K = 16, O_WIDTH = 32, O_ROUNDS = 64, O_CENTER = 128, O_PLOT = 256, O_DITHER = 512 };
 
 static const struct {
     const char *name;
@@ -145,6 +146,7 @@ static const struct {
 } options[] = {
     { "--mode", O_MODE, "raw, exact or bounded" },
     { "--eps", O_EPS, "a number between 0 and 1" },
+    { "--dither", O_DITHER, "on or off" },
     { "--codec", O_CODEC, "a codec name" },
     { "--json", O_JSON, "a file name" },
     { "--k", O_K, "a number of hashes, 1 to 8" },
@@ -160,7 +162,7 @@ static const struct command {
     int files;
     int (*run)(const struct tool_options *o);
 } commands[] = {
-    { "encode", O_MODE | O_EPS | O_CODEC | O_JSON, 2, tool_encode },
+    { "encode", O_MODE | O_EPS | O_DITHER | O_CODEC | O_JSON, 2, tool_encode },
     { "decode", O_JSON, 2, tool_decode },
     { "stats", O_EPS | O_JSON | O_K | O_WIDTH | O_ROUNDS | O_CENTER | O_PLOT, 1, tool_stats },
 };
@@ -173,6 +175,7 @@ static int set_option(struct tool_options *o, unsigned bit, const char *value)
     switch (bit) {
     case O_MODE: return parse_mode(value, &o->mode);
     case O_EPS: return parse_eps(value, &o->eps);
+    case O_DITHER: o->dither = strcmp(value, "on") ? XP_DITHER_OFF : XP_DITHER_ON; return strcmp(value, "on") && strcmp(value, "off");
     case O_CODEC: o->codec = value; return 0;
     case O_JSON: o->json = value; return 0;
     case O_PLOT: o->plot = value; return 0;

@@ -14,6 +14,7 @@ struct tool_options {
     struct xp_params params; /* of the environment */
     xp_mode mode;
     double eps;
+    xp_dither dither;
     const char *codec, *json, *plot;
     unsigned k, width, rounds;
     int center;

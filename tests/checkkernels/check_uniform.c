@@ -12,7 +12,7 @@
 
 struct values {
     size_t groups;
-    struct guarded x, per_group, q;
+    struct guarded x, per_group, q, dither;
     float inverse;
 };
 
@@ -25,6 +25,7 @@ static struct values make_values(struct check *c, enum check_fill fill)
     v.x = guard_alloc(64 * v.groups, 0, 0);
     v.per_group = guard_alloc(4 * v.groups, 0, 0);
     v.q = guard_alloc(32 * v.groups, 0, 0);
+    v.dither = guard_alloc(64 * v.groups, 0, 0);
     check_fill_row(c, fill == FILL_NAN || fill == FILL_BITS ? FILL_GAUSS : fill, XP_F32, 16 * v.groups, v.x.p);
     for (size_t i = 0; i < 16 * v.groups; i++) {
         float *x = (float *)v.x.p + i;
@@ -34,6 +35,7 @@ static struct values make_values(struct check *c, enum check_fill fill)
         if (fill == FILL_BITS)
             *x = (float)(check_gauss(c) * scale * exp2((double)check_below(c, 24)));
         ((int16_t *)v.q.p)[i] = (int16_t)check_random(c);
+        ((float *)v.dither.p)[i] = ((float)check_below(c, 256) * 2 - 255) / 512;
     }
     for (size_t g = 0; g < v.groups; g++)
         ((float *)v.per_group.p)[g] = 0.5f - 0.01f * (float)check_below(c, 20);
@@ -45,6 +47,13 @@ static void free_values(struct values *v)
     guard_free(&v->x);
     guard_free(&v->per_group);
     guard_free(&v->q);
+    guard_free(&v->dither);
+}
+
+/* NULL in half of the rounds. */
+static const float *dither_of(const struct values *v, int round)
+{
+    return round & 1 ? v->dither.p : NULL;
 }
 
 static void compare_sum(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested, int error)
@@ -56,12 +65,13 @@ static void compare_sum(struct check *c, const struct xp_kernels *plain, const s
 
             for (int i = 0; i < 2; i++) {
                 const struct xp_kernels *k = i ? tested : plain;
-                *(float *)sum[i].p = error ? k->uniform_error(v.x.p, v.groups, v.inverse, v.per_group.p)
+                *(float *)sum[i].p = error ? k->uniform_error(v.x.p, v.groups, v.inverse, v.per_group.p, dither_of(&v, round))
                                            : k->uniform_spread(v.x.p, v.groups, v.per_group.p);
                 if (isnan(*(float *)sum[i].p)) /* any NaN is as good as another */
                     *(float *)sum[i].p = NAN;
             }
-            check_equal(c, &sum[0], &sum[1], "%zu groups, fill %s", v.groups, check_fill_name((enum check_fill)fill));
+            check_equal(c, &sum[0], &sum[1], "%zu groups, fill %s%s", v.groups, check_fill_name((enum check_fill)fill),
+                        error && round & 1 ? ", dithered" : "");
             guard_free(&sum[0]);
             guard_free(&sum[1]);
             free_values(&v);
@@ -124,10 +134,10 @@ static void compare_quantise(struct check *c, const struct xp_kernels *plain, co
             struct values v = make_values(c, (enum check_fill)fill);
             struct guarded q[2] = {guard_alloc(32 * v.groups, 0, 0x55), guard_alloc(32 * v.groups, 0, 0x55)};
 
-            plain->uniform_quantise(v.x.p, v.groups, v.inverse, v.per_group.p, q[0].p);
-            tested->uniform_quantise(v.x.p, v.groups, v.inverse, v.per_group.p, q[1].p);
-            check_equal(c, &q[0], &q[1], "%zu groups, fill %s, inverse %g", v.groups, check_fill_name((enum check_fill)fill),
-                        (double)v.inverse);
+            plain->uniform_quantise(v.x.p, v.groups, v.inverse, v.per_group.p, dither_of(&v, round), q[0].p);
+            tested->uniform_quantise(v.x.p, v.groups, v.inverse, v.per_group.p, dither_of(&v, round), q[1].p);
+            check_equal(c, &q[0], &q[1], "%zu groups, fill %s, inverse %g%s", v.groups, check_fill_name((enum check_fill)fill),
+                        (double)v.inverse, round & 1 ? ", dithered" : "");
             guard_free(&q[0]);
             guard_free(&q[1]);
             free_values(&v);
@@ -146,14 +156,32 @@ static void compare_restore(struct check *c, const struct xp_kernels *plain, con
             const float step = t == XP_F16 ? 0.01f : 1 / v.inverse;
             struct guarded row[2] = {guard_alloc(n * xp_dtype_size(t), gap, 0x55), guard_alloc(n * xp_dtype_size(t), gap, 0x55)};
 
-            plain->uniform_restore(v.q.p, v.x.p, n, step, t, row[0].p);
-            tested->uniform_restore(v.q.p, v.x.p, n, step, t, row[1].p);
-            check_equal(c, &row[0], &row[1], "%s, %zu values, fill %s, step %g, gap %zu", check_dtype_name(t), n,
-                        check_fill_name((enum check_fill)fill), (double)step, gap);
+            plain->uniform_restore(v.q.p, v.x.p, n, step, dither_of(&v, round), t, row[0].p);
+            tested->uniform_restore(v.q.p, v.x.p, n, step, dither_of(&v, round), t, row[1].p);
+            check_equal(c, &row[0], &row[1], "%s, %zu values, fill %s, step %g, gap %zu%s", check_dtype_name(t), n,
+                        check_fill_name((enum check_fill)fill), (double)step, gap, round & 1 ? ", dithered" : "");
             guard_free(&row[0]);
             guard_free(&row[1]);
             free_values(&v);
         }
+}
+
+static void compare_dither(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
+{
+    for (int round = 0; round < 200; round++) {
+        const size_t groups = check_below(c, 70), values = 16 * groups;
+        const uint64_t key = check_random(c), row = check_below(c, 2) ? check_random(c) : check_below(c, 100);
+        struct guarded out[2];
+
+        for (int i = 0; i < 2; i++) {
+            out[i] = guard_alloc(4 * (values + XP_DITHER_ROOM), 0, 0x55);
+            (i ? tested : plain)->uniform_dither(key, row, groups, out[i].p);
+            memset((float *)out[i].p + values, 0x55, 4 * XP_DITHER_ROOM); /* may be written */
+        }
+        check_equal(c, &out[0], &out[1], "%zu groups, key %llx, row %llu", groups, (unsigned long long)key, (unsigned long long)row);
+        guard_free(&out[0]);
+        guard_free(&out[1]);
+    }
 }
 
 /* ---- reorder ---- */
@@ -194,7 +222,7 @@ static void compare_reorder(struct check *c, const struct xp_kernels *plain, con
 
 struct run {
     const struct xp_kernels *k;
-    float x[16 * BENCH_GROUPS], y[16 * BENCH_GROUPS], per_group[BENCH_GROUPS], sum;
+    float x[16 * BENCH_GROUPS], y[16 * BENCH_GROUPS], dither[16 * BENCH_GROUPS + XP_DITHER_ROOM], per_group[BENCH_GROUPS], sum;
     int16_t q[16 * BENCH_GROUPS];
     uint16_t row[16 * BENCH_GROUPS], row2[16 * BENCH_GROUPS];
     uint8_t index[16 * BENCH_GROUPS];
@@ -218,6 +246,12 @@ static void run_add(void *arg)
     r->k->vector_add(r->y, r->x, 0.001f, BENCH_GROUPS);
 }
 
+static void run_dither(void *arg)
+{
+    struct run *r = arg;
+    r->k->uniform_dither(1, 2, BENCH_GROUPS, r->dither);
+}
+
 static void run_spread(void *arg)
 {
     struct run *r = arg;
@@ -227,19 +261,19 @@ static void run_spread(void *arg)
 static void run_error(void *arg)
 {
     struct run *r = arg;
-    r->sum += r->k->uniform_error(r->x, BENCH_GROUPS, 10.0f, r->per_group);
+    r->sum += r->k->uniform_error(r->x, BENCH_GROUPS, 10.0f, r->per_group, NULL);
 }
 
 static void run_quantise(void *arg)
 {
     struct run *r = arg;
-    r->k->uniform_quantise(r->x, BENCH_GROUPS, 10.0f, r->per_group, r->q);
+    r->k->uniform_quantise(r->x, BENCH_GROUPS, 10.0f, r->per_group, NULL, r->q);
 }
 
 static void run_restore(void *arg)
 {
     struct run *r = arg;
-    r->k->uniform_restore(r->q, r->x, 16 * BENCH_GROUPS, 0.1f, XP_BF16, r->row);
+    r->k->uniform_restore(r->q, r->x, 16 * BENCH_GROUPS, 0.1f, NULL, XP_BF16, r->row);
 }
 
 static void bench(struct check *c, const struct xp_kernels *k, void (*what)(void *))
@@ -275,6 +309,11 @@ static void bench_add(struct check *c, const struct xp_kernels *k)
     bench(c, k, run_add);
 }
 
+static void bench_dither(struct check *c, const struct xp_kernels *k)
+{
+    bench(c, k, run_dither);
+}
+
 static void bench_spread(struct check *c, const struct xp_kernels *k)
 {
     bench(c, k, run_spread);
@@ -300,6 +339,7 @@ const struct check_row check_uniform_rows[] = {
     {"vector_dot", offsetof(struct xp_kernels, vector_dot), compare_dot, bench_dot},
     {"vector_add", offsetof(struct xp_kernels, vector_add), compare_add, bench_add},
     {"uniform_spread", offsetof(struct xp_kernels, uniform_spread), compare_spread, bench_spread},
+    {"uniform_dither", offsetof(struct xp_kernels, uniform_dither), compare_dither, bench_dither},
     {"uniform_error", offsetof(struct xp_kernels, uniform_error), compare_error, bench_error},
     {"uniform_quantise", offsetof(struct xp_kernels, uniform_quantise), compare_quantise, bench_quantise},
     {"uniform_restore", offsetof(struct xp_kernels, uniform_restore), compare_restore, bench_restore},

@@ -144,7 +144,7 @@ static struct coded encode_on_host(struct check *c, const struct xp_kernels *pla
     k.data = book_rows(c, b, t, rows, k.centroid);
     const struct xp_rows in = {.data = k.data, .rows = rows, .dim = b->dim, .dtype = t};
     if (xp_book_room_init(&room, plain, t, b->dim) || xp_book_room_reserve(&room, rows) ||
-        xp_book_encode_rows(&room, b, &k.promise, &in, k.centroid, k.bytes, k.cap, &k.len, &k.st)) {
+        xp_book_encode_rows(&room, b, &k.promise, NULL, &in, k.centroid, k.bytes, k.cap, &k.len, &k.st)) {
         fprintf(stderr, "checkcuda: rows could not be coded with a book\n");
         exit(2);
     }
@@ -239,7 +239,7 @@ static void compare_decoded(struct check *c, const struct xp_gpu *g, const struc
     memcpy(shifted + shift, k->bytes, k->len);
     if (xp_book_room_init(&room, plain, k->t, b->host.dim))
         exit(2);
-    const xp_status expected = xp_book_decode_rows(&room, &b->host, k->bytes, k->len, k->rows, want, &why);
+    const xp_status expected = xp_book_decode_rows(&room, &b->host, NULL, k->bytes, k->len, k->rows, want, &why);
     xp_book_room_fini(&room);
 
     uint8_t *in = device_upload(shifted, (shift + k->len + 15) / 16 * 16 + 16), *out = device_upload(NULL, bytes + skew);

@@ -78,8 +78,8 @@ static size_t code(const struct xp_kernels *k, const struct xp_book *writer, con
 
     cr_assert_eq(xp_book_room_init(&m, k, XP_F32, DIM), XP_OK);
     cr_assert_eq(xp_book_room_reserve(&m, ROWS), XP_OK);
-    cr_assert_eq(xp_book_encode_rows(&m, writer, &promise, &in, centroid, frame, sizeof(frame), &len, &st), XP_OK);
-    cr_assert_eq(xp_book_decode_rows(&m, reader, frame, len, ROWS, back, &why), XP_OK, "%s", why);
+    cr_assert_eq(xp_book_encode_rows(&m, writer, &promise, NULL, &in, centroid, frame, sizeof(frame), &len, &st), XP_OK);
+    cr_assert_eq(xp_book_decode_rows(&m, reader, NULL, frame, len, ROWS, back, &why), XP_OK, "%s", why);
     for (size_t r = 0; r < ROWS; r++)
         cr_assert_leq(value_distance(rows + r * DIM, back + r * DIM, XP_F32, DIM), 0.1 * value_norm(rows + r * DIM, XP_F32, DIM));
     xp_book_room_fini(&m);

@@ -18,14 +18,19 @@ struct batch {
     size_t cap, len, row;
 };
 
-static struct xp_coder *make(const char *codec, xp_dtype t, size_t dim, double eps, xp_eps_ref ref, enum xp_isa isa)
+static struct xp_coder *make_dithered(const char *codec, xp_dtype t, size_t dim, double eps, xp_eps_ref ref, enum xp_isa isa, int dither)
 {
-    struct xp_coder_desc d = { .dtype = t, .dim = dim, .mode = XP_MODE_BOUNDED, .eps = eps, .eps_ref = ref, .isa = isa };
+    struct xp_coder_desc d = { .dtype = t, .dim = dim, .mode = XP_MODE_BOUNDED, .eps = eps, .eps_ref = ref, .isa = isa, .dither = dither };
     struct xp_coder *c;
 
     cr_assert_eq(xp_codec_parse(codec, &d.choice), XP_OK);
     cr_assert_eq(xp_coder_create(&c, &d), XP_OK);
     return c;
+}
+
+static struct xp_coder *make(const char *codec, xp_dtype t, size_t dim, double eps, xp_eps_ref ref, enum xp_isa isa)
+{
+    return make_dithered(codec, t, dim, eps, ref, isa, 0);
 }
 
 static struct batch room(xp_dtype t, size_t n, size_t dim)
@@ -88,11 +93,11 @@ Test(codec_book, keeps_its_promise_and_uses_it)
 {
     struct random rng = random_start("codec_book");
 
-    for (int round = 0; round < 18; round++) {
+    for (int round = 0; round < 36; round++) {
         const xp_dtype t = (xp_dtype)(XP_BF16 + round % 3);
-        const double eps = (double[]){ 0.01, 0.03, 0.1, 0.25, 0.7, 0.004 }[round / 3];
+        const double eps = (double[]){ 0.01, 0.03, 0.1, 0.25, 0.7, 0.004 }[round / 3 % 6];
         struct batch b = room(t, 120, 200);
-        struct xp_coder *c = make("book", t, 200, eps, XP_EPS_REF_ROW, XP_ISA_BEST);
+        struct xp_coder *c = make_dithered("book", t, 200, eps, XP_EPS_REF_ROW, XP_ISA_BEST, round >= 18);
         xp_codec_stats st;
 
         fill(&b, &rng, round & 1 ? 40 : 0);
@@ -190,7 +195,7 @@ Test(codec_book, every_dim_gives_the_same_bytes_on_every_instruction_set)
 
         fill(&b, &rng, k & 1 ? 30 : 0);
         for (int isa = XP_ISA_C; isa <= XP_ISA_BEST; isa++) {
-            struct xp_coder *c = make("book", t, dim, 0.05, XP_EPS_REF_ROW, (enum xp_isa)isa);
+            struct xp_coder *c = make_dithered("book", t, dim, 0.05, XP_EPS_REF_ROW, (enum xp_isa)isa, k & 2);
             there_and_back(&b, c, NULL);
             cr_assert_leq(worst(&b), 0.05, "dim %zu", dim);
             if (isa == XP_ISA_C) {
@@ -211,10 +216,10 @@ Test(codec_book, forged_payloads_are_refused_or_are_rows)
 {
     struct random rng = random_start("codec_book_forged");
 
-    for (int shape = 0; shape < 3; shape++) {
-        const size_t dim = (size_t[]){ 70, 4096, 300 }[shape], n = (size_t[]){ 40, 9, 1200 }[shape];
+    for (int shape = 0; shape < 4; shape++) {
+        const size_t dim = (size_t[]){ 70, 4096, 300, 70 }[shape], n = (size_t[]){ 40, 9, 1200, 40 }[shape];
         struct batch b = room(XP_BF16, n, dim);
-        struct xp_coder *c = make("book", XP_BF16, dim, 0.1, XP_EPS_REF_ROW, XP_ISA_BEST);
+        struct xp_coder *c = make_dithered("book", XP_BF16, dim, 0.1, XP_EPS_REF_ROW, XP_ISA_BEST, shape == 3);
         const int tries = shape == 2 ? 100 : 1000;
         size_t refused = 0;
 
@@ -240,4 +245,115 @@ Test(codec_book, forged_payloads_are_refused_or_are_rows)
         xp_coder_destroy(c);
         done(&b);
     }
+}
+
+/* ---- dither ---------------------------------------------------------------------------------------------------------------- */
+
+#define PATTERNS 8
+#define COPIES 256
+
+/* |mean error of equal rows| / |row|, the mean over the patterns. */
+static double mean_error(const struct batch *b)
+{
+    double sum = 0;
+
+    for (int p = 0; p < PATTERNS; p++) {
+        double energy = 0, error = 0;
+
+        for (size_t i = 0; i < b->in.dim; i++) {
+            const double v = value_get(b->rows + p * b->row, b->in.dtype, i);
+            double e = 0;
+
+            for (size_t r = (size_t)p; r < b->in.rows; r += PATTERNS)
+                e += (value_get(b->back + r * b->row, b->in.dtype, i) - v) / COPIES;
+            energy += v * v;
+            error += e * e;
+        }
+        sum += sqrt(error / energy) / PATTERNS;
+    }
+    return sum;
+}
+
+/* As gradients of tokens that want the same. Rounding leaves the same error on each of them, dither one that vanishes in their sum. */
+Test(codec_book, dithered_errors_of_equal_rows_cancel)
+{
+    struct random rng = random_start("codec_book_dither");
+
+    for (int round = 0; round < 3; round++) {
+        const double eps = (double[]){ 0.25, 0.1, 0.5 }[round];
+        struct batch b = room(XP_F32, PATTERNS * COPIES, 256);
+        double error[2];
+
+        for (size_t r = 0; r < b.in.rows; r++)
+            for (size_t i = 0; i < b.in.dim; i++)
+                value_put(b.rows + r * b.row, XP_F32, i,
+                          r < PATTERNS ? random_normal(&rng) : value_get(b.rows + r % PATTERNS * b.row, XP_F32, i));
+        for (int dither = 0; dither < 2; dither++) {
+            struct xp_coder *c = make_dithered("book", XP_F32, 256, eps, XP_EPS_REF_ROW, XP_ISA_BEST, dither);
+            there_and_back(&b, c, NULL);
+            error[dither] = mean_error(&b);
+            cr_assert_leq(worst(&b), eps);
+            xp_coder_destroy(c);
+        }
+        cr_assert_gt(error[0], 0.5 * eps, "eps %g: %g", eps, error[0]);
+        cr_assert_lt(error[1], 1.2 * eps / sqrt(COPIES), "eps %g: %g", eps, error[1]);
+        done(&b);
+    }
+}
+
+/* Frames of the same rows have the same bytes; other rows get other numbers, and few more bytes than without dither. */
+Test(codec_book, dither_comes_from_the_rows)
+{
+    struct random rng = random_start("codec_book_dither_key");
+    struct batch b = room(XP_BF16, 500, 256);
+    struct xp_coder *plain = make("book", XP_BF16, 256, 0.25, XP_EPS_REF_ROW, XP_ISA_BEST), *c, *other;
+    size_t len;
+    uint64_t seed;
+
+    for (size_t i = 0; i < b.in.rows * b.in.dim; i++)
+        value_put(b.rows, XP_BF16, i, random_normal(&rng));
+    c = make_dithered("book", XP_BF16, 256, 0.25, XP_EPS_REF_ROW, XP_ISA_BEST, 1);
+    other = make_dithered("book", XP_BF16, 256, 0.25, XP_EPS_REF_ROW, XP_ISA_C, 1);
+    there_and_back(&b, plain, NULL);
+    len = b.len;
+    there_and_back(&b, c, NULL);
+    cr_assert_lt(b.len, len * 1.05, "%zu, without dither %zu", b.len, len);
+    uint8_t *first = malloc(b.len);
+    memcpy(first, b.frame, len = b.len);
+    memcpy(&seed, first + 32, 8);
+    there_and_back(&b, c, NULL);
+    cr_assert(b.len == len && !memcmp(first, b.frame, len));
+    there_and_back(&b, other, NULL);
+    cr_assert(b.len == len && !memcmp(first, b.frame, len));
+    b.rows[0] ^= 1;
+    there_and_back(&b, c, NULL);
+    cr_assert(memcmp(&seed, b.frame + 32, 8) != 0);
+    xp_coder_destroy(plain);
+    xp_coder_destroy(c);
+    xp_coder_destroy(other);
+    free(first);
+    done(&b);
+}
+
+Test(codec_book, unknown_kinds_are_refused)
+{
+    struct batch b = room(XP_BF16, 10, 64);
+    struct xp_coder *c = make_dithered("book", XP_BF16, 64, 0.1, XP_EPS_REF_ROW, XP_ISA_BEST, 1);
+    struct random rng = random_start("codec_book_kinds");
+
+    fill(&b, &rng, 0);
+    there_and_back(&b, c, NULL);
+    cr_assert_eq(b.frame[64], 2, "its own book, dithered");
+    for (int kind = 0; kind < 256; kind++) {
+        if (kind == 0 || kind == 2) /* another kind, the same bytes */
+            continue;
+        b.frame[64] = (uint8_t)kind;
+        cr_assert_eq(xp_codec_book.decode(c, b.frame + 64, b.len - 64, 10, b.back), XP_ERR_CORRUPT, "kind %d", kind);
+    }
+    for (size_t len = 0; len < 5; len++) {
+        b.frame[64] = 3;
+        cr_assert_eq(xp_codec_book.decode(c, b.frame + 64, len, 10, b.back), XP_ERR_CORRUPT, "%zu bytes", len);
+    }
+    xp_coder_destroy(c);
+    done(&b);
 }

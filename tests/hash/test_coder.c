@@ -73,6 +73,7 @@ Test(coder, every_codec_keeps_its_promise_and_repeats_itself)
 
             d.eps = (double[]){ 0.01, 0.05, 0.3 }[round % 3];
             d.eps_ref = XP_EPS_REF_ROW;
+            d.dither = round & 1;
             c = make(&d);
             for (size_t i = 0; i < rows * d.dim; i++)
                 value_put(data, t, i, random_normal(&rng) * (i % 50 == 3 ? 20 : 1));
@@ -166,14 +167,17 @@ Test(coder, codes_a_row_once_for_all_frames)
     const struct xp_rows all = { .data = rows, .rows = ONCE_ROWS, .dim = ONCE_DIM, .dtype = XP_F32 };
     struct random rng = random_start("coder_once");
 
-    for (int shifted = 0; shifted < 2; shifted++) { /* rows that have a mean worth sending, or none */
+    for (int round = 0; round < 4; round++) {
+        const int shifted = round & 1; /* rows that have a mean worth sending, or none */
         struct xp_coder_desc d = describe("quant", XP_F32, ONCE_DIM);
         struct xp_coded_rows *store;
-        struct xp_coder *c = make(&d);
+        struct xp_coder *c;
         struct xp_rows some = all;
         uint32_t number[ONCE_ROWS], odd[ONCE_ROWS / 2];
         xp_codec_stats st, again;
 
+        d.dither = round / 2;
+        c = make(&d);
         for (uint32_t i = 0; i < ONCE_ROWS; i++) {
             number[i] = i;
             odd[i / 2] = i / 2 * 2 + 1;

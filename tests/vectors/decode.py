@@ -341,8 +341,11 @@ class Book:
         self.group_classes = [(2 * sum(g) + len(g)) // (2 * len(g)) for g in groups]
         self.length = at
 
-    def row(self, data, number, offset, kind, dim):
-        classes = self.coordinate_classes + [min(max(c + offset, 0), 63) for c in self.group_classes]
+    def row(self, data, number, offset, kind, dim, dither):
+        groups = [min(max(c + offset, 0), 63) for c in self.group_classes]
+        if dither:
+            groups = [DITHERED[c] if c < len(DITHERED) else c for c in groups]
+        classes = self.coordinate_classes + groups
         q = entropy_decode(data, self.rank + dim, classes)
         base = list(self.mean)
         for a, direction in zip(q, self.directions):
@@ -352,8 +355,20 @@ class Book:
         step = f32(2 ** (number % 64 / 64)) * 2.0 ** (number // 64)
         row = [b''] * dim
         for i, channel in enumerate(self.order):
-            row[channel] = typed(f32(f32(q[self.rank + i] * step) + base[i]), kind)
+            v = q[self.rank + i] - (dither[i] if dither else 0)
+            row[channel] = typed(f32(f32(v * step) + base[i]), kind)
         return b''.join(row)
+
+
+DITHERED = [6, 6, 7, 7, 7, 8, 8, 9, 10, 10, 11, 12, 13, 13]
+
+
+def dither_of(seed, row, dim):
+    out, key = [], (seed & 0xffffffff, seed >> 32)
+    for group in range((dim + 15) // 16):
+        for word in philox((group, row & 0xffffffff, row >> 32, 1), key):
+            out += [(2 * b - 255) / 512 for b in struct.pack('<I', word)]
+    return out
 
 
 def columns(p, rows, widths):
@@ -365,7 +380,8 @@ def columns(p, rows, widths):
 
 
 def book(p, rows, kind, dim, seed):
-    need(p[0] == 0, 'kind of a book frame')
+    need(p[0] in (0, 2), 'kind of a book frame')
+    dithered = p[0] == 2
     b = Book(p[1:], dim)
     p = p[1 + b.length:]
     s0, ws, o0, wo, wl, l0 = struct.unpack_from('<hBbBBI', p)
@@ -373,7 +389,8 @@ def book(p, rows, kind, dim, seed):
     out = []
     for r in range(rows):
         if step[r]:
-            out.append(b.row(p[:l0 + length[r]], s0 + step[r] - 1, o0 + offset[r], kind, dim))
+            out.append(b.row(p[:l0 + length[r]], s0 + step[r] - 1, o0 + offset[r], kind, dim,
+                             dither_of(seed, r, dim) if dithered else None))
             p = p[l0 + length[r]:]
         elif offset[r]:
             out.append(bytes(dim * SIZE[kind]))
