@@ -24,7 +24,7 @@ struct moe_record {
     int32_t status;
     uint32_t id;
     int32_t dtype, experts, max_topk, sum, path;
-    uint32_t mode;
+    uint32_t mode, dither, unused;
     uint64_t dim, max_tokens, max_rows;
     double eps, eps_combine, eps_grad;
     /* folded mode */
@@ -61,6 +61,8 @@ static void resolve_moe(struct moe_record *r, const struct xp_comm *c, const xp_
         refuse(r, XP_ERR_INVALID_ARG, "moe.max_topk is %d, not in 1 .. 64", m->max_topk);
     else if (m->combine > XP_COMBINE_SUM)
         refuse(r, XP_ERR_INVALID_ARG, "moe.combine %d does not exist", (int)m->combine);
+    else if (d->dither > XP_DITHER_ON)
+        refuse(r, XP_ERR_INVALID_ARG, "dither %d does not exist", (int)d->dither);
     else if (d->dtype == XP_BYTE || !xp_dtype_size(d->dtype))
         refuse(r, XP_ERR_UNSUPPORTED, "rows of a MoE layer are bf16, f16 or f32");
     else if (d->dim < 1 || d->dim > (size_t)1 << 20)
@@ -74,6 +76,7 @@ static void resolve_moe(struct moe_record *r, const struct xp_comm *c, const xp_
     r->eps = or_else(d->eps, c->params.eps);
     r->eps_combine = or_else(m->eps_combine, r->eps);
     r->eps_grad = or_else(m->eps_grad, r->eps);
+    r->dither = d->dither;
 }
 
 /* What xp_folder_create is given; the folder resolves defaults and judges the knobs. */
@@ -160,6 +163,7 @@ static xp_status compare(struct xp_comm *c, const struct moe_record *a, const st
         {"eps", a->eps, b->eps},
         {"moe.eps_combine", a->eps_combine, b->eps_combine},
         {"moe.eps_grad", a->eps_grad, b->eps_grad},
+        {"dither", a->dither, b->dither},
         {"plan number", a->id, b->id},
         {"moe.rate", a->rate, b->rate},
         {"moe.alpha_rule", a->alpha_rule, b->alpha_rule},
@@ -239,6 +243,7 @@ static void describe(xp_plan_desc *in, enum xp_moe_channel ch, const xp_plan_des
     in->mode = lossy ? XP_MODE_BOUNDED : (xp_mode)r->mode;
     in->eps = !lossy ? 0 : ch == XP_CHANNEL_DISPATCH ? r->eps : ch == XP_CHANNEL_COMBINE ? r->eps_combine : r->eps_grad;
     in->eps_ref = d->eps_ref;
+    in->dither = r->dither != XP_DITHER_DEFAULT || ch == XP_CHANNEL_DISPATCH || ch == XP_CHANNEL_COMBINE ? (xp_dither)r->dither : XP_DITHER_ON;
     in->codec = r->mode == XP_MODE_FOLDED ? NULL : d->codec;
 }
 

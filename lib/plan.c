@@ -28,7 +28,7 @@ struct record {
     uint32_t id, dtype, mode, eps_ref, memory, nccl; /* nccl: 1 a communicator is to be made, 2 one is given */
     uint64_t dim, max_send_rows, max_recv_rows, chunk, seed;
     double eps, link; /* link: bytes per second of the slow hop as this rank knows it; each has its own idea */
-    uint32_t row_wise; /* of an inner plan's coder */
+    uint32_t dither, row_wise; /* of the coder; row_wise: of an inner plan's */
     char codec[32], algo[16], isa[16];
     char text[160]; /* of the error */
 };
@@ -64,6 +64,9 @@ static void resolve_mode(struct record *r, const struct xp_comm *c, const xp_pla
         refuse(r, XP_ERR_INVALID_ARG, "bounded mode needs 0 < eps < 1, not %g", r->eps);
     else if (r->eps_ref > XP_EPS_REF_ROW)
         refuse(r, XP_ERR_INVALID_ARG, "eps_ref %u does not exist", r->eps_ref);
+    else if (d->dither > XP_DITHER_ON)
+        refuse(r, XP_ERR_INVALID_ARG, "dither %d does not exist", (int)d->dither);
+    r->dither = d->dither == XP_DITHER_ON;
 }
 
 static void resolve_shape(struct record *r, const struct xp_comm *c, const xp_plan_desc *d)
@@ -133,6 +136,8 @@ static void resolve_memory(struct record *r, const xp_plan_desc *d)
         refuse(r, XP_ERR_UNSUPPORTED, "rows in device memory go directly to their ranks (algorithm flat), not by \"%s\"", r->algo);
     else if (d->transport && strcmp(d->transport, "auto") != 0 && strcmp(d->transport, "nccl") != 0)
         refuse(r, XP_ERR_UNSUPPORTED, "transport \"%.40s\" of a plan is neither auto nor nccl", d->transport);
+    else if (r->dither)
+        refuse(r, XP_ERR_UNSUPPORTED, "dither is not for rows in device memory");
     else
         resolve_device_codec(r);
     r->nccl = d->nccl_comm ? 2 : d->transport && strcmp(d->transport, "nccl") == 0;
@@ -171,7 +176,7 @@ static xp_status compare(struct xp_comm *c, const struct record *a, const struct
 {
     static const char *const modes[] = {"default", "raw", "exact", "bounded", "folded"};
     static const char *const types[] = {"", "bf16", "f16", "f32", "byte"};
-    static const char *const refs[] = {"", "min", "row"};
+    static const char *const refs[] = {"", "min", "row"}, *const switches[] = {"off", "on"};
     static const char *const memories[] = {"host", "device"}, *const groups[] = {"auto", "nccl", "a given NCCL communicator"};
     if (a->dtype != b->dtype)
         return differ(c, rank, "dtype", types[a->dtype], types[b->dtype]);
@@ -183,6 +188,8 @@ static xp_status compare(struct xp_comm *c, const struct record *a, const struct
         return differ_number(c, rank, "eps", a->eps, b->eps);
     if (a->eps_ref != b->eps_ref)
         return differ(c, rank, "eps_ref", refs[a->eps_ref], refs[b->eps_ref]);
+    if (a->dither != b->dither)
+        return differ(c, rank, "dither", switches[a->dither], switches[b->dither]);
     if (strcmp(a->codec, b->codec) != 0)
         return differ(c, rank, "codec", a->codec, b->codec);
     if (strcmp(a->algo, b->algo) != 0)
@@ -236,6 +243,7 @@ static uint64_t config_hash(const struct record *r)
     h = hash_bytes(h, &r->mode, sizeof r->mode);
     h = hash_bytes(h, &r->eps, sizeof r->eps);
     h = hash_bytes(h, &r->eps_ref, sizeof r->eps_ref);
+    h = hash_bytes(h, &r->dither, sizeof r->dither);
     h = hash_bytes(h, &r->chunk, sizeof r->chunk);
     h = hash_bytes(h, &r->memory, sizeof r->memory);
     h = hash_bytes(h, &r->seed, sizeof r->seed);
@@ -250,7 +258,7 @@ static xp_status create_coder(struct xp_plan *p, const struct record *r)
     struct xp_shape *s = &p->shape;
     int isa = xp_isa_parse(s->comm->params.isa[0] ? s->comm->params.isa : NULL);
     struct xp_coder_desc d = {.dtype = s->dtype, .dim = s->dim, .mode = s->mode, .eps = r->eps, .eps_ref = r->eps_ref,
-                              .row_wise = (int)r->row_wise, .seed = r->seed, .isa = isa < 0 ? XP_ISA_C : (enum xp_isa)isa};
+                              .dither = (int)r->dither, .row_wise = (int)r->row_wise, .seed = r->seed, .isa = isa < 0 ? XP_ISA_C : (enum xp_isa)isa};
     xp_codec_parse(r->codec, &d.choice);
     s->automatic = d.choice.automatic;
     s->coder_rows = s->device ? 0 : s->max_send_rows < CODER_ROWS_MAX ? s->max_send_rows : CODER_ROWS_MAX;

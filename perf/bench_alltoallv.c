@@ -95,6 +95,7 @@ static int make_plan(struct exchange *x)
     d.mode = x->mode;
     d.eps = x->mode == XP_MODE_BOUNDED ? o->eps : 0.0;
     d.eps_ref = o->eps_ref;
+    d.dither = o->dither;
     d.codec = o->codec;
     d.algo = o->algo;
     d.seed = o->seed;

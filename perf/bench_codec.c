@@ -125,6 +125,7 @@ static int bench_case(struct work *w, const struct codec_case *c)
     d.mode = c->mode;
     d.eps = c->eps;
     d.eps_ref = o->eps_ref;
+    d.dither = o->dither;
     d.codec = c->codec;
     d.isa = w->isa;
     s = xp_codec_create(&w->codec, &d);

@@ -109,6 +109,7 @@ static int make_plan(struct layer *l)
     d.mode = l->plain.mode;
     d.eps = l->plain.eps;
     d.eps_ref = o->eps_ref;
+    d.dither = o->dither;
     d.codec = o->codec;
     d.algo = o->algo;
     d.seed = o->seed;

@@ -32,6 +32,7 @@ const char options_help[] =
     "  --mode M         raw, exact, bounded, or (moe) folded (default CROSSPRESS_MODE)\n"
     "  --eps E          bounded: largest relative error of a row, 0 < E < 1 (default CROSSPRESS_EPS); raw and exact lose nothing\n"
     "  --eps-ref R      min or row: what eps is relative to (default CROSSPRESS_EPS_REF)\n"
+    "  --dither D       on or off: bounded rows' errors are made random (default: those of a layer's gradients)\n"
     "  --codec C        a codec of xp_info's list (default auto)\n"
     "  --algo A         auto, flat, hier or leader\n"
     "  --transport T    auto, shm, tcp or ucx\n"
@@ -110,6 +111,7 @@ static int lookup(const struct word *words, const char *text)
 static const struct word modes[] = {{"raw", XP_MODE_RAW}, {"exact", XP_MODE_EXACT}, {"bounded", XP_MODE_BOUNDED}, {"folded", XP_MODE_FOLDED}, {0}};
 static const struct word dtypes[] = {{"bf16", XP_BF16}, {"f16", XP_F16}, {"f32", XP_F32}, {0}};
 static const struct word refs[] = {{"min", XP_EPS_REF_MIN}, {"row", XP_EPS_REF_ROW}, {0}};
+static const struct word dithers[] = {{"off", XP_DITHER_OFF}, {"on", XP_DITHER_ON}, {0}};
 static const struct word centroids[] = {{"mean", XP_CENTROID_MEAN}, {"leader", XP_CENTROID_LEADER}, {0}};
 static const struct word combines[] = {{"rows", XP_COMBINE_ROWS}, {"sum", XP_COMBINE_SUM}, {0}};
 static const struct word routings[] = {{"uniform", 0}, {"zipf", 1}, {0}};
@@ -189,6 +191,9 @@ static int set_word(struct options *o, const char *name, const char *text, char 
     } else if (strcmp(name, "--routing") == 0) {
         v = lookup(routings, text);
         o->moe.routing = text;
+    } else if (strcmp(name, "--dither") == 0) {
+        v = lookup(dithers, text);
+        o->dither = (xp_dither)v;
     } else if (strcmp(name, "--preset") == 0) {
         v = lookup(presets, text);
         o->moe.preset = text;
@@ -246,7 +251,7 @@ static const struct {
 } options[] = {
     {"--spawn", set_number}, {"--nodes", set_number}, {"--rows", set_number}, {"--dim", set_number},
     {"--seed", set_number}, {"--iters", set_number}, {"--dtype", set_word}, {"--data", set_word},
-    {"--mode", set_word}, {"--eps-ref", set_word}, {"--eps", set_eps}, {"--input", set_text},
+    {"--mode", set_word}, {"--eps-ref", set_word}, {"--dither", set_word}, {"--eps", set_eps}, {"--input", set_text},
     {"--codec", set_text}, {"--algo", set_text}, {"--transport", set_text}, {"--json", set_text},
     {"--experts", set_number}, {"--k", set_number}, {"--refine", set_number}, {"--centroid", set_word}, {"--combine", set_word}, {"--routing", set_word},
     {"--preset", set_word}, {"--topk", set_text}, {"--weights", set_text}, {"--expert", set_text}, {"--rate", set_rate},

@@ -31,6 +31,7 @@ struct options {
     xp_mode mode;                  /* XP_MODE_DEFAULT: CROSSPRESS_MODE */
     double eps;                    /* 0: CROSSPRESS_EPS */
     xp_eps_ref eps_ref;
+    xp_dither dither;
     const char *codec, *algo, *transport;
     uint64_t seed;
     int iters, check;

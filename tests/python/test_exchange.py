@@ -68,6 +68,25 @@ class Exchange(unittest.TestCase):
             self.assertGreater(error.max(), 0)
             self.assertLess(got[me][2].wire_bytes_slow, got[me][2].raw_bytes / 2)
 
+    def test_dither(self):
+        """The errors of alike rows add up where they are rounded, and cancel where they are dithered."""
+        rng = np.random.default_rng(1)
+        send = np.tile(rng.standard_normal((8, 256), dtype=np.float32), (128, 1)) + 0.01 * rng.standard_normal((1024, 256), dtype=np.float32)
+
+        def body(comm, dither):
+            with comm.plan(256, 'f32', max_send_rows=1024, max_recv_rows=1024, mode='bounded', eps=0.25, eps_ref='row', codec='book',
+                           dither=dither) as plan:
+                counts = [1024 * (peer != comm.rank) for peer in range(2)]
+                return plan.alltoallv(send, counts, counts)
+        size = {}
+        for dither in (None, False, True):
+            error = ranks.threads(2, lambda c: body(c, dither), nodes='ab')[0] - send
+            self.assertLessEqual((np.linalg.norm(error, axis=1) / np.linalg.norm(send, axis=1)).max(), 0.25)
+            size[dither] = np.linalg.norm(error.reshape(128, 8, 256).mean(0)) / np.linalg.norm(send[:8])
+        self.assertEqual(size[None], size[False])
+        self.assertLess(size[True], 0.25 * 1.2 / 128 ** 0.5)
+        self.assertGreater(size[False], 4 * size[True])
+
     def test_request(self):
         def body(comm):
             with comm.plan(16, 'f32', max_send_rows=8, max_recv_rows=8) as plan:

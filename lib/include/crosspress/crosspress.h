@@ -260,6 +260,7 @@ typedef struct xp_plan_desc {
     xp_mode mode;         /* default: CROSSPRESS_MODE */
     double eps;           /* bounded: 0 < eps < 1; 0 = CROSSPRESS_EPS */
     xp_eps_ref eps_ref;   /* bounded: what eps is relative to */
+    xp_dither dither;     /* bounded: whose errors are made random */
     const char *codec;    /* NULL or "auto": chosen by measurement; else a name of xp_info's list */
     const char *algo;     /* NULL or "auto"; "flat", "hier", "leader" */
     uint64_t seed;        /* of the random signs; equal on all ranks; 0 = built-in */
@@ -431,7 +432,7 @@ struct xp_moe_desc {
     int max_topk;          /* most experts per token, 1 .. 64; required */
     xp_combine_sum combine;/* where partial results are summed */
     double eps_combine;    /* bounded: of the expert outputs; 0 = the plan's eps */
-    double eps_grad;       /* bounded: of the gradients, both ways; 0 = the plan's eps */
+    double eps_grad;       /* bounded: of the gradients, both ways; 0 = the plan's eps. They are dithered unless the plan's dither is off */
     /* folded mode */
     const char *preset;    /* NULL; "paper": 6 hash functions, alpha 1, no refinement, no probes */
     double rate;           /* wanted centroids per row, 0 < rate <= 1; 0 = CROSSPRESS_RATE (0.2). The plan keeps it within 10 % */

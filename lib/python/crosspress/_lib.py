@@ -24,13 +24,14 @@ STATUS = {
 DTYPE = {'XP_BF16': 1, 'XP_F16': 2, 'XP_F32': 3, 'XP_BYTE': 4}
 MODE = {'XP_MODE_DEFAULT': 0, 'XP_MODE_RAW': 1, 'XP_MODE_EXACT': 2, 'XP_MODE_BOUNDED': 3, 'XP_MODE_FOLDED': 4}
 EPS_REF = {'XP_EPS_REF_DEFAULT': 0, 'XP_EPS_REF_MIN': 1, 'XP_EPS_REF_ROW': 2}
+DITHER = {'XP_DITHER_DEFAULT': 0, 'XP_DITHER_OFF': 1, 'XP_DITHER_ON': 2}
 LOG_LEVEL = {'XP_LOG_NONE': 0, 'XP_LOG_ERROR': 1, 'XP_LOG_WARN': 2, 'XP_LOG_INFO': 3, 'XP_LOG_DEBUG': 4}
 COMBINE = {'XP_COMBINE_DEFAULT': 0, 'XP_COMBINE_ROWS': 1, 'XP_COMBINE_SUM': 2}
 ALPHA = {'XP_ALPHA_FIT': 0, 'XP_ALPHA_FIXED': 1}
 MEMORY = {'XP_MEMORY_HOST': 0, 'XP_MEMORY_DEVICE': 1}
 CENTROID = {'XP_CENTROID_MEAN': 0, 'XP_CENTROID_LEADER': 1, 'XP_CENTROID_SEQUENCES': 2}
-ENUMS = {'xp_status': STATUS, 'xp_dtype': DTYPE, 'xp_mode': MODE, 'xp_eps_ref': EPS_REF, 'xp_log_level': LOG_LEVEL,
-         'xp_combine_sum': COMBINE, 'xp_alpha': ALPHA, 'xp_centroid': CENTROID,
+ENUMS = {'xp_status': STATUS, 'xp_dtype': DTYPE, 'xp_mode': MODE, 'xp_eps_ref': EPS_REF, 'xp_dither': DITHER,
+         'xp_log_level': LOG_LEVEL, 'xp_combine_sum': COMBINE, 'xp_alpha': ALPHA, 'xp_centroid': CENTROID,
          'xp_memory': MEMORY}
 
 OK, IN_PROGRESS = STATUS['XP_OK'], STATUS['XP_IN_PROGRESS']
@@ -65,8 +66,8 @@ class RouteDesc(Structure):
 
 class PlanDesc(Structure):
     _fields_ = [('size', c_size_t), ('dtype', c_int), ('dim', c_size_t), ('max_send_rows', c_size_t),
-                ('max_recv_rows', c_size_t), ('mode', c_int), ('eps', c_double), ('eps_ref', c_int), ('codec', c_char_p),
-                ('algo', c_char_p), ('seed', c_uint64), ('moe', POINTER(MoeDesc)), ('memory', c_int), ('stream', c_void_p),
+                ('max_recv_rows', c_size_t), ('mode', c_int), ('eps', c_double), ('eps_ref', c_int), ('dither', c_int),
+                ('codec', c_char_p), ('algo', c_char_p), ('seed', c_uint64), ('moe', POINTER(MoeDesc)), ('memory', c_int), ('stream', c_void_p),
                 ('transport', c_char_p), ('nccl_comm', c_void_p)]
 
 

@@ -42,19 +42,19 @@ class MoePlan(Plan):
     A plan of one MoE layer. Each step: `routing = plan.route(expert, weight)`, `routing.dispatch(x)`, the experts, `routing.combine(rows)`.
 
     experts, topk: of the layer; max_tokens: most of this rank in a step; max_rows: most rows for the experts of this rank (None:
-    enough for every routing). mode: None, 'raw', 'exact', 'bounded' (eps, eps_combine, eps_grad), 'folded' (rate, alpha: 'fit' or a
-    number, centroid: 'mean', 'leader', 'sequences', hashes, width, rounds, refine: None or rounds, probes: None or a number, outlier,
+    enough for every routing). mode: None, 'raw', 'exact', 'bounded' (eps, eps_combine, eps_grad, dither), 'folded' (rate, alpha: 'fit' or
+    a number, centroid: 'mean', 'leader', 'sequences', hashes, width, rounds, refine: None or rounds, probes: None or a number, outlier,
     error_limit, preset: 'paper'). The header's section 11 says what they mean. Creation is collective.
     """
 
     def __init__(self, comm, dim, dtype='bf16', *, experts, topk, max_tokens, max_rows=None, mode=None, eps=0.0, eps_combine=0.0,
-                 eps_grad=0.0, eps_ref=None, codec=None, algo=None, seed=0, combine=None, preset=None, rate=0.0, alpha='fit',
+                 eps_grad=0.0, eps_ref=None, dither=None, codec=None, algo=None, seed=0, combine=None, preset=None, rate=0.0, alpha='fit',
                  centroid=None, hashes=0, width=0, rounds=0, refine=None, probes=None, outlier=0.0, error_limit=0.0):
         self._routings = weakref.WeakSet()
         everyones = sum(struct.unpack('<Q', b)[0] for b in comm.allgather(struct.pack('<Q', max_tokens)))
         if max_rows is None:
             max_rows = everyones * min(topk, experts)
-        desc = self._describe(comm, dim, dtype, max_tokens, max_rows, mode, eps, eps_ref, codec, algo, seed)
+        desc = self._describe(comm, dim, dtype, max_tokens, max_rows, mode, eps, eps_ref, dither, codec, algo, seed)
         self.experts, self.topk, self.max_tokens = experts, topk, max_tokens
         moe = _moe_desc(experts, topk, combine, eps_combine, eps_grad, preset, rate, alpha, centroid, hashes, width, rounds, refine,
                         probes, outlier, error_limit)

@@ -69,16 +69,17 @@ class Plan(Handle):
     on all ranks.
 
     dtype: 'bf16' (uint16 arrays, torch.bfloat16), 'f16', 'f32', 'byte' (any type; `dim` counts bytes).
-    mode:  None (CROSSPRESS_MODE, else exact), 'raw', 'exact', 'bounded'.   eps, eps_ref ('min', 'row'): of bounded mode.
+    mode:  None (CROSSPRESS_MODE, else exact), 'raw', 'exact', 'bounded'.   eps, eps_ref ('min', 'row'), dither: of bounded mode.
+    dither: None (the gradients of MoE layers), True, False: whose errors are made random, so that sums over many rows do not gather them.
     """
 
     _name = 'plan'
 
     def __init__(self, comm, dim, dtype='bf16', *, max_send_rows=0, max_recv_rows=0, mode=None, eps=0.0, eps_ref=None,
-                 codec=None, algo=None, seed=0):
-        self._create(self._describe(comm, dim, dtype, max_send_rows, max_recv_rows, mode, eps, eps_ref, codec, algo, seed))
+                 dither=None, codec=None, algo=None, seed=0):
+        self._create(self._describe(comm, dim, dtype, max_send_rows, max_recv_rows, mode, eps, eps_ref, dither, codec, algo, seed))
 
-    def _describe(self, comm, dim, dtype, max_send_rows, max_recv_rows, mode, eps, eps_ref, codec, algo, seed):
+    def _describe(self, comm, dim, dtype, max_send_rows, max_recv_rows, mode, eps, eps_ref, dither, codec, algo, seed):
         self.comm, self.dim, self.dtype = comm, int(dim), dtype
         desc = _lib.PlanDesc()
         lib.xp_plan_desc_init(byref(desc))
@@ -86,6 +87,7 @@ class Plan(Handle):
         desc.dim, desc.max_send_rows, desc.max_recv_rows = self.dim, max_send_rows, max_recv_rows
         desc.mode = _lib.choice(mode, _lib.MODE, 'XP_MODE_', 'mode')
         desc.eps, desc.eps_ref = eps, _lib.choice(eps_ref, _lib.EPS_REF, 'XP_EPS_REF_', 'eps_ref')
+        desc.dither = _lib.DITHER['XP_DITHER_DEFAULT' if dither is None else 'XP_DITHER_ON' if dither else 'XP_DITHER_OFF']
         desc.codec, desc.algo, desc.seed = _lib.text(codec), _lib.text(algo), seed
         return desc
 

@@ -25,14 +25,14 @@ LEAST_ROW = 256           # bytes: shorter rows are not worth a coder's header
 ROWS_FIRST = 1024         # least maximum of a plan for rows; maxima grow by doubling
 ROW_TYPES = {torch.bfloat16: 'bf16', torch.float16: 'f16', torch.float32: 'f32'}
 
-_settings = {'mode': None, 'eps': 0.0, 'eps_ref': None, 'row': None, 'codec': None, 'algo': None}
+_settings = {'mode': None, 'eps': 0.0, 'eps_ref': None, 'dither': None, 'row': None, 'codec': None, 'algo': None}
 
 
 def configure(**settings):
     """
     What the process groups created from now on do with rows between nodes; equal on all ranks.
 
-    mode: None (CROSSPRESS_MODE, else exact), 'raw', 'exact', 'bounded'.   eps, eps_ref, codec, algo: as in crosspress.Plan.
+    mode: None (CROSSPRESS_MODE, else exact), 'raw', 'exact', 'bounded'.   eps, eps_ref, dither, codec, algo: as in crosspress.Plan.
     row:  (torch.bfloat16, 4096): the rows that bounded mode may touch (None: CROSSPRESS_ROW, such as bf16:4096). Whatever else is
           exchanged (counts, gate weights, other tensors) arrives bit for bit.
     """
@@ -149,7 +149,7 @@ class Exchanger:
             lossy = self.lossy and self.row == (next(t for t, k in ROW_TYPES.items() if k == kind), dim)
             s = self.settings
             plan = self.comm.plan(dim, kind, max_send_rows=room, max_recv_rows=room, mode='bounded' if lossy else 'exact',
-                                  eps=s['eps'] if lossy else 0, eps_ref=s['eps_ref'] if lossy else None,
+                                  eps=s['eps'] if lossy else 0, eps_ref=s['eps_ref'] if lossy else None, dither=s['dither'] if lossy else None,
                                   codec=s['codec'] if lossy else None, algo=s['algo'])
             self.plans[(kind, dim)] = plan, room
         return plan
