@@ -5,6 +5,9 @@
  */
 #include "collectives/device_call.h"
 
+#define ATTRIBUTE_MULTIPROCESSORS 16
+#define ATTRIBUTE_SHARED_BYTES 97
+
 int xp_device_enter(const struct xp_device *dev, int device)
 {
     int before = device;
@@ -18,6 +21,18 @@ void xp_device_leave(const struct xp_device *dev, int device, int before)
 {
     if (before != device)
         dev->set(before);
+}
+
+int xp_device_describe(const struct xp_device *dev, struct xp_gpu *g)
+{
+    int device = 0, sms = 0, shared = 0, e = dev->get(&device);
+    if (!e)
+        e = dev->attribute(&sms, ATTRIBUTE_MULTIPROCESSORS, device);
+    if (!e)
+        e = dev->attribute(&shared, ATTRIBUTE_SHARED_BYTES, device);
+    g->sms = (unsigned)sms;
+    g->shared_bytes = (size_t)shared;
+    return e;
 }
 
 int xp_device_codes(const struct xp_shape *s, int peer)

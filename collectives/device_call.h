@@ -7,11 +7,15 @@
 #define XP_DEVICE_CALL_H
 
 #include "collectives/algo.h"
+#include "cuda/cuda_kernels.h"
 #include "lib/device.h"
 
 /* Everything happens on the device of the plan; the caller's choice, which enter returns, is put back. */
 int xp_device_enter(const struct xp_device *dev, int device);
 void xp_device_leave(const struct xp_device *dev, int device, int before);
+
+/* What launches must know of the current device; its stream is left alone. 0 or a cudaError_t. */
+int xp_device_describe(const struct xp_device *dev, struct xp_gpu *g);
 
 /* Whether rows to and from this peer are coded: those between nodes, where the plan codes any. */
 int xp_device_codes(const struct xp_shape *s, int peer);

@@ -4,12 +4,11 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "collectives/device_coder.h"
+#include "collectives/device_call.h"
 
 #include <string.h>
 
 #define BATCH_BYTES ((size_t)8 << 20) /* of rows: enough for every multiprocessor, while the batch before is on its way */
-#define ATTRIBUTE_MULTIPROCESSORS 16
-#define ATTRIBUTE_SHARED_BYTES 97
 
 static size_t round16(size_t n)
 {
@@ -18,24 +17,12 @@ static size_t round16(size_t n)
 
 /* ---- memory -------------------------------------------------------------------------------------------------------- */
 
-static int find_gpu(const struct xp_device *dev, struct xp_gpu *g)
-{
-    int device = 0, sms = 0, shared = 0, e = dev->get(&device);
-    if (!e)
-        e = dev->attribute(&sms, ATTRIBUTE_MULTIPROCESSORS, device);
-    if (!e)
-        e = dev->attribute(&shared, ATTRIBUTE_SHARED_BYTES, device);
-    g->sms = (unsigned)sms;
-    g->shared_bytes = (size_t)shared;
-    return e;
-}
-
 /* A warp has a row in shared memory: as it came, rotated, coded twice, and its base. */
 int xp_device_coder_fits(const struct xp_shape *s, const char **why)
 {
     struct xp_gpu g = {0};
     *why = "the device's attributes cannot be read";
-    if (find_gpu(s->device, &g) != 0)
+    if (xp_device_describe(s->device, &g) != 0)
         return 0;
     *why = "rows are too long to be coded on the device";
     if (s->row_bytes + s->dim * 9 + 4096 > g.shared_bytes)
@@ -63,7 +50,7 @@ int xp_device_coder_open(struct xp_device_coder *d, const struct xp_shape *s, si
     d->notes_cap = s->max_recv_rows * (sizeof(uint64_t) + sizeof(uint32_t) + 1) + frames_in * (s->dim * sizeof(float) + 64);
     d->quantiser.dim = s->dim;
     xp_row_plan_init(&d->plan, d->coder, d->coder->formats, NULL);
-    int e = find_gpu(d->dev, &d->gpu);
+    int e = xp_device_describe(d->dev, &d->gpu);
     for (size_t i = 0; !e && i < d->batches; i++)
         e = d->dev->event_create(&d->batch[i].known);
     return e;

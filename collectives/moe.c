@@ -5,7 +5,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "collectives/moe.h"
+#include "collectives/moe_device.h"
 #include "collectives/books.h"
 #include "hash/coded_rows.h"
 
@@ -27,20 +27,38 @@ size_t xp_moe_most_rows(const struct xp_moe_shape *shape)
     return most;
 }
 
-static int allocate(struct xp_moe *m)
+static const struct xp_moe_row_ops host_rows = {
+    .leave = xp_rows_leave,
+    .arrive = xp_rows_arrive,
+    .units_leave = xp_units_leave,
+    .units_home = xp_units_home,
+};
+
+static xp_status allocate_rows(struct xp_moe *m)
+{
+    size_t rows = m->cap_most + 1;
+    m->rows = m->shape.device ? &xp_moe_device_rows : &host_rows;
+    if (m->shape.device)
+        return xp_moe_device_create(m);
+    m->out = malloc(rows * m->shape.row_bytes);
+    m->in[0] = malloc(rows * m->shape.row_bytes);
+    m->in[1] = malloc(rows * m->shape.row_bytes);
+    m->dots = malloc(rows * sizeof *m->dots);
+    return m->out && m->in[0] && m->in[1] && m->dots ? XP_OK : XP_ERR_NO_MEMORY;
+}
+
+static xp_status allocate(struct xp_moe *m)
 {
     size_t n = (size_t)m->shape.comm->size, experts = (size_t)m->shape.experts, rows = m->cap_most + 1;
     size_t bytes;
     if (__builtin_mul_overflow(rows, m->shape.row_bytes + XP_MOE_RECORD, &bytes) || m->cap_most > UINT32_MAX - 1)
-        return -1;
+        return XP_ERR_NO_MEMORY;
     int bad = 0;
     bad |= !(m->maxima = malloc(2 * n * sizeof *m->maxima));
-    bad |= !(m->out = malloc(rows * m->shape.row_bytes));
     for (int i = 0; i < 2; i++)
-        bad |= !(m->in[i] = malloc(rows * (m->shape.row_bytes > sizeof(float) ? m->shape.row_bytes : sizeof(float))));
+        bad |= !(m->scalars[i] = malloc(rows * sizeof *m->scalars[i]));
     bad |= !(m->records_out = malloc(rows * XP_MOE_RECORD));
     bad |= !(m->records_in = malloc(rows * XP_MOE_RECORD));
-    bad |= !(m->dots = malloc(rows * sizeof *m->dots));
     bad |= !(m->hello_out = malloc(n * m->hello_bytes));
     bad |= !(m->hello_in = malloc(n * m->hello_bytes));
     bad |= !(m->ones = malloc(n * sizeof *m->ones));
@@ -51,7 +69,7 @@ static int allocate(struct xp_moe *m)
     m->intake.entry_end = m->intake.first + 2 * n;
     bad |= !(m->term = malloc(((size_t)m->shape.max_topk + 1) * sizeof *m->term));
     bad |= !(m->bucket = malloc(((n > experts ? n : experts) + 1) * sizeof *m->bucket));
-    return bad ? -1 : 0;
+    return bad ? XP_ERR_NO_MEMORY : allocate_rows(m);
 }
 
 xp_status xp_moe_create(struct xp_moe **out, const struct xp_moe_shape *shape, const struct xp_channel *channels,
@@ -70,8 +88,8 @@ xp_status xp_moe_create(struct xp_moe **out, const struct xp_moe_shape *shape, c
     for (int l = 0; l <= m->hops; l++)
         m->cap[l] = xp_path_most(shape, l);
     m->cap_most = xp_moe_most_rows(shape);
-    xp_status st = allocate(m) == 0 ? XP_OK : XP_ERR_NO_MEMORY;
-    if (st == XP_OK && shape->mode == XP_MODE_BOUNDED && shape->comm->nodes > 2 && m->slow_hop == 0)
+    xp_status st = allocate(m);
+    if (st == XP_OK && !m->device && shape->mode == XP_MODE_BOUNDED && shape->comm->nodes > 2 && m->slow_hop == 0)
         st = xp_coded_rows_create(&m->store, shape->peer_max_tokens[shape->comm->rank], shape->row_bytes);
     if (st == XP_OK && folder) {
         st = xp_folder_create(&m->folder, folder);
@@ -110,8 +128,11 @@ void xp_moe_destroy(struct xp_moe *m)
 {
     if (!m)
         return;
+    xp_moe_device_destroy(m);
     drop_routings(m);
     xp_folder_destroy(m->folder);
+    free(m->scalars[0]);
+    free(m->scalars[1]);
     xp_coded_rows_destroy(m->store);
     free(m->virtual_rows);
     free(m->maxima);
@@ -226,6 +247,11 @@ static char *received(struct xp_moe *m, int hop)
     return m->in[hop & 1];
 }
 
+static float *received_scalars(struct xp_moe *m, int hop)
+{
+    return m->scalars[hop & 1];
+}
+
 /* What the first hop outward takes from: rows that stay are found there. */
 static const void *first_rows(const struct xp_moe *m)
 {
@@ -268,19 +294,18 @@ static void prepare_call(struct xp_moe *m, const struct xp_moe_step *s)
         if (s->hop == 0 && m->folded && m->op.kind == XP_MOE_DISPATCH)
             xp_folded_leave(m, m->op.routing);
         else
-            xp_rows_leave(m, m->map, s->hop, s->hop > 0 ? received(m, s->hop - 1) : first_rows(m));
+            m->rows->leave(m, m->map, s->hop, s->hop > 0 ? received(m, s->hop - 1) : first_rows(m));
         *c = (struct xp_call){.send = m->out, .send_rows = p->rows_to, .recv = received(m, s->hop), .recv_rows = p->rows_from};
         code_once(m, p, s->hop);
         c->grad_weights = m->op.scalars && !m->folded; /* folded steps find them at home */
         break;
     case XP_STEP_BACK:
-        xp_units_leave(m, m->map, s->hop, back, weighted(m));
+        m->rows->units_leave(m, m->map, s->hop, back, weighted(m));
         *c = (struct xp_call){.send = m->out, .send_rows = p->units_to, .recv = received(m, s->hop), .recv_rows = p->units_from};
         break;
     case XP_STEP_SCALARS:
-        xp_scalars_leave(m, m->map, s->hop,
-                         s->hop == m->hops - 1 ? m->dots : (const float *)(const void *)received(m, s->hop + 1));
-        *c = (struct xp_call){.send = m->records_out, .send_rows = p->entries_from, .recv = received(m, s->hop), .recv_rows = p->entries_to};
+        xp_scalars_leave(m, m->map, s->hop, s->hop == m->hops - 1 ? m->dots : received_scalars(m, s->hop + 1));
+        *c = (struct xp_call){.send = m->records_out, .send_rows = p->entries_from, .recv = received_scalars(m, s->hop), .recv_rows = p->entries_to};
         break;
     default:
         break;
@@ -297,11 +322,11 @@ static void local_work(struct xp_moe *m, const struct xp_moe_step *s)
     else if (s->kind == XP_STEP_HOME && m->folded)
         xp_folded_home(m, op->routing, received(m, 0), op);
     else if (s->kind == XP_STEP_ARRIVE)
-        xp_rows_arrive(m, m->map, SIZE_MAX);
+        m->rows->arrive(m, m->map, SIZE_MAX);
     else if (s->kind == XP_STEP_HOME)
-        xp_units_home(m, m->map, weighted(m), SIZE_MAX);
+        m->rows->units_home(m, m->map, weighted(m), SIZE_MAX);
     else if (s->kind == XP_STEP_SCALARS_HOME)
-        xp_scalars_home(m, op->routing, (const float *)(const void *)received(m, 0), op->grad_weight);
+        xp_scalars_home(m, op->routing, received_scalars(m, 0), op->grad_weight);
 }
 
 static int is_local(const struct xp_moe_step *s)
@@ -318,7 +343,7 @@ static int moves_rows(const struct xp_moe_step *s)
 /* Whether the step after this one, the last hop, works on rows as they come. */
 static int takes_in(const struct xp_moe *m, const struct xp_moe_step *s)
 {
-    return moves_rows(s) && (s[1].kind == XP_STEP_ARRIVE || (s[1].kind == XP_STEP_HOME && !m->folded));
+    return !m->device && moves_rows(s) && (s[1].kind == XP_STEP_ARRIVE || (s[1].kind == XP_STEP_HOME && !m->folded));
 }
 
 /* A piece of the next step while this one waits. Returns whether there was any. */
@@ -327,16 +352,23 @@ static int take_in(struct xp_moe *m, const struct xp_moe_step *s)
     const size_t piece = INTAKE_BYTES / m->shape.row_bytes + 1;
     if (!takes_in(m, s))
         return 0;
-    return s->kind == XP_STEP_FORWARD ? xp_rows_arrive(m, m->map, piece) > 0 : xp_units_home(m, m->map, weighted(m), piece) > 0;
+    return s->kind == XP_STEP_FORWARD ? m->rows->arrive(m, m->map, piece) > 0 : m->rows->units_home(m, m->map, weighted(m), piece) > 0;
 }
 
 static xp_status begin_call(struct xp_moe *m, const struct xp_moe_step *s)
 {
     struct xp_channel *ch = &m->channel[s->channel];
+    xp_status st = m->device && s->kind == XP_STEP_SCALARS ? xp_moe_device_dots_known(m) : XP_OK;
+    if (st != XP_OK)
+        return st;
     prepare_call(m, s);
+    st = m->device ? xp_moe_device_error(m) : XP_OK;
+    if (st != XP_OK)
+        return st;
     if (takes_in(m, s))
         xp_intake_begin(m, s->hop, s->kind == XP_STEP_FORWARD, m->call.recv, s->kind == XP_STEP_FORWARD ? first_rows(m) : m->op.in);
     m->call.seq = ch->calls++;
+    m->call.stream = m->stream;
     m->calling = 1;
     memcpy(m->codec_before, m->stats->codec, sizeof m->codec_before);
     return ch->ops->start(ch->state, &m->call, m->stats);
@@ -369,12 +401,21 @@ static xp_status end_call(struct xp_moe *m, const struct xp_moe_step *s)
     if (s->kind != XP_STEP_RECORDS)
         return XP_OK;
     xp_status st = xp_map_enter(m, m->map, s->hop);
-    if (st == XP_OK && s->hop == m->hops - 1)
-        xp_map_layout(m, m->map);
-    return st;
+    if (st != XP_OK || s->hop < m->hops - 1)
+        return st;
+    xp_map_layout(m, m->map);
+    if (m->device)
+        xp_moe_lists_make(m, m->op.routing);
+    return m->device ? xp_moe_device_error(m) : XP_OK;
 }
 
 /* ---- what request.c drives --------------------------------------------------------------------------------------------- */
+
+/* Whether rows in device memory are moved, else only what is on the host. */
+static int is_on_device(const struct xp_moe *m)
+{
+    return m->device && m->op.kind != XP_MOE_AGREE && m->op.kind != XP_MOE_RECORDS;
+}
 
 static xp_status moe_start(void *state, const struct xp_call *call, xp_stats *stats)
 {
@@ -382,7 +423,7 @@ static xp_status moe_start(void *state, const struct xp_call *call, xp_stats *st
     m->stats = stats;
     m->bypassed_before = stats->bypassed;
     m->row_calls = 0;
-    return XP_OK;
+    return is_on_device(m) ? xp_moe_device_begin(m, m->op.routing, call->stream) : XP_OK;
 }
 
 static void end_operation(struct xp_moe *m)
@@ -410,6 +451,7 @@ static xp_status moe_progress(void *state, int *moved)
     const struct xp_moe_step *s = &m->step[m->at];
     if (is_local(s)) {
         local_work(m, s);
+        st = m->device ? xp_moe_device_error(m) : XP_OK;
         ++*moved;
     } else {
         if (!m->calling)
@@ -452,6 +494,8 @@ static void moe_finish(void *state)
         m->channel[ch].ops->finish(m->channel[ch].state);
     }
     m->calling = 0;
+    if (is_on_device(m))
+        xp_moe_device_end(m);
 }
 
 static void moe_destroy(void *state)

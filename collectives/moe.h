@@ -74,12 +74,14 @@ struct xp_map {
 };
 
 struct xp_moe;
+struct xp_moe_lists; /* moe_device.h */
 
 struct xp_routing {
     struct xp_moe *moe;       /* NULL: the plan is gone */
     struct xp_routing *next;  /* of all routings of the plan */
     int used;
     struct xp_map map;
+    struct xp_moe_lists *lists; /* of the map, in device memory; NULL: rows are in the host's */
     int topk;
     int32_t *expert;          /* [tokens][topk] copies of the caller's arrays */
     float *weight;
@@ -116,6 +118,7 @@ struct xp_moe_shape {
     int sequences;                                /* routings must give sequences */
     double error_limit;                           /* folded: above it steps fall back to bounded; 0: never */
     enum xp_moe_path path;
+    const struct xp_device *device;               /* rows are in its memory; NULL: in the host's */
     const size_t *peer_max_tokens, *peer_max_rows; /* [size] of every rank */
 };
 
@@ -149,8 +152,19 @@ struct xp_intake {
     size_t token, at;          /* units home: the next token; its first entry */
 };
 
+/* What is done with rows at either end of a hop: dispatch.c and combine.c, or launches that do the same (moe_device.c). */
+struct xp_moe_row_ops {
+    void (*leave)(struct xp_moe *m, const struct xp_map *map, int hop, const void *from);
+    size_t (*arrive)(struct xp_moe *m, const struct xp_map *map, size_t most);
+    void (*units_leave)(struct xp_moe *m, const struct xp_map *map, int hop, const void *from, int weighted);
+    size_t (*units_home)(struct xp_moe *m, const struct xp_map *map, int weighted, size_t most);
+};
+
 struct xp_moe {
     struct xp_moe_shape shape;
+    const struct xp_moe_row_ops *rows;
+    struct xp_moe_device *device;       /* NULL: rows are in the host's memory */
+    void *stream;                       /* rows in device memory: of the operation */
     int hops, slow_hop;                 /* the hop between nodes */
     size_t cap[XP_MOE_HOPS + 1];        /* most entries at every level */
     size_t cap_most;                    /* of these, the largest */
@@ -163,7 +177,8 @@ struct xp_moe {
     char *virtual_rows;                 /* [cap[0]] rows of virtual tokens */
     xp_stats *stats;
     /* staging */
-    char *out, *in[2];                  /* [cap_most] rows: to send; received, in turn */
+    char *out, *in[2];                  /* [cap_most] rows: to send; received, in turn; where the rows are */
+    float *scalars[2];                  /* [cap_most] received, in turn */
     uint8_t *records_out, *records_in;  /* [cap_most] records */
     float *dots;                        /* [cap_most] scalars at the experts */
     uint8_t *hello_out, *hello_in;      /* [size] hellos */

@@ -23,7 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "collectives/moe.h"
+#include "collectives/moe_device.h"
 #include "collectives/wire.h"
 
 #define HELLO_MAGIC 0x54525058u /* "XPRT" */
@@ -62,7 +62,7 @@ static int map_create(const struct xp_moe *m, struct xp_map *map, int sum)
     int bad = 0;
     memset(map, 0, sizeof *map);
     map->sum = sum;
-    map->direct = m->hops == 1;
+    map->direct = m->hops == 1 && !m->device;
     for (int l = 0; l <= m->hops; l++) {
         struct xp_map_level *v = &map->level[l];
         bad |= !(v->entry = malloc((m->cap[l] + 1) * sizeof *v->entry));
@@ -96,6 +96,7 @@ void xp_routing_free(struct xp_routing *r)
         return;
     map_free(&r->map);
     map_free(&r->virtual_map);
+    xp_moe_lists_destroy(r);
     xp_fold_destroy(r->fold);
     free(r->x);
     free(r->expert);
@@ -122,7 +123,7 @@ static struct xp_routing *routing_create(struct xp_moe *m)
     r->weight = malloc((slots + 1) * sizeof *r->weight);
     r->sequence = m->shape.sequences ? malloc((tokens + 1) * sizeof *r->sequence) : NULL;
     if (!r->expert || !r->weight || (m->shape.sequences && !r->sequence) || map_create(m, &r->map, m->shape.sum) != 0 ||
-        (m->folder && create_folded(m, r, tokens) != 0)) {
+        (m->folder && create_folded(m, r, tokens) != 0) || (m->device && xp_moe_lists_create(m, r) != 0)) {
         xp_routing_free(r);
         return NULL;
     }

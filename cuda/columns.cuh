@@ -33,6 +33,23 @@ template <class T, bool WIDE> struct xp_columns {
 
     __device__ __forceinline__ float value(unsigned k) const { return WIDE ? xp_value_of<T>(wide, k) : T::load(narrow[k]); }
 
+    /* The same places of another row, bit for bit. */
+    __device__ __forceinline__ void store_as_loaded(unsigned char *row, size_t first, size_t dim, unsigned lane) const
+    {
+        if constexpr (WIDE) {
+            const size_t i = first + lane * PER;
+            if (i < dim)
+                xp_store16(row + i * sizeof(word), wide);
+        } else {
+#pragma unroll
+            for (unsigned k = 0; k < PER; k++) {
+                const size_t i = first + k * 32 + lane;
+                if (i < dim)
+                    reinterpret_cast<word *>(row)[i] = narrow[k];
+            }
+        }
+    }
+
     /* The same values of a row that is written. */
     static __device__ __forceinline__ void store(unsigned char *row, size_t first, size_t dim, unsigned lane, const float (&v)[PER])
     {

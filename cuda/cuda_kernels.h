@@ -183,6 +183,25 @@ int xp_cuda_fold_combine_backward(const struct xp_gpu *g, const struct xp_gpu_fo
 /* xp_fold_dispatch_backward: grad_x[tokens][dim]. */
 int xp_cuda_fold_dispatch_backward(const struct xp_gpu *g, const struct xp_gpu_fold *f, const void *grad_y, const void *sums, const void *jg, void *grad_x);
 
+/* ---- rows of a MoE layer on their way (moe.cu; collectives/dispatch.c, combine.c) ---- */
+
+/* out[i] = row in->index[i], bit for bit; with weights weight[i] times it, rounded to the type. */
+int xp_cuda_rows_gather(const struct xp_gpu *g, const struct xp_rows *in, const float *weight, void *out);
+
+/* Rows that are sums: out[i] is the sum over parts, in f32 and in order, of sums over terms, weight * row; rounded once. A part
+ * ends with a term that says so. in->rows of them; in->index is not looked at. */
+enum { XP_GPU_TERM_LAST = 1, XP_GPU_TERM_COPY = 2 }; /* COPY, of the first term: out[i] is that row, bit for bit */
+struct xp_gpu_terms {
+    const uint32_t *first; /* [rows + 1] the terms of row i begin here in */
+    const uint32_t *row;
+    const float *weight;   /* NULL: all 1 */
+    const uint8_t *how;
+};
+int xp_cuda_rows_sums(const struct xp_gpu *g, const struct xp_rows *in, const struct xp_gpu_terms *terms, void *out);
+
+/* dots[i] = <row in->index[i], row i of other>, as xp_row_dot of rowmath.h. */
+int xp_cuda_rows_dots(const struct xp_gpu *g, const struct xp_rows *in, const void *other, float *dots);
+
 /* ---- tables ---- */
 
 /* xp_signs_fill of signs.h (signs.cu): xp_sign_words(n) words, 16-byte aligned, drawn by cuRAND's device function. */
@@ -204,6 +223,9 @@ struct xp_cuda_table {
     size_t (*pack_scratch)(const struct xp_gpu *g);
     int (*pack)(const struct xp_gpu *g, const uint8_t *slots, size_t stride, const uint32_t *lengths, const uint32_t *order, size_t rows, void *scratch,
                 uint64_t *at, uint8_t *payload);
+    int (*rows_gather)(const struct xp_gpu *g, const struct xp_rows *in, const float *weight, void *out);
+    int (*rows_sums)(const struct xp_gpu *g, const struct xp_rows *in, const struct xp_gpu_terms *terms, void *out);
+    int (*rows_dots)(const struct xp_gpu *g, const struct xp_rows *in, const void *other, float *dots);
 };
 extern const struct xp_cuda_table xp_cuda_table;
 

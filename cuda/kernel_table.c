@@ -11,4 +11,7 @@ const struct xp_cuda_table xp_cuda_table = {
     .row_decode = xp_cuda_row_decode,
     .pack_scratch = xp_cuda_pack_scratch,
     .pack = xp_cuda_pack,
+    .rows_gather = xp_cuda_rows_gather,
+    .rows_sums = xp_cuda_rows_sums,
+    .rows_dots = xp_cuda_rows_dots,
 };

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "collectives/moe.h"
+#include "lib/device.h"
 #include "lib/plan.h"
 
 struct xp_moe_plans {
@@ -23,8 +24,8 @@ struct xp_moe_plans {
 struct moe_record {
     int32_t status;
     uint32_t id;
-    int32_t dtype, experts, max_topk, sum, path;
-    uint32_t mode, dither, unused;
+    int32_t dtype, experts, max_topk, sum, path, memory;
+    uint32_t mode, dither;
     uint64_t dim, max_tokens, max_rows;
     double eps, eps_combine, eps_grad;
     /* folded mode */
@@ -50,6 +51,19 @@ static double or_else(double asked, double other)
     return asked != 0 ? asked : other;
 }
 
+/* The inner plans look at the rest: algorithm, transport, codec. */
+static void resolve_memory(struct moe_record *r, const xp_plan_desc *d)
+{
+    char why[100];
+    r->memory = (int32_t)d->memory;
+    if (d->memory > XP_MEMORY_DEVICE)
+        refuse(r, XP_ERR_INVALID_ARG, "memory %u does not exist", (unsigned)d->memory);
+    else if (d->memory == XP_MEMORY_DEVICE && r->mode == XP_MODE_FOLDED)
+        refuse(r, XP_ERR_UNSUPPORTED, "rows of folded mode are in host memory");
+    else if (d->memory == XP_MEMORY_DEVICE && !xp_device_find(why, sizeof why))
+        refuse(r, XP_ERR_UNSUPPORTED, "rows in device memory: %s", why);
+}
+
 static void resolve_moe(struct moe_record *r, const struct xp_comm *c, const xp_plan_desc *d)
 {
     const xp_moe_desc *m = d->moe;
@@ -67,8 +81,6 @@ static void resolve_moe(struct moe_record *r, const struct xp_comm *c, const xp_
         refuse(r, XP_ERR_UNSUPPORTED, "rows of a MoE layer are bf16, f16 or f32");
     else if (d->dim < 1 || d->dim > (size_t)1 << 20)
         refuse(r, XP_ERR_INVALID_ARG, "dim is %zu, not in 1 .. %zu", d->dim, (size_t)1 << 20);
-    else if (d->memory != XP_MEMORY_HOST)
-        refuse(r, XP_ERR_UNSUPPORTED, "rows of a MoE layer are in host memory");
     else if (d->max_send_rows > UINT32_MAX / 64 || d->max_recv_rows > UINT32_MAX / 64)
         refuse(r, XP_ERR_INVALID_ARG, "max_send_rows or max_recv_rows is above %u", UINT32_MAX / 64);
     r->experts = m->experts;
@@ -128,6 +140,8 @@ static void resolve(struct moe_record *r, const struct xp_comm *c, const xp_plan
         resolve_folded(r, c, d);
     else if (r->mode > XP_MODE_FOLDED)
         refuse(r, XP_ERR_INVALID_ARG, "mode %u does not exist", r->mode);
+    if (r->status == XP_OK)
+        resolve_memory(r, d);
     if (r->status != XP_OK)
         return;
     r->sum = d->moe->combine ? d->moe->combine == XP_COMBINE_SUM : r->mode == XP_MODE_BOUNDED || r->mode == XP_MODE_FOLDED;
@@ -156,6 +170,7 @@ static xp_status compare(struct xp_comm *c, const struct moe_record *a, const st
         {"dtype", a->dtype, b->dtype},
         {"dim", (double)a->dim, (double)b->dim},
         {"mode", a->mode, b->mode},
+        {"memory", a->memory, b->memory},
         {"algorithm", a->path, b->path},
         {"moe.experts", a->experts, b->experts},
         {"moe.max_topk", a->max_topk, b->max_topk},
@@ -230,6 +245,10 @@ static void describe(xp_plan_desc *in, enum xp_moe_channel ch, const xp_plan_des
     in->dtype = d->dtype;
     in->dim = d->dim;
     in->seed = d->seed;
+    in->memory = d->memory;
+    in->stream = d->stream;
+    in->transport = d->transport;
+    in->nccl_comm = d->nccl_comm;
     if (ch == XP_CHANNEL_FOLDED) {
         struct xp_folder_desc f = folder_desc(s->comm, d, d->moe);
         struct xp_coder_desc coder;
@@ -243,7 +262,9 @@ static void describe(xp_plan_desc *in, enum xp_moe_channel ch, const xp_plan_des
     in->mode = lossy ? XP_MODE_BOUNDED : (xp_mode)r->mode;
     in->eps = !lossy ? 0 : ch == XP_CHANNEL_DISPATCH ? r->eps : ch == XP_CHANNEL_COMBINE ? r->eps_combine : r->eps_grad;
     in->eps_ref = d->eps_ref;
-    in->dither = r->dither != XP_DITHER_DEFAULT || ch == XP_CHANNEL_DISPATCH || ch == XP_CHANNEL_COMBINE ? (xp_dither)r->dither : XP_DITHER_ON;
+    in->dither = (xp_dither)r->dither;
+    if (r->dither == XP_DITHER_DEFAULT && d->memory == XP_MEMORY_HOST && (ch == XP_CHANNEL_GRAD_OUT || ch == XP_CHANNEL_GRAD_BACK))
+        in->dither = XP_DITHER_ON;
     in->codec = r->mode == XP_MODE_FOLDED ? NULL : d->codec;
 }
 
@@ -287,6 +308,7 @@ static void fill_shape(struct xp_moe_shape *s, struct xp_comm *c, const struct m
     *s = (struct xp_moe_shape){.comm = c, .dtype = (xp_dtype)r->dtype, .dim = r->dim, .mode = (xp_mode)r->mode, .experts = r->experts,
                                .max_topk = r->max_topk, .sum = r->sum, .sequences = r->mode == XP_MODE_FOLDED && r->centroid == XP_CENTROID_SEQUENCES,
                                .error_limit = r->error_limit, .path = (enum xp_moe_path)r->path,
+                               .device = r->memory == XP_MEMORY_DEVICE ? xp_device_find(NULL, 0) : NULL,
                                .peer_max_tokens = maxima, .peer_max_rows = maxima + c->size};
     s->row_bytes = r->dim * xp_dtype_size(s->dtype);
 }
@@ -305,6 +327,7 @@ static void build(struct xp_plan *p, const xp_plan_desc *d, const struct xp_moe_
     p->shape.dim = s->dim;
     p->shape.row_bytes = s->row_bytes;
     p->shape.mode = s->mode;
+    p->shape.device = s->device;
     p->codec_stats.size = sizeof p->codec_stats;
     p->algo = &xp_moe_ops;
     xp_status st = xp_plan_create_request(p);
@@ -354,6 +377,7 @@ xp_status xp_moe_plan_open(struct xp_plan **out, struct xp_comm *c, const xp_pla
         return st;
     }
     p->magic = XP_PLAN_MAGIC;
+    p->stream = d->stream;
     c->plans++;
     xp_log(c, XP_LOG_INFO, "plan %u: MoE layer of %d experts, mode %d, algorithm %s, %s come home", mine.id, mine.experts, (int)mine.mode,
            p->stats.algo, mine.sum ? "sums" : "rows");

@@ -26,6 +26,7 @@ HOT = {
     "pack_kernel": ("", None, None),
     "combine_kernel": ("Lb1E", None, 0),
     "sums_kernel": ("Lb1E", None, 0),
+    "gather_kernel": ("Lb1E", None, 0),
     "backward_kernel": ("Lb1E", None, 0),
 }
 MOST_REGISTERS = 128

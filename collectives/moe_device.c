@@ -1,0 +1,430 @@
+/*
+ * moe_device.c - rows of a MoE layer in device memory (moe_device.h)
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "collectives/moe_device.h"
+
+#include <stdlib.h>
+
+#include "collectives/device_call.h"
+
+struct xp_moe_device {
+    const struct xp_device *dev;
+    int device;
+    struct xp_gpu gpu;            /* its stream is the operation's */
+    struct xp_pool memory, pinned;
+    void *copying;                /* stream: of lists */
+    void *left, *dots_known;      /* events: the end of the last operation on its stream; m->dots is on the host */
+    float *dots;                  /* [cap_most] */
+    int error;
+};
+
+/* Rows, each made of one other row, or of terms. */
+struct xp_moe_list {
+    size_t rows;
+    struct xp_gpu_terms terms; /* device; first NULL: one row each */
+};
+
+struct xp_moe_lists {
+    const struct xp_device *dev;
+    struct xp_pool memory, pinned; /* the same parts in both */
+    void *copied;                  /* event */
+    struct xp_moe_list leave[XP_MOE_HOPS], back[XP_MOE_HOPS], arrive, home;
+};
+
+/* ---- life ---------------------------------------------------------------------------------------------------------- */
+
+static void take_staging(struct xp_moe *m)
+{
+    struct xp_moe_device *d = m->device;
+    const size_t rows = m->cap_most + 1;
+    m->out = xp_pool_take(&d->memory, rows * m->shape.row_bytes);
+    for (int i = 0; i < 2; i++)
+        m->in[i] = xp_pool_take(&d->memory, rows * m->shape.row_bytes);
+    d->dots = xp_pool_take(&d->memory, rows * sizeof *d->dots);
+    m->dots = xp_pool_take(&d->pinned, rows * sizeof *m->dots);
+}
+
+static int create_on_device(struct xp_moe *m)
+{
+    struct xp_moe_device *d = m->device;
+    int e = d->dev->get(&d->device);
+    if (!e)
+        e = xp_device_describe(d->dev, &d->gpu);
+    if (!e)
+        e = d->dev->stream_create(&d->copying);
+    if (!e)
+        e = d->dev->event_create(&d->left);
+    if (!e)
+        e = d->dev->event_create(&d->dots_known);
+    if (e)
+        return e;
+    take_staging(m);
+    e = xp_pool_fill(&d->memory);
+    if (!e)
+        e = xp_pool_fill(&d->pinned);
+    take_staging(m);
+    return e;
+}
+
+static xp_status failed(const struct xp_moe *m, int error, const char *what)
+{
+    const struct xp_comm *c = m->shape.comm;
+    return xp_error(m->shape.comm, XP_ERR_SYSTEM, "moe: rank %d: %s: CUDA: %s", c->rank, what, m->device->dev->text(error));
+}
+
+xp_status xp_moe_device_create(struct xp_moe *m)
+{
+    struct xp_moe_device *d = m->device = calloc(1, sizeof *d);
+    if (!d)
+        return XP_ERR_NO_MEMORY;
+    d->dev = m->shape.device;
+    d->memory = (struct xp_pool){.device = d->dev};
+    d->pinned = (struct xp_pool){.device = d->dev, .pinned = 1};
+    int e = create_on_device(m);
+    return e ? failed(m, e, "setting up a plan") : XP_OK;
+}
+
+/* The caller's stream may still be at work on the last operation's rows. */
+void xp_moe_device_destroy(struct xp_moe *m)
+{
+    struct xp_moe_device *d = m->device;
+    if (!d)
+        return;
+    int before = xp_device_enter(d->dev, d->device);
+    if (d->copying) {
+        if (d->left)
+            d->dev->stream_wait(d->copying, d->left);
+        d->dev->stream_synchronize(d->copying);
+        d->dev->stream_destroy(d->copying);
+    }
+    if (d->left)
+        d->dev->event_destroy(d->left);
+    if (d->dots_known)
+        d->dev->event_destroy(d->dots_known);
+    for (struct xp_routing *r = m->routings; r; r = r->next)
+        xp_moe_lists_destroy(r);
+    xp_pool_free(&d->memory);
+    xp_pool_free(&d->pinned);
+    xp_device_leave(d->dev, d->device, before);
+    free(d);
+    m->device = NULL;
+    m->out = m->in[0] = m->in[1] = NULL;
+    m->dots = NULL;
+}
+
+/* ---- lists: memory ----------------------------------------------------------------------------------------------------- */
+
+/* A list on the host, as it is written. */
+struct terms {
+    uint32_t *first, *row;
+    float *weight;
+    uint8_t *how;
+};
+
+static void *take(struct xp_moe_lists *l, size_t bytes, const void **device)
+{
+    *device = xp_pool_take(&l->memory, bytes);
+    return xp_pool_take(&l->pinned, bytes);
+}
+
+/* One row each. */
+static struct terms take_rows(struct xp_moe_lists *l, struct xp_moe_list *list, size_t rows, int weights)
+{
+    struct terms t = {0};
+    const void *row, *weight = NULL;
+    t.row = take(l, rows * sizeof *t.row, &row);
+    if (weights)
+        t.weight = take(l, rows * sizeof *t.weight, &weight);
+    *list = (struct xp_moe_list){rows, {.row = row, .weight = weight}};
+    return t;
+}
+
+static struct terms take_terms(struct xp_moe_lists *l, struct xp_moe_list *list, size_t rows, size_t most)
+{
+    struct terms t = take_rows(l, list, most, 1);
+    const void *first, *how;
+    t.first = take(l, (rows + 1) * sizeof *t.first, &first);
+    t.how = take(l, most, &how);
+    list->rows = rows;
+    list->terms.first = first;
+    list->terms.how = how;
+    return t;
+}
+
+static int is_summed(const struct xp_moe *m, const struct xp_map *map, int hop)
+{
+    return map->sum && hop == m->slow_hop;
+}
+
+/* The largest lists there can be. */
+static void take_most(const struct xp_moe *m, const struct xp_map *map, struct xp_moe_lists *l)
+{
+    for (int h = 0; h < m->hops; h++) {
+        take_rows(l, &l->leave[h], m->cap[h], 0);
+        if (is_summed(m, map, h))
+            take_terms(l, &l->back[h], m->cap[h + 1], m->cap[h + 1]);
+        else
+            take_rows(l, &l->back[h], m->cap[h + 1], 0);
+    }
+    take_rows(l, &l->arrive, m->cap[m->hops], 1);
+    take_terms(l, &l->home, m->shape.peer_max_tokens[m->shape.comm->rank], m->cap[0]);
+}
+
+int xp_moe_lists_create(const struct xp_moe *m, struct xp_routing *r)
+{
+    const struct xp_moe_device *d = m->device;
+    struct xp_moe_lists *l = r->lists = calloc(1, sizeof *l);
+    if (!l)
+        return -1;
+    l->dev = d->dev;
+    l->memory = (struct xp_pool){.device = d->dev};
+    l->pinned = (struct xp_pool){.device = d->dev, .pinned = 1};
+    int before = xp_device_enter(d->dev, d->device), e = d->dev->event_create(&l->copied);
+    take_most(m, &r->map, l);
+    if (!e)
+        e = xp_pool_fill(&l->memory);
+    if (!e)
+        e = xp_pool_fill(&l->pinned);
+    xp_device_leave(d->dev, d->device, before);
+    return e ? -1 : 0;
+}
+
+void xp_moe_lists_destroy(struct xp_routing *r)
+{
+    struct xp_moe_lists *l = r->lists;
+    if (!l)
+        return;
+    if (l->copied)
+        l->dev->event_destroy(l->copied);
+    xp_pool_free(&l->memory);
+    xp_pool_free(&l->pinned);
+    free(l);
+    r->lists = NULL;
+}
+
+/* ---- lists: what is in them ---------------------------------------------------------------------------------------------- */
+
+static void list_leave(struct xp_moe_lists *l, const struct xp_map *map, int hop)
+{
+    const struct xp_map_hop *p = &map->hop[hop];
+    struct terms t = take_rows(l, &l->leave[hop], p->rows_out, 0);
+    for (size_t i = 0; i < p->rows_out; i++)
+        t.row[i] = p->gather[i];
+}
+
+static void list_arrive(const struct xp_moe *m, struct xp_moe_lists *l, const struct xp_map *map)
+{
+    const struct xp_map_level *v = &map->level[m->hops];
+    struct terms t = take_rows(l, &l->arrive, v->entries, 1);
+    for (size_t i = 0; i < v->entries; i++) {
+        t.row[v->unit[i]] = v->row[i];
+        t.weight[v->unit[i]] = v->entry[i].weight;
+    }
+}
+
+static void add_term(struct terms *t, uint32_t *n, uint32_t row, float weight, int how)
+{
+    t->row[*n] = row;
+    t->weight[*n] = weight;
+    t->how[*n] = (uint8_t)how;
+    ++*n;
+}
+
+/* What xp_units_leave makes of the rows at the level behind a hop. */
+static void list_back(const struct xp_moe *m, struct xp_moe_lists *l, const struct xp_map *map, int hop)
+{
+    const struct xp_map_level *v = &map->level[hop + 1];
+    const struct xp_map_hop *p = &map->hop[hop];
+    uint32_t n = 0;
+    if (!is_summed(m, map, hop)) {
+        struct terms t = take_rows(l, &l->back[hop], p->units_in, 0);
+        for (size_t u = 0; u < p->units_in; u++)
+            t.row[u] = v->unit[p->unit[u].begin];
+        return;
+    }
+    struct terms t = take_terms(l, &l->back[hop], p->units_in, v->entries);
+    for (size_t u = 0; u < p->units_in; u++) {
+        size_t begin = p->unit[u].begin, end = p->unit[u].end;
+        t.first[u] = n;
+        if (!xp_entry_is_far(m, map, &v->entry[begin]))
+            add_term(&t, &n, v->unit[begin], 1, XP_GPU_TERM_COPY);
+        else
+            for (size_t i = begin; i < end; i++)
+                add_term(&t, &n, v->unit[i], v->entry[i].weight, i + 1 == end ? XP_GPU_TERM_LAST : 0);
+    }
+    t.first[p->units_in] = n;
+}
+
+/* The terms of token rows, as list_terms of combine.c has them. */
+static void list_home(const struct xp_moe *m, struct xp_moe_lists *l, const struct xp_map *map)
+{
+    const struct xp_map_level *v = &map->level[0];
+    struct terms t = take_terms(l, &l->home, map->tokens, v->entries);
+    uint32_t n = 0;
+    size_t i = 0;
+    for (size_t token = 0; token < map->tokens; token++) {
+        t.first[token] = n;
+        for (; i < v->entries && v->entry[i].token == token; i++) {
+            const struct xp_entry *e = &v->entry[i], *next = i + 1 < v->entries && e[1].token == token ? e + 1 : NULL;
+            const int summed = map->sum && xp_entry_is_far(m, map, e);
+            if (summed && n > t.first[token] && t.row[n - 1] == v->unit[i]) /* of the unit before */
+                continue;
+            const int last = summed || !next || (map->sum && xp_entry_is_far(m, map, next));
+            add_term(&t, &n, v->unit[i], summed ? 1 : e->weight, last ? XP_GPU_TERM_LAST : 0);
+        }
+    }
+    t.first[map->tokens] = n;
+}
+
+/* The copy of the lists before these may still be under way, and launches that read them. */
+static int copy_lists(struct xp_moe_device *d, struct xp_moe_lists *l)
+{
+    int e = d->dev->stream_wait(d->copying, d->left);
+    if (!e)
+        e = d->dev->copy(l->memory.base, l->pinned.base, l->pinned.used, d->copying);
+    return e ? e : d->dev->event_record(l->copied, d->copying);
+}
+
+static void note(struct xp_moe_device *d, int error)
+{
+    if (!d->error)
+        d->error = error;
+}
+
+void xp_moe_lists_make(struct xp_moe *m, const struct xp_routing *r)
+{
+    struct xp_moe_device *d = m->device;
+    struct xp_moe_lists *l = r->lists;
+    int before = xp_device_enter(d->dev, d->device);
+    if (d->dev->event_query(l->copied) == XP_DEVICE_NOT_READY)
+        note(d, d->dev->stream_synchronize(d->copying));
+    l->memory.used = l->pinned.used = 0;
+    for (int h = 0; h < m->hops; h++) {
+        list_leave(l, &r->map, h);
+        list_back(m, l, &r->map, h);
+    }
+    list_arrive(m, l, &r->map);
+    list_home(m, l, &r->map);
+    note(d, copy_lists(d, l));
+    xp_device_leave(d->dev, d->device, before);
+}
+
+/* ---- an operation ------------------------------------------------------------------------------------------------------- */
+
+xp_status xp_moe_device_begin(struct xp_moe *m, const struct xp_routing *r, void *stream)
+{
+    struct xp_moe_device *d = m->device;
+    int before = xp_device_enter(d->dev, d->device), capturing = 0, e = d->dev->stream_capturing(stream, &capturing);
+    m->stream = d->gpu.stream = stream;
+    d->error = 0;
+    if (!e && !capturing)
+        e = d->dev->stream_wait(stream, d->left);
+    if (!e && !capturing)
+        e = d->dev->stream_wait(stream, r->lists->copied);
+    xp_device_leave(d->dev, d->device, before);
+    if (capturing)
+        return xp_error(m->shape.comm, XP_ERR_STATE, "moe: rank %d: the stream is being captured, but this exchange needs the host", m->shape.comm->rank);
+    return e ? failed(m, e, "joining the caller's stream") : XP_OK;
+}
+
+void xp_moe_device_end(struct xp_moe *m)
+{
+    struct xp_moe_device *d = m->device;
+    int before = xp_device_enter(d->dev, d->device);
+    note(d, d->dev->event_record(d->left, m->stream));
+    xp_device_leave(d->dev, d->device, before);
+}
+
+xp_status xp_moe_device_dots_known(struct xp_moe *m)
+{
+    struct xp_moe_device *d = m->device;
+    int before = xp_device_enter(d->dev, d->device), e = d->dev->event_query(d->dots_known);
+    xp_device_leave(d->dev, d->device, before);
+    if (e == XP_DEVICE_NOT_READY)
+        return XP_IN_PROGRESS;
+    return e ? failed(m, e, "products of rows") : XP_OK;
+}
+
+xp_status xp_moe_device_error(struct xp_moe *m)
+{
+    int e = m->device->error;
+    m->device->error = 0;
+    return e ? failed(m, e, "moving rows") : XP_OK;
+}
+
+/* ---- rows ---------------------------------------------------------------------------------------------------------------- */
+
+/* out = the rows of a list, made of those at `from`. */
+static void make_rows(struct xp_moe *m, const struct xp_moe_list *list, const void *from, int weighted, void *out)
+{
+    struct xp_moe_device *d = m->device;
+    struct xp_rows in = {.data = from, .index = list->terms.row, .rows = list->rows, .dim = m->shape.dim, .dtype = m->shape.dtype};
+    struct xp_gpu_terms terms = list->terms;
+    int before = xp_device_enter(d->dev, d->device);
+    if (!weighted)
+        terms.weight = NULL;
+    note(d, terms.first ? d->dev->kernels->rows_sums(&d->gpu, &in, &terms, out) : d->dev->kernels->rows_gather(&d->gpu, &in, terms.weight, out));
+    xp_device_leave(d->dev, d->device, before);
+}
+
+static const struct xp_moe_lists *lists_of(const struct xp_moe *m)
+{
+    return m->op.routing->lists;
+}
+
+static void rows_leave(struct xp_moe *m, const struct xp_map *map, int hop, const void *from)
+{
+    (void)map;
+    make_rows(m, &lists_of(m)->leave[hop], from, 0, m->out);
+}
+
+static void take_dots(struct xp_moe *m, const struct xp_moe_list *list, const void *from, const void *expert_rows)
+{
+    struct xp_moe_device *d = m->device;
+    const struct xp_rows in = {.data = from, .index = list->terms.row, .rows = list->rows, .dim = m->shape.dim, .dtype = m->shape.dtype};
+    int before = xp_device_enter(d->dev, d->device), e = d->dev->kernels->rows_dots(&d->gpu, &in, expert_rows, d->dots);
+    if (!e)
+        e = d->dev->copy(m->dots, d->dots, list->rows * sizeof *d->dots, m->stream);
+    if (!e)
+        e = d->dev->event_record(d->dots_known, m->stream);
+    note(d, e);
+    xp_device_leave(d->dev, d->device, before);
+}
+
+/* What the last hop outward has brought. */
+static size_t rows_arrive(struct xp_moe *m, const struct xp_map *map, size_t most)
+{
+    const struct xp_moe_list *list = &lists_of(m)->arrive;
+    const void *from = m->in[(m->hops - 1) & 1];
+    const int gradients = m->op.kind == XP_MOE_COMBINE_BACKWARD;
+    (void)map;
+    (void)most;
+    if (gradients && m->op.second)
+        take_dots(m, list, from, m->op.second);
+    make_rows(m, list, from, gradients, m->op.out);
+    return list->rows;
+}
+
+static void units_leave(struct xp_moe *m, const struct xp_map *map, int hop, const void *from, int weighted)
+{
+    (void)map;
+    make_rows(m, &lists_of(m)->back[hop], from, weighted, m->out);
+}
+
+static size_t units_home(struct xp_moe *m, const struct xp_map *map, int weighted, size_t most)
+{
+    const struct xp_moe_list *list = &lists_of(m)->home;
+    (void)map;
+    (void)most;
+    make_rows(m, list, m->in[0], weighted, m->op.out);
+    return list->rows;
+}
+
+const struct xp_moe_row_ops xp_moe_device_rows = {
+    .leave = rows_leave,
+    .arrive = rows_arrive,
+    .units_leave = units_leave,
+    .units_home = units_home,
+};

@@ -1,0 +1,36 @@
+/*
+ * moe_device.h - rows of a MoE layer in device memory: the work of dispatch.c and combine.c as launches on the caller's stream
+ *
+ * Maps are made on the host. What launches must know of one, its *lists* (which rows a row is made of, with which weights), is copied to the
+ * device once, when the map is complete. Nothing here waits for the device but the scalars that come back for gradients of weights, which travel as
+ * messages of the host. An error of CUDA is kept until the operation asks for it.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef XP_MOE_DEVICE_H
+#define XP_MOE_DEVICE_H
+
+#include "collectives/moe.h"
+
+/* Sets m->device with the rows' staging memory in m->out and m->in, and m->dots; the current device is the plan's. */
+xp_status xp_moe_device_create(struct xp_moe *m);
+void xp_moe_device_destroy(struct xp_moe *m);
+
+/* Lists of a routing, with room for any map. 0 or -1. */
+int xp_moe_lists_create(const struct xp_moe *m, struct xp_routing *r);
+void xp_moe_lists_destroy(struct xp_routing *r);
+/* Fills them when the map of a routing is complete. */
+void xp_moe_lists_make(struct xp_moe *m, const struct xp_routing *r);
+
+/* Begins an operation on a routing's rows: the stream, which must not be being captured, goes on behind what the layer last did and behind the
+ * lists. */
+xp_status xp_moe_device_begin(struct xp_moe *m, const struct xp_routing *r, void *stream);
+void xp_moe_device_end(struct xp_moe *m);
+/* Whether m->dots has what the device made. XP_OK, XP_IN_PROGRESS, error. */
+xp_status xp_moe_device_dots_known(struct xp_moe *m);
+/* XP_OK, or the first error since it was last asked for. */
+xp_status xp_moe_device_error(struct xp_moe *m);
+
+extern const struct xp_moe_row_ops xp_moe_device_rows;
+
+#endif

@@ -1,0 +1,317 @@
+/*
+ * device_moe.c - MoE layers with rows in device memory, on the CUDA double: the bytes are those of a plan for host memory
+ *
+ * usage: device_moe CASE RANKS NODES      cases: the names in the table at the end
+ *
+ * A step is run on the device without waiting for the stream; the program spoils what it gave to each call right after it. The same step is then
+ * run by a plan for host memory, whose results are what the device's must be.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/device/device_rank.h"
+#include "tests/harness/layer.h"
+
+/* What the operations of a step take and give, in the host's memory or in that of the device. */
+struct results {
+    char *x, *rows, *expert, *y, *grad_y, *grad_rows, *expert_grad, *grad_x;
+};
+
+struct step {
+    const struct layer *l;
+    struct layer_step s;
+    size_t row_bytes, tokens, rows; /* tokens, rows: most */
+    size_t came;                    /* rows for the experts here */
+    int shares;                     /* the device's plan is that of another step */
+    xp_plan *host, *device;
+    xp_routing *host_routing, *routing;
+    cudaStream_t stream;
+    struct results want, dev, got;         /* got: copies of dev, pinned */
+    float *want_weight, *got_weight;
+};
+
+static char **places(struct results *r, char **all[8])
+{
+    all[0] = &r->x, all[1] = &r->rows, all[2] = &r->expert, all[3] = &r->y;
+    all[4] = &r->grad_y, all[5] = &r->grad_rows, all[6] = &r->expert_grad, all[7] = &r->grad_x;
+    return all[0];
+}
+
+/* Bytes of the place of that number. */
+static size_t bytes_of(const struct step *t, int place)
+{
+    return (place % 4 == 0 || place % 4 == 3 ? t->tokens : t->rows) * t->row_bytes + 1;
+}
+
+/* plan: of the device; NULL: one is made. */
+static void open_step(struct device_rank *r, const struct layer *l, xp_plan *plan, struct step *t)
+{
+    char **want[8], **dev[8], **got[8];
+    xp_plan_desc d;
+    xp_moe_desc m;
+    memset(t, 0, sizeof *t);
+    t->l = l;
+    t->row_bytes = l->dim * xp_dtype_size(l->dtype);
+    layer_plan(l, r->ranks, &d, &m);
+    d.dither = XP_DITHER_OFF; /* the device has none */
+    t->tokens = d.max_send_rows;
+    t->rows = d.max_recv_rows;
+    must(r, cudaStreamCreateWithFlags(&t->stream, xp_cudaStreamNonBlocking) == 0, "a stream");
+    must(r, xp_plan_create(&t->host, r->comm, &d) == XP_OK, "the host's plan");
+    d.memory = XP_MEMORY_DEVICE;
+    d.stream = t->stream;
+    d.transport = r->transport;
+    t->device = plan;
+    t->shares = plan != NULL;
+    must(r, plan || xp_plan_create(&t->device, r->comm, &d) == XP_OK, "the device's plan");
+    places(&t->want, want);
+    places(&t->dev, dev);
+    places(&t->got, got);
+    for (int i = 0; i < 8; i++) {
+        *want[i] = calloc(1, bytes_of(t, i));
+        *got[i] = calloc(1, bytes_of(t, i));
+        must(r, cudaHostRegister(*got[i], bytes_of(t, i), xp_cudaHostRegisterPortable) == 0, "pinned memory");
+        must(r, cudaMalloc((void **)dev[i], bytes_of(t, i)) == 0, "device memory");
+    }
+    t->want_weight = calloc(t->tokens * (size_t)l->topk + 1, sizeof(float));
+    t->got_weight = calloc(t->tokens * (size_t)l->topk + 1, sizeof(float));
+}
+
+static void close_step(struct device_rank *r, struct step *t)
+{
+    char **want[8], **dev[8], **got[8];
+    if (!t->shares)
+        xp_plan_destroy(t->device);
+    xp_plan_destroy(t->host);
+    must(r, cudaStreamSynchronize(t->stream) == 0, "end of the stream");
+    places(&t->want, want);
+    places(&t->dev, dev);
+    places(&t->got, got);
+    for (int i = 0; i < 8; i++) {
+        cudaHostUnregister(*got[i]);
+        cudaFree(*dev[i]);
+        free(*want[i]);
+        free(*got[i]);
+    }
+    cudaStreamDestroy(t->stream);
+    free(t->want_weight);
+    free(t->got_weight);
+}
+
+static void copy(struct device_rank *r, struct step *t, void *to, const void *from, size_t bytes)
+{
+    must(r, bytes == 0 || cudaMemcpyAsync(to, from, bytes, xp_cudaMemcpyDefault, t->stream) == 0, "a copy by the stream");
+}
+
+static void spoil(struct device_rank *r, struct step *t, char *rows, size_t count)
+{
+    must(r, cudaMemsetAsync(rows, 0xee, count * t->row_bytes + 1, t->stream) == 0, "spoiling rows");
+}
+
+/* The same step by the host's plan; it also says what the experts give, which depends on what they get. */
+static void run_on_host(struct device_rank *r, struct step *t)
+{
+    const struct layer *l = t->l;
+    struct results *w = &t->want;
+    memcpy(w->x, t->s.x, t->s.tokens * t->row_bytes);
+    memcpy(w->grad_y, t->s.grad_y, t->s.tokens * t->row_bytes);
+    must(r, layer_route(&t->s, t->host, &t->host_routing) == XP_OK, "the host's route");
+    must(r, xp_dispatch(t->host, t->host_routing, w->x, w->rows, NULL) == XP_OK, "the host's dispatch");
+    const size_t *offsets = xp_routing_offsets(t->host_routing);
+    for (int e = 0; e < xp_routing_local_experts(t->host_routing); e++)
+        for (size_t i = offsets[e]; i < offsets[e + 1]; i++)
+            layer_expert(l, xp_routing_expert_ids(t->host_routing)[e], w->rows + i * t->row_bytes, w->expert + i * t->row_bytes);
+    must(r, xp_combine(t->host, t->host_routing, w->expert, w->x, w->y, NULL) == XP_OK, "the host's combine");
+    must(r, xp_combine_backward(t->host, t->host_routing, w->grad_y, w->expert, w->grad_rows, t->want_weight, NULL) == XP_OK, "the host's combine_backward");
+    for (int e = 0; e < xp_routing_local_experts(t->host_routing); e++)
+        for (size_t i = offsets[e]; i < offsets[e + 1]; i++)
+            layer_expert_grad(l, xp_routing_expert_ids(t->host_routing)[e], w->grad_rows + i * t->row_bytes, w->expert_grad + i * t->row_bytes);
+    must(r, xp_dispatch_backward(t->host, t->host_routing, w->expert_grad, w->grad_y, w->grad_x, NULL) == XP_OK, "the host's dispatch_backward");
+}
+
+/* The step on the device; the stream takes copies of all results. */
+static void run_on_device(struct device_rank *r, struct step *t)
+{
+    struct results *d = &t->dev, *got = &t->got, *w = &t->want;
+    const size_t tokens = t->s.tokens, bytes = t->row_bytes;
+    must(r, layer_route(&t->s, t->device, &t->routing) == XP_OK, "route");
+    const size_t rows = t->came = xp_routing_rows(t->routing);
+    must(r, rows == xp_routing_rows(t->host_routing), "as many rows as the host's plan");
+    memcpy(got->x, w->x, tokens * bytes);
+    memcpy(got->grad_y, w->grad_y, tokens * bytes);
+    memcpy(got->expert, w->expert, rows * bytes);
+    memcpy(got->expert_grad, w->expert_grad, rows * bytes);
+
+    copy(r, t, d->x, got->x, tokens * bytes);
+    must(r, xp_dispatch(t->device, t->routing, d->x, d->rows, NULL) == XP_OK, "dispatch");
+    spoil(r, t, d->x, tokens);
+    copy(r, t, got->rows, d->rows, rows * bytes);
+    spoil(r, t, d->rows, rows);
+    copy(r, t, d->expert, got->expert, rows * bytes);
+    must(r, xp_combine(t->device, t->routing, d->expert, NULL, d->y, NULL) == XP_OK, "combine");
+    copy(r, t, got->y, d->y, tokens * bytes);
+    spoil(r, t, d->y, tokens);
+    if (t->l->no_backward)
+        return;
+    copy(r, t, d->grad_y, got->grad_y, tokens * bytes);
+    must(r, xp_combine_backward(t->device, t->routing, d->grad_y, d->expert, d->grad_rows, t->got_weight, NULL) == XP_OK, "combine_backward");
+    spoil(r, t, d->expert, rows);
+    spoil(r, t, d->grad_y, tokens);
+    copy(r, t, got->grad_rows, d->grad_rows, rows * bytes);
+    copy(r, t, d->expert_grad, got->expert_grad, rows * bytes);
+    must(r, xp_dispatch_backward(t->device, t->routing, d->expert_grad, NULL, d->grad_x, NULL) == XP_OK, "dispatch_backward");
+    spoil(r, t, d->expert_grad, rows);
+    copy(r, t, got->grad_x, d->grad_x, tokens * bytes);
+}
+
+static void same(struct device_rank *r, const struct step *t, const char *what, const char *want, const char *got, size_t rows)
+{
+    static const struct world no_world;
+    char why[WORLD_TEXT];
+    for (size_t i = 0; i < rows; i++) {
+        if (memcmp(want + i * t->row_bytes, got + i * t->row_bytes, t->row_bytes) == 0)
+            continue;
+        snprintf(why, sizeof why, "row %zu of %s is that of the host's plan: %.300s", i, what, layer_text(t->l, &no_world));
+        must(r, 0, why);
+    }
+}
+
+static void check_step(struct device_rank *r, struct step *t)
+{
+    const size_t rows = t->came, tokens = t->s.tokens;
+    must(r, cudaStreamSynchronize(t->stream) == 0, "the stream");
+    same(r, t, "dispatch", t->want.rows, t->got.rows, rows);
+    same(r, t, "combine", t->want.y, t->got.y, tokens);
+    if (t->l->no_backward)
+        return;
+    same(r, t, "combine_backward", t->want.grad_rows, t->got.grad_rows, rows);
+    same(r, t, "dispatch_backward", t->want.grad_x, t->got.grad_x, tokens);
+    must(r, memcmp(t->want_weight, t->got_weight, tokens * (size_t)t->s.topk * sizeof(float)) == 0, "gradients of weights are those of the host's plan");
+}
+
+static void compare_layer(struct device_rank *r, const struct layer *l)
+{
+    struct step t;
+    open_step(r, l, NULL, &t);
+    for (int step = 0; step < (l->steps ? l->steps : 1); step++) {
+        layer_step_make(&t.s, l, r->ranks, r->rank, step);
+        run_on_host(r, &t);
+        run_on_device(r, &t);
+        check_step(r, &t);
+        xp_routing_destroy(t.routing);
+        xp_routing_destroy(t.host_routing);
+        layer_step_free(&t.s);
+    }
+    close_step(r, &t);
+}
+
+/* ---- cases ----------------------------------------------------------------------------------------------------------- */
+
+static const char *const algorithms[] = {"flat", "hier", "leader"};
+
+/* Rows as they are, every algorithm; rows and sums come home. */
+static void plain(struct device_rank *r)
+{
+    static const size_t dims[] = {1, 24, 129, 768};
+    for (unsigned n = 0; n < 6; n++) {
+        struct layer l = {.choice = (enum choice)(n % CHOICES), .tokens = 14, .dim = dims[n % 4], .experts = 9, .topk = 1 + (int)(n % 4), .dtype = XP_BF16 + n % 3,
+                          .mode = n % 2 ? XP_MODE_RAW : XP_MODE_EXACT, .algo = algorithms[n % 3], .combine = n < 3 ? XP_COMBINE_ROWS : XP_COMBINE_SUM,
+                          .moving = n == 4, .steps = 2, .seed = n + 1};
+        compare_layer(r, &l);
+    }
+}
+
+/* Rows coded between nodes. */
+static void coded(struct device_rank *r)
+{
+    static const size_t dims[] = {64, 100, 257};
+    for (unsigned n = 0; n < 3; n++) {
+        struct layer l = {.choice = n == 1 ? CHOICE_VARYING : CHOICE_RANDOM, .tokens = 12, .dim = dims[n], .experts = 8, .topk = 3, .dtype = XP_BF16 + n,
+                          .mode = XP_MODE_BOUNDED, .eps = 0.05, .codec = n == 2 ? "int4" : "quant", .algo = algorithms[n], .steps = 2, .seed = n + 20};
+        compare_layer(r, &l);
+    }
+}
+
+static void nccl_plain(struct device_rank *r)
+{
+    r->transport = "nccl";
+    plain(r);
+}
+
+static void nccl_coded(struct device_rank *r)
+{
+    r->transport = "nccl";
+    coded(r);
+}
+
+/* Steps of one plan on a stream each, without a wait in between; all but the first use routings that have been used before. */
+static void streams(struct device_rank *r)
+{
+    const struct layer l = {.tokens = 20, .dim = 64, .experts = 6, .topk = 2, .dtype = XP_F32, .mode = XP_MODE_EXACT, .algo = "hier", .seed = 3};
+    struct step t[4];
+    for (int i = 0; i < 4; i++) {
+        open_step(r, &l, i ? t[0].device : NULL, &t[i]);
+        layer_step_make(&t[i].s, &l, r->ranks, r->rank, i);
+        run_on_host(r, &t[i]);
+    }
+    for (int i = 0; i < 4; i++) {
+        must(r, xp_plan_set_stream(t[i].device, t[i].stream) == XP_OK, "xp_plan_set_stream");
+        run_on_device(r, &t[i]);
+        xp_routing_destroy(t[i].routing);
+    }
+    for (int i = 3; i >= 0; i--) {
+        check_step(r, &t[i]);
+        xp_routing_destroy(t[i].host_routing);
+        layer_step_free(&t[i].s);
+    }
+    for (int i = 3; i >= 0; i--)
+        close_step(r, &t[i]);
+}
+
+static void captured(struct device_rank *r)
+{
+    const struct layer l = {.tokens = 5, .dim = 8, .experts = 4, .topk = 1, .dtype = XP_F32, .mode = XP_MODE_EXACT, .seed = 3};
+    struct step t;
+    cudaGraph_t graph;
+    open_step(r, &l, NULL, &t);
+    layer_step_make(&t.s, &l, r->ranks, r->rank, 0);
+    must(r, layer_route(&t.s, t.device, &t.routing) == XP_OK, "route");
+    must(r, xp_comm_barrier(r->comm) == XP_OK, "all have their routing");
+    must(r, cudaStreamBeginCapture(t.stream, xp_cudaStreamCaptureModeThreadLocal) == 0, "begin of a capture");
+    xp_status st = xp_dispatch(t.device, t.routing, t.dev.x, t.dev.rows, NULL);
+    must(r, st < 0 && strstr(xp_comm_last_error(r->comm), "captured"), "a captured stream is refused, on this rank or another");
+    must(r, cudaStreamEndCapture(t.stream, &graph) == 0, "end of a capture");
+    r->broken = 1; /* an error of one rank ends the comm */
+    close_step(r, &t);
+    xp_routing_destroy(t.routing); /* outlives its plan */
+    layer_step_free(&t.s);
+}
+
+static void refused(struct device_rank *r)
+{
+    static const struct { xp_mode mode; const char *codec, *why; } cases[] = {
+        {XP_MODE_FOLDED, NULL, "folded mode"}, {XP_MODE_BOUNDED, "book", "does not run on the device"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct layer l = {.tokens = 5, .dim = 8, .experts = 4, .topk = 1, .dtype = XP_F32, .mode = cases[i].mode, .eps = 0.1, .codec = cases[i].codec, .seed = 3};
+        xp_plan_desc d;
+        xp_moe_desc m;
+        xp_plan *plan = NULL;
+        layer_plan(&l, r->ranks, &d, &m);
+        d.memory = XP_MEMORY_DEVICE;
+        must(r, xp_plan_create(&plan, r->comm, &d) == XP_ERR_UNSUPPORTED, "a plan is refused");
+        must(r, strstr(xp_comm_last_error(r->comm), cases[i].why) != NULL, xp_comm_last_error(r->comm));
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static const struct device_case cases[] = {
+        {"plain", plain}, {"coded", coded}, {"nccl_plain", nccl_plain}, {"nccl_coded", nccl_coded}, {"streams", streams},
+        {"captured", captured}, {"refused", refused}, {NULL, NULL},
+    };
+    return device_main(argc, argv, cases);
+}
