@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "collectives/grouped.h"
+#include "collectives/wire.h"
 
 /* ---- create and destroy -------------------------------------------------------------------------------------------- */
 
@@ -57,7 +58,7 @@ static xp_status allocate(struct xp_grouped *g)
     g->recv.piece = calloc(in + n, sizeof *g->recv.piece);
     if (!g->out || !g->in || !g->send.piece || !g->recv.piece)
         return XP_ERR_NO_MEMORY;
-    xp_status st = xp_counts_create(&g->counts, s, 0);
+    xp_status st = xp_counts_create(&g->counts, s, 1);
     if (st != XP_OK || !s->coder || s->comm->nodes < 2)
         return st;
     g->head_memory = malloc(xp_grouped_head_bytes(s, s->max_send_rows) + xp_grouped_head_bytes(s, s->max_recv_rows));
@@ -123,10 +124,14 @@ static xp_status open_group(struct xp_grouped *g, struct xp_group_address *mine,
     memset(mine, 0, sizeof *mine);
     mine->status = xp_transport_nccl.open(&g->group, &env, mine->address, &len, mine->text, sizeof mine->text);
     mine->len = len;
+    mine->can_alltoall = mine->status == XP_OK && g->group->ops->can_alltoall(g->group);
+    g->can_alltoall = 1;
     xp_status st = xp_comm_allgather_inside(c, "connect", mine, all, sizeof *mine);
-    for (int i = 0; st == XP_OK && i < c->size; i++)
+    for (int i = 0; st == XP_OK && i < c->size; i++) {
+        g->can_alltoall &= all[i].can_alltoall;
         if (all[i].status != XP_OK)
             st = xp_error(c, i == c->rank ? (xp_status)all[i].status : XP_ERR_REMOTE, "plan: rank %d: transport nccl: %.159s", i, all[i].text);
+    }
     return st;
 }
 
@@ -163,6 +168,16 @@ static xp_status grouped_start(void *state, const struct xp_call *call, xp_stats
     return st;
 }
 
+static uint64_t even_rows(const struct xp_grouped *g)
+{
+    const struct xp_call *c = g->call;
+    uint64_t rows = g->can_alltoall && !g->coder ? c->send_rows[0] : 0;
+    for (int i = 0; i < g->shape->comm->size; i++)
+        if (c->send_rows[i] != rows || c->recv_rows[i] != rows)
+            rows = 0;
+    return rows;
+}
+
 /* What the last call used is free: everything is posted, rows are coded, headers go out. */
 static xp_status begin(struct xp_grouped *g)
 {
@@ -177,8 +192,9 @@ static xp_status begin(struct xp_grouped *g)
         g->coder->batch[0].frames = g->coder->batch[0].rows = 0;
     xp_grouped_heads_begin(g);
     xp_counts_begin(&g->counts, g->call);
+    g->even = even_rows(g);
     for (int i = 1; i < c->size; i++)
-        xp_counts_send(&g->counts, (c->rank + i) % c->size, NULL, 0, g->stats);
+        xp_counts_send(&g->counts, (c->rank + i) % c->size, &g->even, 1, g->stats);
     if (g->coder && g->coder->batch[0].frames)
         e = xp_device_encode(g->coder, &g->coder->batch[0], g->call->send, g->work);
     return e ? xp_device_failed(g->shape, e, "coding rows") : XP_OK;
@@ -200,6 +216,18 @@ static xp_status after_counts(struct xp_grouped *g)
     return XP_OK;
 }
 
+/* Whether all ranks have the same number of rows for all. */
+static int all_even(const struct xp_grouped *g)
+{
+    uint64_t least = g->even;
+    for (int i = 0; i < g->shape->comm->size; i++) {
+        const struct xp_counts_peer *p = &g->counts.peers[i];
+        if (i != g->shape->comm->rank && (p->tail_words != 1 || xp_get64(p->tail) != g->even))
+            least = 0;
+    }
+    return least > 0;
+}
+
 static xp_status transport_failed(struct xp_grouped *g, xp_status st, const char *why)
 {
     return xp_error(g->shape->comm, st, "alltoallv: rank %d: transport nccl: %s", g->shape->comm->rank, why);
@@ -215,7 +243,10 @@ static xp_status after_heads(struct xp_grouped *g)
     if (st != XP_OK)
         return st;
     g->phase = XP_GROUP_JOINING;
-    st = g->group->ops->exchange(g->group, g->send.piece, g->send.count, g->recv.piece, g->recv.count, g->work, why, sizeof why);
+    if (all_even(g))
+        st = g->group->ops->alltoall(g->group, g->call->send, g->call->recv, g->even * g->shape->row_bytes, g->work, why, sizeof why);
+    else
+        st = g->group->ops->exchange(g->group, g->send.piece, g->send.count, g->recv.piece, g->recv.count, g->work, why, sizeof why);
     if (st != XP_OK)
         return transport_failed(g, st, why);
     for (size_t i = 0; i < g->send.count; i++)

@@ -6,6 +6,9 @@
  * the host: the counts, as in every exchange, and for coded rows the *heads*: for each frame a byte, 0 where its rows travel raw,
  * else 1 and the frame's payload up to the rows' bytes (FORMAT.md, codec quant), whose lengths follow from it.
  *
+ * Where nothing is coded and every rank says with its counts that all of them are the same number, the rows go by the transport's
+ * all-to-all.
+ *
  * Frames of one kind that follow one another are one piece. Both ends make the pieces from the heads, so they list the same.
  *
  * No rank enqueues its group before it knows that all counts agree, which all ranks find alike, and has all heads. From then on the device
@@ -23,7 +26,7 @@
 
 /* What each rank says of its transport when a plan is created. */
 struct xp_group_address {
-    int32_t status;
+    int32_t status, can_alltoall;
     uint64_t len;
     uint8_t address[XP_ADDRESS_MAX];
     char text[160];
@@ -48,6 +51,7 @@ struct xp_grouped {
     const struct xp_device *dev;
     int device;
     struct xp_transport *group;
+    int can_alltoall;     /* on every rank */
     void *work;           /* stream */
     void *entered, *left; /* events: of the caller's stream at the beginning, of `work` at the end */
     struct xp_pool pinned, memory;
@@ -60,6 +64,7 @@ struct xp_grouped {
     const struct xp_call *call;
     xp_stats *stats;
     int active;
+    uint64_t even;        /* rows to and from every rank, the same for all and not coded; 0: not so */
     enum { XP_GROUP_ENTERED, XP_GROUP_COUNTS, XP_GROUP_HEADS, XP_GROUP_JOINING, XP_GROUP_MOVING, XP_GROUP_OVER } phase;
 };
 

@@ -1,5 +1,5 @@
 /*
- * nccl.c - pieces of device memory by groups of NCCL's sends and receives, on the caller's stream
+ * nccl.c - pieces of device memory by groups of NCCL's sends and receives, or by its all-to-all, on the caller's stream
  *
  * NCCL is loaded when it is needed. A communicator is made from an id of rank 0, which travels as this transport's address; or the
  * program's own is used. Send and recv are missing, for the reasons that transport.h gives with `exchange`.
@@ -23,6 +23,7 @@ static struct nccl {
 #define F(name) __typeof__(&name) name;
     FUNCTIONS(F)
 #undef F
+    __typeof__(&ncclAlltoAll) ncclAlltoAll; /* from 2.28 on */
 } nccl;
 
 struct xp_nccl {
@@ -59,6 +60,7 @@ static int find_functions(const char *path, char *why, size_t why_size)
     }
     FUNCTIONS(F)
 #undef F
+    nccl.ncclAlltoAll = (__typeof__(&ncclAlltoAll))dlsym(handle, "ncclAlltoAll");
     return 1;
 }
 
@@ -197,14 +199,18 @@ static ncclResult_t enqueue(struct xp_nccl *t, const struct xp_piece *send, size
     return r;
 }
 
+static xp_status aborted(char *err, size_t err_size)
+{
+    snprintf(err, err_size, "the NCCL communicator was aborted");
+    return XP_ERR_STATE;
+}
+
 static xp_status nccl_exchange(struct xp_transport *base, const struct xp_piece *send, size_t sends, const struct xp_piece *recv, size_t recvs,
                                void *stream, char *err, size_t err_size)
 {
     struct xp_nccl *t = (struct xp_nccl *)base;
-    if (!t->comm) {
-        snprintf(err, err_size, "the NCCL communicator was aborted");
-        return XP_ERR_STATE;
-    }
+    if (!t->comm)
+        return aborted(err, err_size);
     ncclResult_t r = nccl.ncclGroupStart();
     if (r != ncclSuccess)
         return failed(r, "ncclGroupStart", err, err_size);
@@ -215,14 +221,27 @@ static xp_status nccl_exchange(struct xp_transport *base, const struct xp_piece 
     return is_fine(r) ? XP_OK : failed(r, "ncclGroupEnd", err, err_size);
 }
 
+static int nccl_can_alltoall(struct xp_transport *base)
+{
+    (void)base;
+    return nccl.ncclAlltoAll != NULL;
+}
+
+static xp_status nccl_alltoall(struct xp_transport *base, const void *send, void *recv, size_t piece, void *stream, char *err, size_t err_size)
+{
+    struct xp_nccl *t = (struct xp_nccl *)base;
+    if (!t->comm)
+        return aborted(err, err_size);
+    ncclResult_t r = nccl.ncclAlltoAll(send, recv, piece, ncclUint8, t->comm, stream);
+    return is_fine(r) ? XP_OK : failed(r, "ncclAlltoAll", err, err_size);
+}
+
 static xp_status nccl_check(struct xp_transport *base, char *err, size_t err_size)
 {
     struct xp_nccl *t = (struct xp_nccl *)base;
     ncclResult_t state = ncclSuccess;
-    if (!t->comm) {
-        snprintf(err, err_size, "the NCCL communicator was aborted");
-        return XP_ERR_STATE;
-    }
+    if (!t->comm)
+        return aborted(err, err_size);
     ncclResult_t r = nccl.ncclCommGetAsyncError(t->comm, &state);
     if (r != ncclSuccess)
         return failed(r, "ncclCommGetAsyncError", err, err_size);
@@ -240,6 +259,8 @@ const struct xp_transport_ops xp_transport_nccl = {
     .connect = nccl_connect,
     .settled = nccl_settled,
     .exchange = nccl_exchange,
+    .can_alltoall = nccl_can_alltoall,
+    .alltoall = nccl_alltoall,
     .check = nccl_check,
     .fail = nccl_fail,
     .close = nccl_close,

@@ -81,6 +81,9 @@ struct xp_transport_ops {
      */
     xp_status (*exchange)(struct xp_transport *t, const struct xp_piece *send, size_t sends, const struct xp_piece *recv, size_t recvs, void *stream,
                           char *err, size_t err_size);
+    /* An exchange of equal pieces, one for each rank in a row, the own one included. NULL or can_alltoall 0: all ranks use exchange. */
+    int (*can_alltoall)(struct xp_transport *t);
+    xp_status (*alltoall)(struct xp_transport *t, const void *send, void *recv, size_t piece, void *stream, char *err, size_t err_size);
     /* Whether what was enqueued can still end well. XP_IN_PROGRESS: it is not all enqueued yet. */
     xp_status (*check)(struct xp_transport *t, char *err, size_t err_size);
     /* Moves everything on; returns the number of operations or bytes moved (0: idle). */

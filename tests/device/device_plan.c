@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "lib/comm.h"
 #include "lib/interpose/nccl_abi.h"
@@ -157,6 +158,40 @@ static void nccl_coded(struct device_rank *r)
     coded_rows(r);
 }
 
+static int called(const struct device_rank *r, const char *prefix, const char *function)
+{
+    char path[200], line[300];
+    int times = 0;
+    snprintf(path, sizeof path, "%s.%d", prefix, (int)getpid());
+    FILE *f = fopen(path, "r");
+    must(r, f != NULL, "the double's list of calls");
+    while (fgets(line, sizeof line, f))
+        times += strncmp(line, function, strlen(function)) == 0;
+    fclose(f);
+    return times;
+}
+
+/* Equal counts go by one ncclAlltoAll where the library has it, all others by sends and receives. */
+static void nccl_even(struct device_rank *r)
+{
+    struct exchange even = {.pattern = UNIFORM, .rows = 33, .dim = 24, .dtype = XP_BF16, .mode = XP_MODE_RAW, .seed = 4, .calls = 3};
+    struct exchange uneven = {.pattern = EMPTY_RANK, .rows = 20, .dim = 24, .dtype = XP_BF16, .mode = XP_MODE_RAW, .seed = 5, .calls = 1};
+    char prefix[120], mine[160];
+    snprintf(prefix, sizeof prefix, "%s/device_even.%d", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp", (int)getppid());
+    setenv("FAKE_NCCL_LOG", prefix, 1);
+    r->transport = "nccl";
+    void *nccl = dlopen("libnccl.so.2", RTLD_LAZY);
+    must(r, nccl != NULL, "NCCL");
+    const int has = dlsym(nccl, "ncclAlltoAll") != NULL;
+    device_compare(r, &even);
+    must(r, called(r, prefix, "ncclAlltoAll") == (has ? 3 : 0), "equal counts go by ncclAlltoAll");
+    must(r, (called(r, prefix, "ncclSend") == 0) == has, "and by nothing else");
+    device_compare(r, &uneven);
+    must(r, called(r, prefix, "ncclAlltoAll") == (has ? 3 : 0), "unequal counts do not");
+    snprintf(mine, sizeof mine, "%s.%d", prefix, (int)getpid());
+    unlink(mine);
+}
+
 /* The same with a communicator of the program. */
 static void nccl_given(struct device_rank *r)
 {
@@ -202,7 +237,7 @@ int main(int argc, char **argv)
 {
     static const struct device_case cases[] = {
         {"raw", raw_rows}, {"coded", coded_rows}, {"direct", direct_rows}, {"two_plans", two_plans}, {"two_streams", two_streams},
-        {"nccl_raw", nccl_raw}, {"nccl_coded", nccl_coded}, {"nccl_given", nccl_given},
+        {"nccl_raw", nccl_raw}, {"nccl_coded", nccl_coded}, {"nccl_given", nccl_given}, {"nccl_even", nccl_even},
         {"nccl_disagreement", nccl_disagreement}, {"nccl_lost", nccl_lost}, {"disagreement", disagreement},
         {"captured", captured}, {"refused", refused}, {NULL, NULL},
     };

@@ -265,7 +265,7 @@ typedef struct xp_plan_desc {
     const char *algo;     /* NULL or "auto"; "flat", "hier", "leader" */
     uint64_t seed;        /* of the random signs; equal on all ranks; 0 = built-in */
     const xp_moe_desc *moe; /* NULL: a plan for xp_alltoallv. Else a plan for xp_route (section 11); not kept */
-    xp_memory memory;     /* where send and recv of xp_alltoallv are */
+    xp_memory memory;     /* where rows are: send and recv of xp_alltoallv; with moe set those of dispatch, combine and their backward passes */
     void *stream;         /* XP_MEMORY_DEVICE: the cudaStream_t that calls are ordered on; NULL = the default stream */
     const char *transport;/* XP_MEMORY_DEVICE: NULL or "auto": NCCL where nccl_comm is given, else those of the comm; "nccl" */
     void *nccl_comm;      /* XP_MEMORY_DEVICE: an ncclComm_t of the comm's ranks in the same order; NULL = "nccl" makes one */
@@ -565,7 +565,8 @@ XP_API xp_status xp_dispatch_backward(xp_plan *plan, xp_routing *routing, const 
  * not looked for.
  *
  * NCCL. With a communicator, given or made, all rows of a call go from device to device in one group of ncclSend and ncclRecv (the statistics
- * name the algorithm "nccl"); coded rows travel as bytes. NCCL is loaded when such a plan is created: the library that the program has
+ * name the algorithm "nccl"), or, where nothing is coded, all counts are equal and every rank's NCCL has it, by ncclAlltoAll; coded rows travel as
+ * bytes. NCCL is loaded when such a plan is created: the library that the program has
  * loaded, else CROSSPRESS_NCCL_PATH, else libnccl.so.2. The counts, and what a receiver must know of coded rows beforehand, still go through the
  * comm. A communicator that is given must not be used by anything else during a call, and is not destroyed with the plan. When a rank is lost or a
  * deadline passes while a group is under way the communicator, also a given one, is aborted (ncclCommAbort), because nothing else ends
@@ -575,6 +576,14 @@ XP_API xp_status xp_dispatch_backward(xp_plan *plan, xp_routing *routing, const 
  * ("auto"), or one of its fixed formats (fp8, int8 ... int2); others are refused (XP_ERR_UNSUPPORTED), as are rows that do not fit
  * the shared memory of a multiprocessor (some 15,000 values). Every row is within eps, checked on the device by decoding it; the
  * statistics count rows_raw, but err_mean, err_max and err_ref_max stay 0.
+ *
+ * MoE layers. A plan with moe set takes device memory as well: x, rows, y and their gradients are device pointers, ordered on the plan's stream as
+ * above. What xp_route takes, what the routing's functions return and grad_weight are in host memory: xp_route exchanges them as messages
+ * of the host, and its copies to the device are waited for by the stream alone; xp_combine_backward with grad_weight returns when the weights'
+ * gradients are here. Raw, exact and bounded mode with all algorithms and both sums; folded mode is refused (XP_ERR_UNSUPPORTED). The
+ * results are those of a plan for host memory with the same codec, bit for bit but for which NaN a sum that is none has. Exact mode sends one copy of
+ * a token to a rank or node, as in host memory. Memory on the device beside that of the exchanges: three times the most rows that a hop may
+ * bring, and for each routing in use up to 40 bytes a row.
  */
 
 /*
