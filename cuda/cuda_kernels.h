@@ -188,7 +188,7 @@ int xp_cuda_fold_dispatch_backward(const struct xp_gpu *g, const struct xp_gpu_f
 /* out[i] = row in->index[i], bit for bit; with weights weight[i] times it, rounded to the type. */
 int xp_cuda_rows_gather(const struct xp_gpu *g, const struct xp_rows *in, const float *weight, void *out);
 
-/* Rows that are sums: out[i] is the sum over parts, in f32 and in order, of sums over terms, weight * row; rounded once. A part
+/* row_sum, for many rows: out[i] is the sum over parts, in f32 and in order, of sums over terms, weight * row; rounded once. A part
  * ends with a term that says so. in->rows of them; in->index is not looked at. */
 enum { XP_GPU_TERM_LAST = 1, XP_GPU_TERM_COPY = 2 }; /* COPY, of the first term: out[i] is that row, bit for bit */
 struct xp_gpu_terms {

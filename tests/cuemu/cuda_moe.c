@@ -1,5 +1,5 @@
 /*
- * cuda_moe.c - checkcuda: rows of a MoE layer gathered, summed and multiplied, against collectives/rowmath.h
+ * cuda_moe.c - checkcuda: rows of a MoE layer gathered, summed and multiplied, against the C entry and collectives/rowmath.h
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -144,27 +144,20 @@ static struct terms random_terms(struct check *c, const struct layer *l, size_t 
     return t;
 }
 
-static void sum_on_host(const struct layer *l, const struct terms *t, size_t r, char *out)
+static void sum_on_host(const struct xp_kernels *plain, const struct layer *l, const struct terms *t, size_t r, char *out)
 {
-    float *all = calloc(l->dim, sizeof(*all)), *part = calloc(l->dim, sizeof(*part));
+    const uint32_t begin = t->first[r], n = t->first[r + 1] - begin;
+    struct xp_sum_term term[9];
 
-    for (uint32_t m = t->first[r]; m < t->first[r + 1]; m++) {
-        xp_row_add(part, row_of(l, t->row[m]), l->t, 0, l->dim, t->weighted ? t->weight[m] : 1);
-        if (!(t->how[m] & XP_GPU_TERM_LAST))
-            continue;
-        for (size_t i = 0; i < l->dim; i++) {
-            all[i] += part[i];
-            part[i] = 0;
-        }
-    }
-    xp_row_store(out, l->t, 0, l->dim, all);
-    if (t->first[r] < t->first[r + 1] && t->how[t->first[r]] & XP_GPU_TERM_COPY)
-        memcpy(out, row_of(l, t->row[t->first[r]]), l->row_bytes);
-    free(all);
-    free(part);
+    for (uint32_t i = 0; i < n; i++)
+        term[i] = (struct xp_sum_term){row_of(l, t->row[begin + i]), t->weighted ? t->weight[begin + i] : 1, t->how[begin + i] & XP_GPU_TERM_LAST};
+    if (n && t->how[begin] & XP_GPU_TERM_COPY)
+        memcpy(out, term[0].row, l->row_bytes);
+    else
+        plain->row_sum(term, n, l->t, l->dim, out);
 }
 
-static void compare_sums(struct check *c, const struct xp_gpu *g, const struct layer *l, size_t rows)
+static void compare_sums(struct check *c, const struct xp_gpu *g, const struct xp_kernels *plain, const struct layer *l, size_t rows)
 {
     struct terms t = random_terms(c, l, rows);
     const uint32_t n = t.first[rows];
@@ -175,7 +168,7 @@ static void compare_sums(struct check *c, const struct xp_gpu *g, const struct l
     const struct xp_gpu_terms terms = {first, row, t.weighted ? weight : NULL, how};
 
     for (size_t r = 0; r < rows; r++)
-        sum_on_host(l, &t, r, want + r * l->row_bytes);
+        sum_on_host(plain, l, &t, r, want + r * l->row_bytes);
     check_launched(c, xp_cuda_rows_sums(g, &in, &terms, out + l->shift), "sums");
     check_sums(c, l, want, out + l->shift, rows, "sums");
     void *all[] = {first, row, weight, how, out};
@@ -211,15 +204,66 @@ static void compare_moe(struct check *c, const struct xp_gpu *gpu, const struct 
     const size_t dim = check_dim(c), some = dim > 1000 ? 6 : 30;
     struct layer l = make_layer(c, t, 1 + check_below(c, some), dim), other = make_layer(c, t, check_below(c, some), dim);
 
-    (void)plain;
     compare_gather(c, g, &l, check_below(c, some));
-    compare_sums(c, g, &l, check_below(c, some));
+    compare_sums(c, g, plain, &l, check_below(c, some));
     compare_dots(c, g, &l, &other);
     drop_layer(&l);
     drop_layer(&other);
 }
 
-/* ---- bytes and timing ---- */
+/* ---- bytes ---- */
+
+/* All lanes of a warp read its row's number and weight, which counts 32 times; each sector once, it does not. */
+static void limit(struct check *c, const char *kernel, unsigned long least, double most, double most_once)
+{
+    const struct device_count n = device_count(kernel);
+    const double all = (double)(n.read + n.written) / (double)least, once = (double)(n.read_once + n.written_once) / (double)least;
+
+    printf("# %-7s %9lu bytes, %.4f x the least (at most %.2f); each sector once: %.4f x (at most %.2f), %lu launches\n", kernel, n.read + n.written, all,
+           most, once, most_once, n.launches);
+    c->compared++;
+    c->failed += all > most || once > most_once || once < 1;
+}
+
+/* Every token to two experts, and the sum of two rows. */
+static void compare_bytes(struct check *c, const struct xp_gpu *g, const struct xp_kernels *plain)
+{
+    enum { TOKENS = 24, K = 2, DIM = 4096, ROW = DIM * 2, ROWS = TOKENS * K };
+    char *data = check_rows(c, XP_BF16, ROWS, DIM);
+    uint32_t first[TOKENS + 1], row[ROWS];
+    float weight[ROWS];
+    uint8_t how[ROWS];
+
+    (void)plain;
+    if (c->compared > 0 || !device_is_emulated()) {
+        c->compared++;
+        free(data);
+        return;
+    }
+    for (uint32_t i = 0; i < ROWS; i++) {
+        row[i] = i * 7 % ROWS;
+        weight[i] = 0.5f;
+        how[i] = i % K == K - 1 ? XP_GPU_TERM_LAST : 0;
+        first[i / K] = i / K * K;
+    }
+    first[TOKENS] = ROWS;
+    void *from = device_upload(data, ROWS * ROW), *out = device_upload(NULL, ROWS * ROW), *dev_row = device_upload(row, sizeof(row));
+    void *dev_first = device_upload(first, sizeof(first)), *dev_weight = device_upload(weight, sizeof(weight)), *dev_how = device_upload(how, sizeof(how));
+    const struct xp_rows in = {.data = from, .index = dev_row, .rows = ROWS, .dim = DIM, .dtype = XP_BF16};
+    const struct xp_rows tokens = {.data = from, .rows = TOKENS, .dim = DIM, .dtype = XP_BF16};
+    const struct xp_gpu_terms terms = {dev_first, dev_row, dev_weight, dev_how};
+    device_count_begin();
+    check_launched(c, xp_cuda_rows_gather(g, &in, NULL, out), "gather");
+    check_launched(c, xp_cuda_rows_sums(g, &tokens, &terms, out), "sums");
+    limit(c, "gather", ROWS * (2 * ROW + 4), 1.2, 1.01);
+    limit(c, "sums", TOKENS * (K + 1) * ROW + ROWS * 9, 1.7, 1.01);
+    void *all[] = {from, out, dev_row, dev_first, dev_weight, dev_how};
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+        device_free(all[i]);
+    free(data);
+}
+
+/* ---- timing ---- */
 
 struct moe_bench {
     const struct xp_gpu *g;
@@ -279,5 +323,6 @@ static void bench_moe(struct check *c, const struct xp_gpu *g)
 
 const struct cuda_case cuda_moe_cases[] = {
     {"moe", compare_moe, bench_moe},
+    {"moe_bytes", compare_bytes, NULL},
     {NULL, NULL, NULL},
 };
