@@ -17,7 +17,8 @@
 pthread_mutex_t xp_sim_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static pthread_cond_t changed; /* an operation ended, was enqueued, or the engine became free */
-static bool busy;              /* an operation runs */
+static bool busy;              /* an operation runs, */
+static unsigned turned_away;   /* and so many threads wait for its end, whether it ends or only pauses */
 static uint64_t next_id;
 static unsigned queued;
 static struct clock host; /* what the host knows to be done */
@@ -254,7 +255,8 @@ static bool run(struct node *node)
     busy = false;
     if (done)
         finish(node);
-    pthread_cond_broadcast(&changed);
+    if (done || turned_away) /* to wake all those that have just looked would make them look without end */
+        pthread_cond_broadcast(&changed);
     return done;
 }
 
@@ -301,7 +303,13 @@ static void wait_round(double *since)
         *since = xp_sim_seconds();
         return;
     }
-    pause_us(busy ? 1000 : look_us);
+    if (busy) {
+        turned_away++;
+        pause_us(1000);
+        turned_away--;
+    } else {
+        pause_us(look_us);
+    }
     if (next_id != before)
         *since = xp_sim_seconds();
     if (xp_sim_seconds() - *since > patience)
