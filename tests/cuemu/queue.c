@@ -28,6 +28,7 @@ static pthread_t device_thread;
 static bool device_on, stopping;
 static unsigned delay_us = 2000, look_us = 50;
 static double patience = 120;
+static const char *told_times; /* CUEMU_TIMES */
 
 double xp_sim_seconds(void)
 {
@@ -55,6 +56,7 @@ __attribute__((constructor)) static void set_up(void)
     delay_us = (unsigned)number_of("CUEMU_DELAY_US", delay_us);
     look_us = (unsigned)number_of("CUEMU_LOOK_US", look_us);
     patience = number_of("CUEMU_TIMEOUT_S", patience);
+    told_times = getenv("CUEMU_TIMES");
 }
 
 static void pause_us(unsigned us)
@@ -214,6 +216,31 @@ static void set_clock(struct node *node)
         node->clock.tick[node->stream->slot]++;
 }
 
+/* Seconds that an operation takes by CUEMU_TIMES. */
+static double told_time(const char *name)
+{
+    size_t length = strlen(name);
+
+    for (const char *at = told_times; at; at = strchr(at, ',')) {
+        at += *at == ',';
+        if (strncmp(at, name, length) == 0 && at[length] == '=')
+            return 1e-6 * strtod(at + length + 1, NULL);
+    }
+    return 0;
+}
+
+/* When it ended: now, or as long as it is said to take after all that it waited for. */
+static double end_of(const struct node *node)
+{
+    double begin = node->stream->ended;
+
+    if (!told_times)
+        return xp_sim_seconds();
+    for (unsigned i = 0; i < node->ndeps; i++)
+        begin = node->deps[i]->ended > begin ? node->deps[i]->ended : begin;
+    return begin + told_time(node->op.name);
+}
+
 static void finish(struct node *node)
 {
     struct CUstream_st *stream = node->stream;
@@ -226,7 +253,7 @@ static void finish(struct node *node)
     stream->head = node->next;
     node->next = NULL;
     node->done = true;
-    node->ended = xp_sim_seconds();
+    node->ended = stream->ended = end_of(node);
     for (unsigned i = 0; i < node->ndeps; i++)
         xp_sim_release(node->deps[i]);
     node->ndeps = 0;

@@ -18,6 +18,8 @@
  *   CUEMU_LOOK_US       a thread that waits looks again after so long (50); where cores are few and time is taken, more
  *   CUEMU_ON_VIOLATION  exit (exit code 97) or count
  *   CUEMU_PROTECT=1     the host cannot touch device memory while no operation runs
+ *   CUEMU_TIMES         what operations take, as events tell it, whatever they really take: "NCCL group=1000,wait for a value=50",
+ *                       microseconds by the name of the operation; all others take no time
  *   CUEMU_TIMEOUT_S     a wait in which nothing moves for so long ends the process (120)
  *   CUEMU_DRIVER=0      no libcuda.so.1
  *

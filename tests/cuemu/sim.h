@@ -85,7 +85,8 @@ struct CUstream_st {
     bool blocking; /* waits for the legacy stream and is waited for by it */
     bool legacy, destroyed;
     struct node *head, *tail; /* tail: kept after it is done */
-    struct clock clock;       /* of the last operation that ran */
+    struct clock clock;       /* of the last operation that ran, */
+    double ended;             /* and when it ended, as events tell it */
     struct capture *capture;
     struct frontier frontier;
     struct CUstream_st *next; /* of all */

@@ -14,7 +14,7 @@ import tempfile
 RANKS, PER_NODE = 4, 2
 
 
-def run(paths, settings, args):
+def run(paths, settings, args, iters=3):
     """Output of rank 0, and what all ranks said."""
     bench, preload, nccl, cuda, rows = paths
     with tempfile.TemporaryDirectory() as folder:
@@ -25,7 +25,7 @@ def run(paths, settings, args):
         ranks = []
         for r in range(RANKS):
             env.update(RANK=str(r), CROSSPRESS_NODE=f"node{r // PER_NODE}")
-            ranks.append(subprocess.Popen([bench, "--tokens", "512", "--input", rows, "--iters", "3", "--check"] + args, env=env,
+            ranks.append(subprocess.Popen([bench, "--tokens", "512", "--input", rows, "--iters", str(iters), "--check"] + args, env=env,
                                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
         ended = [p.communicate(timeout=100) for p in ranks]
     said = "".join(err for _, err in ended)
@@ -37,6 +37,12 @@ def run(paths, settings, args):
     if len(diverted) != RANKS:
         sys.exit(f"{settings}: {len(diverted)} ranks printed figures\n{said}")
     return error, min(diverted), min(saved), said
+
+
+def report(i, ok, text, said):
+    print(f"{'ok' if ok else 'not ok'} {i} - {text}", flush=True)
+    if not ok:
+        print("".join(f"# {line}\n" for line in said.splitlines()))
 
 
 # Fast links would make the choice of codec and algorithm depend on the machine: bounded cases name the codec.
@@ -60,16 +66,33 @@ CASES = [
 ]
 
 
+# What the ranks conclude from times that the CUDA double makes up: name, times, what is said, whether what follows is diverted
+# An exchange that is diverted has a group, too: what stays inside its node.
+VERDICTS = [
+    ("an exchange that NCCL does sooner is left to it", "NCCL group=1000,wait for a value=4000", "in 5.00 of NCCL's time: the next ones go straight through", False),
+    ("one that takes a little longer is not", "NCCL group=1000,wait for a value=90", "in 1.09 of NCCL's time: goes on", True),
+    ("one that takes longer than that is", "NCCL group=1000,wait for a value=110", "in 1.11 of NCCL's time: the next ones go straight through", False),
+]
+EXCHANGES = 30  # of which the first joins the ranks, 4 bring the first verdict, and the one after 12 compares times
+
+
+def verdict(paths, name, times, text, goes_on):
+    settings = {**SHAPE, "CROSSPRESS_LOG": "info", "CUEMU_TIMES": times}
+    _, diverted, _, said = run(paths, settings, [], EXCHANGES - 10)
+    ok = text in said and (diverted > EXCHANGES / 2) == goes_on
+    return ok, f"{name}: {diverted} of {EXCHANGES} diverted", said
+
+
 def main():
     if len(sys.argv) != 6:
         sys.exit(__doc__)
-    print(f"1..{len(CASES)}")
+    print(f"1..{len(CASES) + len(VERDICTS)}")
     for i, (name, settings, args, allowed, lossy, must_divert, least) in enumerate(CASES, 1):
         error, diverted, saved, said = run(sys.argv[1:], settings, args)
         ok = error <= allowed and (error > 0) == lossy and saved >= least and (diverted > 0) == must_divert
-        print(f"{'ok' if ok else 'not ok'} {i} - {name}: error {error}, {diverted} diverted, {saved} % saved", flush=True)
-        if not ok:
-            print("".join(f"# {line}\n" for line in said.splitlines()))
+        report(i, ok, f"{name}: error {error}, {diverted} diverted, {saved} % saved", said)
+    for i, case in enumerate(VERDICTS, len(CASES) + 1):
+        report(i, *verdict(sys.argv[1:], *case))
 
 
 if __name__ == "__main__":
