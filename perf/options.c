@@ -27,7 +27,7 @@ const char options_help[] =
     "  --rows T         rows a rank sends in all, spread evenly over the ranks, itself included (default 4096)\n"
     "  --dim D          values in a row (default 4096)\n"
     "  --dtype T        bf16, f16 or f32 (default bf16)\n"
-    "  --data KIND      generated rows: gaussian, clustered or duplicates (default gaussian)\n"
+    "  --data KIND      generated rows: gaussian, clustered, duplicates or noise (default gaussian)\n"
     "  --input X.npy    rows of a file instead: 2-D, <f2, <f4, or <u2 holding bf16; rows beyond it are blends of its rows\n"
     "  --mode M         raw, exact, bounded, or (moe) folded (default CROSSPRESS_MODE)\n"
     "  --eps E          bounded: largest relative error of a row, 0 < E < 1 (default CROSSPRESS_EPS); raw and exact lose nothing\n"
@@ -116,7 +116,7 @@ static const struct word centroids[] = {{"mean", XP_CENTROID_MEAN}, {"leader", X
 static const struct word combines[] = {{"rows", XP_COMBINE_ROWS}, {"sum", XP_COMBINE_SUM}, {0}};
 static const struct word routings[] = {{"uniform", 0}, {"zipf", 1}, {0}};
 static const struct word presets[] = {{"paper", 0}, {0}};
-static const struct word kinds[] = {{"gaussian", 0}, {"clustered", 1}, {"duplicates", 2}, {0}};
+static const struct word kinds[] = {{"gaussian", 0}, {"clustered", 1}, {"duplicates", 2}, {"noise", 3}, {0}};
 
 const char *perf_mode_name(xp_mode m)
 {

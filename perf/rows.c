@@ -64,6 +64,15 @@ void rows_put(xp_dtype t, void *row, size_t i, float x)
         ((uint16_t *)row)[i] = t == XP_BF16 ? bf16_of(x) : f16_of(x);
 }
 
+static float noise(xp_dtype t, uint64_t key)
+{
+    const uint64_t bits = rows_mix(key);
+    const int exponent = t == XP_F16 ? (int)(bits >> 32) % 29 - 14 : (int)(bits >> 32 & 127) - 64;
+    const float x = ldexpf(1.0f + (float)(bits & 0xffffff) * 0x1p-24f, exponent);
+
+    return bits >> 63 ? -x : x;
+}
+
 static void generate(const struct row_source *s, uint64_t i, void *row)
 {
     uint64_t centre = rows_mix(s->seed ^ rows_mix(~i)) % DISTINCT;
@@ -72,6 +81,10 @@ static void generate(const struct row_source *s, uint64_t i, void *row)
     for (size_t c = 0; c < s->dim; c++) {
         float x = 0.0f;
 
+        if (s->kind == ROWS_NOISE) {
+            rows_put(s->dtype, row, c, noise(s->dtype, row_key + c));
+            continue;
+        }
         if (s->kind != ROWS_GAUSSIAN)
             x = normal(centre_key + c);
         if (s->kind != ROWS_DUPLICATES)
@@ -177,9 +190,9 @@ int rows_open_file(struct row_source *s, const char *path, uint64_t seed, char *
 
 int rows_open_generated(struct row_source *s, const char *kind, xp_dtype dtype, size_t dim, uint64_t seed)
 {
-    static const char *const names[] = {"gaussian", "clustered", "duplicates"};
+    static const char *const names[] = {"gaussian", "clustered", "duplicates", "noise"};
 
-    for (int k = 0; k < 3; k++) {
+    for (int k = 0; k < 4; k++) {
         if (strcmp(kind, names[k]) != 0)
             continue;
         *s = (struct row_source){.kind = (enum row_kind)k, .dtype = dtype, .dim = dim, .row_bytes = dim * size_of(dtype), .seed = seed};

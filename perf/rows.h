@@ -15,6 +15,7 @@ enum row_kind {
     ROWS_GAUSSIAN,   /* every value independent: nothing to gain but quantisation */
     ROWS_CLUSTERED,  /* 256 centres, 3 % noise */
     ROWS_DUPLICATES, /* drawn from 256 distinct rows */
+    ROWS_NOISE,      /* signs, mantissas and all but a bit of the exponents at random: nothing to gain at all */
     ROWS_FILE        /* the file, then blends of its rows */
 };
 
