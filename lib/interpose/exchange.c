@@ -26,11 +26,9 @@ void xp_exchange_idle(unsigned rounds)
 static xp_status wait_packed(struct xp_proxy *p, const struct xp_slot *s)
 {
     for (unsigned i = 0;; i++) {
-        int e = p->gpu->cudaEventQuery(s->packed);
-        if (e == xp_cudaSuccess)
-            return XP_OK;
-        if (e != xp_cudaErrorNotReady)
-            return XP_ERR_SYSTEM;
+        int packed = xp_gpu_is_over(p->gpu, s->packed);
+        if (packed)
+            return packed > 0 ? XP_OK : XP_ERR_SYSTEM;
         if (atomic_load_explicit(&p->abort, memory_order_acquire))
             return XP_ERR_STATE;
         xp_exchange_idle(i);

@@ -203,8 +203,8 @@ static xp_status look(struct xp_proxy *p, struct xp_join *j, int *copying)
     int e;
 
     if (*copying) {
-        e = g->cudaEventQuery(j->gathered);
-        return e == xp_cudaSuccess ? XP_OK : e == xp_cudaErrorNotReady ? XP_IN_PROGRESS : XP_ERR_SYSTEM;
+        e = xp_gpu_is_over(g, j->gathered);
+        return e > 0 ? XP_OK : e == 0 ? XP_IN_PROGRESS : XP_ERR_SYSTEM;
     }
     if (XP_REAL(ncclCommGetAsyncError)(p->side->handle, &state) != ncclSuccess || (state != ncclSuccess && state != ncclInProgress))
         return XP_ERR_REMOTE;

@@ -308,8 +308,8 @@ static int device_is_through(struct xp_proxy *p, int wait)
     int through = 1;
     for (int i = 0; i < XP_SLOTS; i++) {
         struct xp_slot *s = &p->slot[i];
-        int e = !s->pending ? xp_cudaSuccess : wait ? p->gpu->cudaEventSynchronize(s->done) : p->gpu->cudaEventQuery(s->done);
-        through = through && e == xp_cudaSuccess;
+        if (s->pending)
+            through &= wait ? p->gpu->cudaEventSynchronize(s->done) == xp_cudaSuccess : xp_gpu_is_over(p->gpu, s->done) == 1;
     }
     return through;
 }
