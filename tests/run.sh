@@ -3,7 +3,7 @@
 #
 # usage: tests/run.sh [--suite NAME]... [--sanitize] [-- MESON_TEST_ARG...]
 #   --suite NAME   only this suite (tests/README.md lists them); may be repeated
-#   --sanitize     also ASan+UBSan (all suites), TSan (stress, checkkernels), clang with --werror, and a build without UCX and Criterion
+#   --sanitize     also ASan+UBSan (all suites), TSan (stress, checkkernels, interposer), clang with --werror, and a build without UCX and Criterion
 # Exit code 0 when nothing failed. The last line is 'N passed, N failed, N skipped', counted from meson's JUnit files;
 # it is also left in build/closing_line.txt.
 # SPDX-License-Identifier: Apache-2.0
