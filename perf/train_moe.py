@@ -9,6 +9,7 @@ usage: perf/train_moe.py [--cases all|WORD,...] [--warmup N] [--steps N] [--out 
   --cases     'all' for the whole grid of folded mode; or words: the cases whose names hold one of them (default: a choice)
   --warmup    steps to the checkpoint (300)       --steps  steps of each case (100)
   --batch     sequences of 128 bytes a rank and step (4)
+  --seed      of the data behind the checkpoint (1)
   --out       folder for train_moe.json, train_moe.txt and (with matplotlib) train_moe.png; default: the current one
   --lib       libcrosspress.so (default: CROSSPRESS_LIB, else build/ of this tree)
 
@@ -39,7 +40,10 @@ def grid():
     cases = {'raw': ({'mode': 'raw'}, True), 'raw, other data order': ({'mode': 'raw'}, True)}
     for eps in (0.03, 0.1, 0.25):
         cases[f'bounded {eps:.0%}'] = {'mode': 'bounded', 'eps': eps, 'codec': 'book'}, True
-    cases['bounded 25%, gradients 10%'] = {'mode': 'bounded', 'eps': 0.25, 'eps_grad': 0.1, 'codec': 'book'}, True
+    # Gradients are dithered unless `dither` is told.
+    cases['bounded 25%, no dither'] = {'mode': 'bounded', 'eps': 0.25, 'dither': False, 'codec': 'book'}, True
+    cases['bounded 25%, all dithered'] = {'mode': 'bounded', 'eps': 0.25, 'dither': True, 'codec': 'book'}, True
+    cases['bounded 25%, gradients 10%'] = {'mode': 'bounded', 'eps': 0.25, 'eps_grad': 0.1, 'codec': 'book'}, False
     for codec in ('quant',):
         cases[f'bounded 10% {codec}'] = {'mode': 'bounded', 'eps': 0.1, 'codec': codec}, False
     # A bound that no row misses: every row has 4 bits a value, whatever comes of it.
@@ -175,7 +179,7 @@ class Rank:
             for e in m.experts:
                 e.rows = 0
         began = time.monotonic()
-        self.train(self.args.steps, 2 if 'other' in name else 1, say)
+        self.train(self.args.steps, self.args.seed + ('other' in name), say)
         result = {'name': name, **options, 'seconds': time.monotonic() - began, **self.figures(self.args.steps)}
         result['loss_in_mode'] = self.validate()
         self.model.exchange(mode='raw', algo='flat')
@@ -292,6 +296,7 @@ def main():
     parser.add_argument('--warmup', type=int, default=300)
     parser.add_argument('--steps', type=int, default=100)
     parser.add_argument('--batch', type=int, default=4)
+    parser.add_argument('--seed', type=int, default=1)
     parser.add_argument('--out', default='.')
     parser.add_argument('--lib', default=os.environ.get('CROSSPRESS_LIB', os.path.join(ROOT, 'build/collectives/libcrosspress.so')))
     parser.add_argument('--rank', action='store_true', help=argparse.SUPPRESS)

@@ -110,7 +110,7 @@ typedef enum xp_eps_ref {
 /* Whose errors are made random. Rounding alone makes the same error of the same value every time: where rows are summed over many steps, as
  * gradients are, such errors add up, and training is worse than the same error at random would leave it. With dither (codec book) a
  * pseudo-random part of a step is added before rounding and taken off again by the receiver, so that the errors of a row, each within eps as
- * ever, know nothing of its values, of other rows or of other steps; it costs 1 to 3 % more bytes. Codecs quant and lsh have random signs of
+ * ever, know nothing of its values, of other rows or of other steps; on gradients it costs 2 to 4 % more bytes. Codecs quant and lsh have random signs of
  * their own for each frame instead, which makes errors differ from frame to frame only. */
 typedef enum xp_dither {
     XP_DITHER_DEFAULT = 0, /* bounded mode: the gradients of a MoE layer in host memory; nothing else */
