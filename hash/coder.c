@@ -173,7 +173,7 @@ xp_status xp_coder_create(struct xp_coder **out, const struct xp_coder_desc *d)
     c->row_bytes = d->dim * xp_dtype_size(d->dtype);
     c->why = "";
     c->ops = xp_codec_by_id(first_codec(d));
-    c->select.slowdown = 1;
+    c->select.slowdown = c->select.lsh_bias = 1;
     c->formats = d->choice.formats;
     xp_kernels_init(&c->kernels, d->isa);
     s = allocate(c);

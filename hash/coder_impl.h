@@ -35,6 +35,7 @@ struct xp_trial {
 struct xp_select {
     struct xp_trial trial[XP_CODECS];
     double link;                /* bytes per second; 0: unknown */
+    double lsh_bias;            /* bytes of codec lsh's frames, over those predicted */
     double slowdown;            /* wall-clock time of coding in calls, over that of trials */
     double rows[2], seconds[2]; /* encoded, decoded with the codec in use since the last choice */
     double bytes;               /* of what was encoded */

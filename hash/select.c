@@ -113,7 +113,7 @@ static struct xp_trial predict_lsh(struct xp_coder *c, const struct xp_rows *sam
 
     if (gain < LSH_MUST_GAIN)
         return (struct xp_trial){ (double)c->row_bytes, 0, 1 };
-    quant.bytes -= gain * (double)c->desc.dim / 8;
+    quant.bytes = c->select.lsh_bias * (quant.bytes - gain * (double)c->desc.dim / 8);
     if (quant.bytes < 2)
         quant.bytes = 2; /* its place in the map, its format */
     quant.seconds *= 2;
@@ -136,9 +136,14 @@ void xp_select_meter(struct xp_coder *c, unsigned id, int decoded, size_t rows, 
 static void learn_from_frames(struct xp_coder *c)
 {
     struct xp_select *s = &c->select;
-    const struct xp_trial *t = &s->trial[c->ops->id];
+    struct xp_trial *t = &s->trial[c->ops->id];
 
     s->surprised = s->rows[0] >= 64 && t->done && s->bytes / s->rows[0] > SURPRISE * t->bytes;
+    /* No sample is coded with lsh: only frames show what its prediction is worth. */
+    if (c->ops->id == XP_CODEC_LSH && s->rows[0] >= 64 && t->done) {
+        s->lsh_bias *= s->bytes / s->rows[0] / t->bytes;
+        t->bytes = s->bytes / s->rows[0];
+    }
     if (s->rows[0] >= 64 && s->rows[1] >= 64 && t->done && t->seconds > 0) {
         double ratio = (s->seconds[0] / s->rows[0] + s->seconds[1] / s->rows[1]) / t->seconds;
 
