@@ -102,9 +102,10 @@ static xp_status make_coder(struct xp_folder *f, const struct xp_folder_desc *d)
     return f->frame ? xp_coder_create(&f->coder, &c) : XP_ERR_NO_MEMORY;
 }
 
-xp_status xp_fold_code(struct xp_fold *s, size_t first, size_t end)
+xp_status xp_fold_code(struct xp_fold *s, size_t first, size_t end, struct xp_coded_rows *store)
 {
     struct xp_folder *f = s->f;
+    uint32_t number[CODED_TOGETHER];
     xp_status st = XP_OK;
 
     for (size_t v = first, n; f->coder && v < end && st == XP_OK; v += n) {
@@ -113,7 +114,10 @@ xp_status xp_fold_code(struct xp_fold *s, size_t first, size_t end)
 
         n = end - v < CODED_TOGETHER ? end - v : CODED_TOGETHER;
         const struct xp_rows rows = { .data = s->rows + at, .rows = n, .dim = f->dim, .dtype = f->dtype };
-        st = xp_coder_encode(f->coder, &rows, f->frame, f->frame_bytes, &len, NULL);
+        for (size_t i = 0; i < n; i++)
+            number[i] = (uint32_t)(v + i);
+        st = store ? xp_coder_encode_once(f->coder, &rows, store, number, f->frame, f->frame_bytes, &len, NULL)
+                   : xp_coder_encode(f->coder, &rows, f->frame, f->frame_bytes, &len, NULL);
         if (st == XP_OK)
             st = xp_coder_decode(f->coder, f->frame, len, s->seen + at, n);
     }
@@ -310,6 +314,11 @@ void xp_fold_destroy(struct xp_fold *s)
 }
 
 /* ---- what a step has ---------------------------------------------------------------------------------------------- */
+
+void xp_fold_keep(struct xp_fold *s, struct xp_coded_rows *store)
+{
+    s->store = store;
+}
 
 size_t xp_fold_count(const struct xp_fold *s)
 {

@@ -54,6 +54,9 @@ struct xp_fold_tokens {
  * tokens: centroids first, ordered by (expert, cluster), then probes. Ids are kept until the next call.
  */
 xp_status xp_fold_make(struct xp_fold *s, const struct xp_fold_tokens *t, const void *x);
+/* From now on xp_fold_make leaves virtual tokens in store, as they are coded for far experts. It has room for all slots. */
+struct xp_coded_rows;
+void xp_fold_keep(struct xp_fold *s, struct xp_coded_rows *store);
 size_t xp_fold_count(const struct xp_fold *s);           /* virtual tokens, probes included */
 size_t xp_fold_clusters(const struct xp_fold *s);        /* centroids among them */
 const int32_t *xp_fold_expert(const struct xp_fold *s);  /* [count] expert of a virtual token */

@@ -119,6 +119,7 @@ struct xp_fold {
     uint32_t *probe;         /* [probes] slots */
     uint8_t *is_wild;        /* [clusters] */
     char *rows, *seen;       /* [clusters + probes][dim]; the same memory without a coder */
+    struct xp_coded_rows *store; /* gets the virtual tokens as coded; NULL: nobody wants them */
     char *results, *sums;    /* [clusters + probes][dim] results of forward, sums G of backward */
     double residual_energy, energy; /* of the step's tame rows */
 };
@@ -139,8 +140,8 @@ static inline const void *xp_fold_token_row(const struct xp_fold *s, const void 
     return (const char *)x + slot / (unsigned)s->t.topk * s->f->row_bytes;
 }
 
-/* folded.c: rows of virtual tokens [first, end) are in s->rows; makes s->seen of them. */
-xp_status xp_fold_code(struct xp_fold *s, size_t first, size_t end);
+/* folded.c: rows of virtual tokens [first, end) are in s->rows; makes s->seen of them, and leaves them in `store` unless that is NULL. */
+xp_status xp_fold_code(struct xp_fold *s, size_t first, size_t end, struct xp_coded_rows *store);
 
 /* folded_cluster.c: clusters `in` (tame rows of one expert) into about `budget` clusters: f->clusters. Tokens: f->token. */
 void xp_fold_cluster(struct xp_folder *f, const struct xp_rows *in, size_t budget);

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "collectives/folded_impl.h"
+#include "hash/coded_rows.h"
 
 /* Where outliers or sequences make clusters of their own the budget is hit by trying. */
 #define ATTEMPTS 5
@@ -126,7 +127,7 @@ static xp_status part_outliers(struct xp_fold *s, const struct xp_rows *tame, ui
 {
     struct xp_folder *f = s->f;
     size_t stay = 0, leave = 0;
-    const xp_status st = xp_fold_code(s, s->clusters, s->clusters + 1);
+    const xp_status st = xp_fold_code(s, s->clusters, s->clusters + 1, NULL);
 
     f->kernels.residual(s->seen + s->clusters * f->row_bytes, f->dtype, NULL, f->dim, f->f32[1]);
     for (size_t i = 0; i < *n; i++) {
@@ -169,9 +170,14 @@ static xp_status add_cluster(struct xp_fold *s, const struct xp_rows *tame, size
 /* Rows of a cluster lie anywhere: they are asked for one cluster ahead. */
 static void fetch(const struct xp_rows *tame, const uint32_t *order, size_t n)
 {
-    for (size_t i = 0; i < n && i < FETCHED; i++)
-        for (size_t at = 0; at < xp_row_bytes(tame); at += LINE)
-            __builtin_prefetch((const char *)xp_row(tame, order[i]) + at);
+    const size_t bytes = xp_row_bytes(tame);
+
+    for (size_t i = 0; i < n && i < FETCHED; i++) {
+        const char *row = (const char *)tame->data + tame->index[order[i]] * bytes;
+
+        for (size_t at = 0; at < bytes; at += LINE)
+            __builtin_prefetch(row + at);
+    }
 }
 
 static xp_status add_clusters(struct xp_fold *s, const struct xp_rows *tame, size_t expert)
@@ -357,7 +363,9 @@ xp_status xp_fold_make(struct xp_fold *s, const struct xp_fold_tokens *t, const 
     if (st)
         return st;
     xp_fold_pick_probes(s, x);
-    st = xp_fold_code(s, 0, xp_fold_count(s));
+    if (s->store)
+        xp_coded_rows_begin(s->store, &(struct xp_rows){.data = s->rows, .rows = xp_fold_count(s), .dim = f->dim, .dtype = f->dtype});
+    st = xp_fold_code(s, 0, xp_fold_count(s), s->store);
     if (st)
         return st;
     measure(s, x);

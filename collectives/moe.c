@@ -89,8 +89,8 @@ xp_status xp_moe_create(struct xp_moe **out, const struct xp_moe_shape *shape, c
         m->cap[l] = xp_path_most(shape, l);
     m->cap_most = xp_moe_most_rows(shape);
     xp_status st = allocate(m);
-    if (st == XP_OK && !m->device && shape->mode == XP_MODE_BOUNDED && shape->comm->nodes > 2 && m->slow_hop == 0)
-        st = xp_coded_rows_create(&m->store, shape->peer_max_tokens[shape->comm->rank], shape->row_bytes);
+    if (st == XP_OK && !m->device && m->slow_hop == 0 && shape->comm->nodes > (folder ? 1 : 2) && (folder || shape->mode == XP_MODE_BOUNDED))
+        st = xp_coded_rows_create(&m->store, shape->peer_max_tokens[shape->comm->rank] * (folder ? (size_t)shape->max_topk : 1), shape->row_bytes);
     if (st == XP_OK && folder) {
         st = xp_folder_create(&m->folder, folder);
         if (!(m->virtual_rows = malloc((m->cap[0] + 1) * shape->row_bytes)))
@@ -265,12 +265,13 @@ static int weighted(const struct xp_moe *m)
     return m->op.kind == XP_MOE_COMBINE;
 }
 
-/* Rows of this call that go to several nodes are coded once. */
+/* Rows of this call that go to several nodes are coded once; virtual tokens have been coded when they were made. */
 static void code_once(struct xp_moe *m, const struct xp_map_hop *p, int hop)
 {
-    if (!m->store || hop != m->slow_hop || m->folded)
+    if (!m->store || hop != m->slow_hop || m->folded != (m->folder != NULL) || (m->folded && m->op.kind != XP_MOE_DISPATCH))
         return;
-    xp_coded_rows_begin(m->store, &(struct xp_rows){.data = m->out, .rows = p->rows_out, .dim = m->shape.dim, .dtype = m->shape.dtype});
+    if (!m->folded)
+        xp_coded_rows_begin(m->store, &(struct xp_rows){.data = m->out, .rows = p->rows_out, .dim = m->shape.dim, .dtype = m->shape.dtype});
     m->call.store = m->store;
     m->call.number = p->gather;
 }

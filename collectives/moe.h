@@ -185,7 +185,7 @@ struct xp_moe {
     size_t hello_bytes;
     size_t *ones;                       /* [size] counts of hellos */
     uint32_t *sort, *sort2, *bucket;    /* [cap_most] twice, [max(size, experts) + 1] */
-    struct xp_coded_rows *store;        /* of the tokens, where they go to several nodes; else NULL */
+    struct xp_coded_rows *store;        /* of the tokens, where they go to several nodes, or of the virtual ones; else NULL */
     struct xp_kernels kernels;
     struct xp_sum_term *term;           /* [max_topk] */
     /* the operation under way */

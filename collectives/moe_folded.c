@@ -73,6 +73,7 @@ void xp_folded_make(struct xp_moe *m, struct xp_routing *r, const void *x)
     struct xp_fold_tokens t = {.tokens = r->map.tokens, .topk = r->topk, .expert = r->expert, .weight = r->weight, .sequence = r->sequence};
     char why[80] = "";
     memcpy(r->x, x ? x : "", r->map.tokens * m->shape.row_bytes);
+    xp_fold_keep(r->fold, m->store);
     xp_status st = xp_fold_make(r->fold, &t, r->x);
     if (st == XP_OK && !make_entries(m, r))
         st = XP_ERR_INTERNAL;
