@@ -58,6 +58,7 @@ static struct xp_pipe_limits limits_of(const struct xp_shape *s)
         l.send_rows_staged = s->max_send_rows;
         l.recv_rows_staged = s->max_recv_rows;
         l.send_streams_staged = l.recv_streams_staged = far;
+        l.numbers_rows = 1;
     }
     return l;
 }

@@ -12,6 +12,7 @@
 #include "collectives/books.h"
 #include "collectives/cost.h"
 #include "collectives/rowmap.h"
+#include "hash/coded_rows.h"
 
 #define SLOTS_MIN 8
 #define SLOTS_MAX 32
@@ -63,6 +64,16 @@ static xp_status create_send_side(struct xp_pipe *p, const struct xp_pipe_limits
     return create_slots(p, l->send_streams_staged);
 }
 
+/* A row that goes to two peers is there twice: no more than half of them are worth keeping. */
+static xp_status create_numbers(struct xp_pipe *p, const struct xp_pipe_limits *l)
+{
+    p->own_number = aligned(2 * l->send_rows_staged * sizeof(uint32_t));
+    p->part_number = aligned(p->shape->chunk_rows * sizeof(uint32_t));
+    if (!p->own_number || !p->part_number)
+        return XP_ERR_NO_MEMORY;
+    return xp_coded_rows_create(&p->own_store, l->send_rows_staged / 2, p->shape->row_bytes);
+}
+
 static xp_status create_recv_side(struct xp_pipe *p, const struct xp_pipe_limits *l)
 {
     size_t rows = l->recv_rows_staged, chunks = rows / p->shape->chunk_rows + l->recv_streams_staged;
@@ -86,6 +97,8 @@ xp_status xp_pipe_create(struct xp_pipe *p, const struct xp_shape *s, const stru
     xp_status st = XP_OK;
     if (l->send_rows_staged)
         st = create_send_side(p, l);
+    if (st == XP_OK && l->numbers_rows && l->send_rows_staged && l->send_streams_staged > 1 && s->coder && s->mode == XP_MODE_BOUNDED)
+        st = create_numbers(p, l);
     if (st == XP_OK && l->recv_rows_staged)
         st = create_recv_side(p, l);
     p->ops = calloc(p->ops_cap ? p->ops_cap : 1, sizeof *p->ops);
@@ -104,6 +117,9 @@ void xp_pipe_destroy(struct xp_pipe *p)
     free(p->scratch);
     free(p->dedup_work);
     free(p->dedup_map);
+    free(p->own_number);
+    free(p->part_number);
+    xp_coded_rows_destroy(p->own_store);
     free(p->ops);
     free(p->staging);
     free(p->heads_in);

@@ -61,6 +61,8 @@ struct xp_pipe {
     struct xp_rows all;    /* all rows that this call sends */
     const uint32_t *number; /* of these rows, and */
     struct xp_coded_rows *store; /* where they are kept when coded; NULL: nowhere */
+    uint32_t *own_number, *part_number; /* for calls that do not bring numbers: of all rows, with as much room behind; of the rows of one chunk */
+    struct xp_coded_rows *own_store;    /* NULL: equal rows are not looked for across streams */
     int coding;            /* of this call: -1 not yet decided, else whether coding pays */
     int coded_streams, framed_streams; /* of this call */
     double slow_first, slow_last; /* this call's arrivals over the slow hop: when, and how much after the first */
@@ -72,6 +74,7 @@ struct xp_pipe_limits {
     size_t send_rows_staged, send_streams_staged;
     size_t recv_rows, recv_segments;
     size_t recv_rows_staged, recv_streams_staged;
+    int numbers_rows; /* equal rows may go to several peers: they are coded once */
 };
 xp_status xp_pipe_create(struct xp_pipe *p, const struct xp_shape *s, const struct xp_pipe_limits *l);
 void xp_pipe_destroy(struct xp_pipe *p);

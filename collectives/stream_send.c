@@ -9,6 +9,7 @@
 #include "collectives/cost.h"
 #include "collectives/pipeline.h"
 #include "collectives/rowmap.h"
+#include "hash/coded_rows.h"
 
 void xp_send_begin(struct xp_send_stream *s, struct xp_pipe *p, int peer, unsigned form, struct xp_segment *seg, size_t nseg,
                    int may_code)
@@ -85,13 +86,29 @@ static int deduplicate(struct xp_send_stream *s, const struct xp_rows *in)
     return 1;
 }
 
+/* Equal rows get one number, so that one that goes to several peers is coded once; not where few are equal. */
+static void number_rows(struct xp_pipe *p)
+{
+    if (p->store || !p->own_store || p->all.rows < 2 || !xp_rowmap_may_pay(&p->all, p->dedup_work))
+        return;
+    size_t distinct = xp_dedup(&p->all, p->own_number + p->all.rows, p->own_number, p->dedup_work);
+    if (distinct > p->own_store->cap)
+        return;
+    xp_coded_rows_begin(p->own_store, &p->all);
+    p->store = p->own_store;
+    p->number = p->own_number;
+}
+
 /* The coder keeps one choice, so the first stream of a call asks for all of them. */
 static int coding_pays(struct xp_pipe *p)
 {
     if (!p->shape->coder)
         return 0;
-    if (p->coding < 0)
+    if (p->coding < 0) {
         p->coding = xp_cost_coding_pays(p->shape, &p->all);
+        if (p->coding)
+            number_rows(p);
+    }
     return p->coding;
 }
 
@@ -182,10 +199,14 @@ static xp_status encode(struct xp_send_stream *s, const struct xp_rows *part, st
 {
     struct xp_pipe *p = s->pipe;
     struct xp_coder *coder = p->shape->coder;
-    if (!p->store || part->index)
+    if (!p->store || (part->index && !p->part_number))
         return xp_coder_encode(coder, part, slot->buf, p->chunk_bytes, len, p->shape->codec_stats);
-    const size_t first = (size_t)((const char *)part->data - (const char *)p->all.data) / p->shape->row_bytes;
-    return xp_coder_encode_once(coder, part, p->store, p->number + first, slot->buf, p->chunk_bytes, len, p->shape->codec_stats);
+    const uint32_t *number = p->number + (size_t)((const char *)part->data - (const char *)p->all.data) / p->shape->row_bytes;
+    for (size_t r = 0; part->index && r < part->rows; r++)
+        p->part_number[r] = number[part->index[r]];
+    if (part->index)
+        number = p->part_number;
+    return xp_coder_encode_once(coder, part, p->store, number, slot->buf, p->chunk_bytes, len, p->shape->codec_stats);
 }
 
 /* Fills a slot with the next chunk of distinct rows: a frame, or the bare rows. */

@@ -4,6 +4,10 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include <criterion/criterion.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "tests/collectives/algo_cases.h"
 
@@ -62,4 +66,94 @@ Test(flat, over_ucx)
 {
     static const struct world w = {{2, 1}, .transport = "auto"};
     algo_over_ucx(&cases, &w);
+}
+
+/* ---- a row that goes to several nodes ------------------------------------------------------------------------------- */
+
+enum { TOKENS = 60, VALUES = 256 };
+
+static int goes(int token, int to)
+{
+    return (token + to) % 5 != 0; /* every peer has rows of its own in its frames */
+}
+
+static float value_of(int rank, int token, int i)
+{
+    const unsigned h = ((unsigned)(rank * TOKENS + token) * VALUES + (unsigned)i) * 2654435761u;
+
+    return 3 * sinf((float)i) + (float)(h >> 8) / (1 << 23) - 1;
+}
+
+/* seen[from * TOKENS + token]: the bits that came, summed up; 0: not sent here. */
+static void one_call(xp_plan *plan, xp_comm *comm, int rank, uint32_t *seen, char *why)
+{
+    const int ranks = xp_comm_size(comm);
+    size_t out[WORLD_MAX] = {0}, in[WORLD_MAX] = {0};
+    float *send = malloc((size_t)ranks * TOKENS * VALUES * sizeof(float)), *recv = malloc((size_t)ranks * TOKENS * VALUES * sizeof(float));
+    float *at = send, *row = recv;
+
+    for (int to = 0; to < ranks; to++)
+        for (int t = 0; t < TOKENS; t++) {
+            out[to] += (size_t)goes(t, to);
+            in[to] += (size_t)goes(t, rank);
+            for (int i = 0; goes(t, to) && i < VALUES; i++)
+                *at++ = value_of(rank, t, i);
+        }
+    if (xp_alltoallv(plan, send, out, recv, in, NULL) != XP_OK)
+        snprintf(why, WORLD_TEXT, "%.300s", xp_comm_last_error(comm));
+    for (int from = 0; from < ranks; from++)
+        for (int t = 0; t < TOKENS; t++) {
+            if (!goes(t, rank))
+                continue;
+            for (int i = 0; i < VALUES; i++) {
+                uint32_t bits;
+                memcpy(&bits, &row[i], sizeof bits);
+                seen[from * TOKENS + t] = (seen[from * TOKENS + t] + bits) * 2654435761u | 1;
+            }
+            row += VALUES;
+        }
+    free(send);
+    free(recv);
+}
+
+static void alike_body(xp_comm *comm, int rank, void *arg, char *why)
+{
+    const int ranks = xp_comm_size(comm), n = ranks * TOKENS;
+    uint32_t *seen = calloc((size_t)n, sizeof *seen), *all = calloc((size_t)(ranks * n), sizeof *all);
+    xp_plan_desc d;
+    xp_plan *plan;
+
+    xp_plan_desc_init(&d);
+    d.dtype = XP_F32;
+    d.dim = VALUES;
+    d.max_send_rows = d.max_recv_rows = (size_t)n;
+    d.mode = XP_MODE_BOUNDED;
+    d.eps = 0.03;
+    d.algo = "flat";
+    d.codec = arg;
+    if (xp_plan_create(&plan, comm, &d) != XP_OK) {
+        snprintf(why, WORLD_TEXT, "%.300s", xp_comm_last_error(comm));
+        return;
+    }
+    for (int call = 0; call < 2; call++) /* what the first one kept is not the second one's */
+        one_call(plan, comm, rank, seen, why);
+    if (!why[0] && xp_comm_allgather(comm, seen, all, (size_t)n * sizeof *seen) != XP_OK)
+        snprintf(why, WORLD_TEXT, "%.300s", xp_comm_last_error(comm));
+    for (int other = 0; other < ranks && !why[0]; other++)
+        for (int i = 0; i < n; i++)
+            if (i / TOKENS != rank && i / TOKENS != other && goes(i % TOKENS, rank) && goes(i % TOKENS, other) && all[other * n + i] != seen[i])
+                snprintf(why, WORLD_TEXT, "token %d of rank %d is not the same at ranks %d and %d", i % TOKENS, i / TOKENS, rank, other);
+    xp_plan_destroy(plan);
+    free(seen);
+    free(all);
+}
+
+/* Coded once, it is the same everywhere; coded for every frame, it would be coded against each frame's own mean row. */
+Test(flat, a_row_is_the_same_at_all_nodes)
+{
+    static const struct world w = {{1, 1, 1, 1}};
+    char codec[] = "quant";
+    const char *why = world_run(&w, alike_body, codec);
+
+    cr_assert(why[0] == 0, "%s", why);
 }
