@@ -50,6 +50,7 @@ struct xp_call {
     uint32_t seq;            /* number of the call within the plan */
     const uint32_t *number;  /* of every row sent: equal numbers are equal rows, coded once, in */
     struct xp_coded_rows *store; /* hash/coded_rows.h; NULL: not known */
+    int distinct;            /* no row goes to two ranks of other nodes */
     void *stream;            /* rows in device memory: of the caller */
     int grad_weights;        /* MoE: gradients of the gate weights follow the rows; equal on all ranks */
 };

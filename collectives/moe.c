@@ -363,6 +363,7 @@ static xp_status begin_call(struct xp_moe *m, const struct xp_moe_step *s)
     if (st != XP_OK)
         return st;
     prepare_call(m, s);
+    m->call.distinct = m->shape.path != XP_PATH_FLAT && m->shape.comm->nodes == 2;
     st = m->device ? xp_moe_device_error(m) : XP_OK;
     if (st != XP_OK)
         return st;

@@ -138,6 +138,7 @@ void xp_pipe_begin(struct xp_pipe *p, const struct xp_call *c, xp_stats *stats)
         p->all.rows += c->send_rows[i];
     p->number = c->number;
     p->store = c->store;
+    p->distinct = c->distinct;
     xp_books_begin(s->books, &p->all);
     p->coding = -1;
     p->stats = stats;

@@ -61,6 +61,7 @@ struct xp_pipe {
     struct xp_rows all;    /* all rows that this call sends */
     const uint32_t *number; /* of these rows, and */
     struct xp_coded_rows *store; /* where they are kept when coded; NULL: nowhere */
+    int distinct;          /* of them none goes to two ranks of other nodes */
     uint32_t *own_number, *part_number; /* for calls that do not bring numbers: of all rows, with as much room behind; of the rows of one chunk */
     struct xp_coded_rows *own_store;    /* NULL: equal rows are not looked for across streams */
     int coding;            /* of this call: -1 not yet decided, else whether coding pays */

@@ -89,7 +89,7 @@ static int deduplicate(struct xp_send_stream *s, const struct xp_rows *in)
 /* Equal rows get one number, so that one that goes to several peers is coded once; not where few are equal. */
 static void number_rows(struct xp_pipe *p)
 {
-    if (p->store || !p->own_store || p->all.rows < 2 || !xp_rowmap_may_pay(&p->all, p->dedup_work))
+    if (p->store || p->distinct || !p->own_store || p->all.rows < 2 || !xp_rowmap_may_pay(&p->all, p->dedup_work))
         return;
     size_t distinct = xp_dedup(&p->all, p->own_number + p->all.rows, p->own_number, p->dedup_work);
     if (distinct > p->own_store->cap)

@@ -224,13 +224,14 @@ static void plain(struct device_rank *r)
     }
 }
 
-/* Rows coded between nodes. */
+/* Rows coded between nodes. Flat sends a token to several ranks of a node: the host's plan codes these copies once, against one mean row for all
+ * ranks, so where there are several its bytes are the device's only with a codec that has no mean row. */
 static void coded(struct device_rank *r)
 {
     static const size_t dims[] = {64, 100, 257};
     for (unsigned n = 0; n < 3; n++) {
         struct layer l = {.choice = n == 1 ? CHOICE_VARYING : CHOICE_RANDOM, .tokens = 12, .dim = dims[n], .experts = 8, .topk = 3, .dtype = XP_BF16 + n,
-                          .mode = XP_MODE_BOUNDED, .eps = 0.05, .codec = n == 2 ? "int4" : "quant", .algo = algorithms[n], .steps = 2, .seed = n + 20};
+                          .mode = XP_MODE_BOUNDED, .eps = 0.05, .codec = n == 2 || (n == 0 && r->ranks > 2) ? "int4" : "quant", .algo = algorithms[n], .steps = 2, .seed = n + 20};
         compare_layer(r, &l);
     }
 }

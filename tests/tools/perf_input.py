@@ -52,7 +52,7 @@ wrong = {
     'an unknown mode': ['alltoallv', '--spawn', '2', '--mode', 'lossy'],
     'folded mode': ['alltoallv', '--spawn', '2', '--mode', 'folded'],
     'an unknown type': ['alltoallv', '--spawn', '2', '--dtype', 'f64'],
-    'unknown rows': ['alltoallv', '--spawn', '2', '--data', 'noise'],
+    'unknown rows': ['alltoallv', '--spawn', '2', '--data', 'lorem'],
     'ranks for a kernel': ['hash', '--spawn', '2'],
     'a missing file': ['alltoallv', '--spawn', '2', '--input', os.path.join(folder.name, 'none.npy')],
     'a folder as input': ['alltoallv', '--spawn', '2', '--input', folder.name],

@@ -582,9 +582,9 @@ XP_API xp_status xp_dispatch_backward(xp_plan *plan, xp_routing *routing, const 
  * of the host, and its copies to the device are waited for by the stream alone; xp_combine_backward with grad_weight returns when the weights'
  * gradients are here. Raw, exact and bounded mode with all algorithms and both sums; folded mode is refused (XP_ERR_UNSUPPORTED). The
  * results are those of a plan for host memory with the same codec and without dither, bit for bit, but for which NaN it is where a sum is
- * none, and, in bounded mode, for tokens that go to several nodes: a plan for host memory codes these once, this one for each node. Exact mode sends one copy of a token
- * to a rank or node, as in host memory. Memory on the device beside that of the exchanges: three times the most rows that a hop may
- * bring, and for each routing in use some 50 bytes a row.
+ * none, and, in bounded mode, for tokens that go to several nodes (flat: to several ranks of other nodes): a plan for host memory
+ * codes these once, this one for each. Exact mode sends one copy of a token to a rank or node, as in host memory. Memory on the device
+ * beside that of the exchanges: three times the most rows that a hop may bring, and for each routing in use some 50 bytes a row.
  */
 
 /*
