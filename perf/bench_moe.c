@@ -47,8 +47,6 @@ static int time_layer(struct layer *l)
             xp_plan_stats_reset(l->plan);
         if (layer_iterate(l, i < 0 ? unused : l->seconds + (size_t)i * PHASES) != 0)
             return 1;
-        xp_routing_destroy(l->routing);
-        l->routing = NULL;
         if (l->rank == 0)
             perf_progress("moe", i + 1, i + 1 < l->opt->iters ? l->opt->iters : 0);
     }
@@ -212,12 +210,9 @@ static int time_both(struct layer *l, struct layer *plain)
     for (int i = -WARM_UP; i < l->opt->iters; i++) {
         struct layer *both[] = {l, plain};
 
-        for (int k = 0; k < 2; k++) {
+        for (int k = 0; k < 2; k++)
             if (layer_iterate(both[k], i < 0 ? unused : both[k]->seconds + (size_t)i * PHASES) != 0)
                 return 1;
-            xp_routing_destroy(both[k]->routing);
-            both[k]->routing = NULL;
-        }
         if (l->rank == 0)
             perf_progress("moe, plain beside", i + 1, i + 1 < l->opt->iters ? l->opt->iters : 0);
     }

@@ -179,8 +179,11 @@ int layer_iterate(struct layer *l, double *seconds)
 {
     static const char *const what[PHASES] = {"route", "dispatch", "combine", "combine_backward", "dispatch_backward"};
     int phases = l->opt->moe.backward ? PHASES : COMBINE + 1;
-    xp_status s = xp_comm_barrier(l->comm);
+    xp_status s;
 
+    xp_routing_destroy(l->routing);
+    l->routing = NULL;
+    s = xp_comm_barrier(l->comm);
     if (s != XP_OK)
         return layer_fail(l, "barrier", s);
     for (int ph = 0; ph < phases; ph++) {

@@ -33,7 +33,7 @@ struct layer {
 
 /* p, opt, comm, rank and n are set. All return 0, or 1 with p->error filled. */
 int layer_open(struct layer *l);
-/* The exchanges once; seconds: [PHASES]. l->routing is left to be looked at, and destroyed. */
+/* The exchanges once; seconds: [PHASES]. l->routing is left to be looked at until the next time. */
 int layer_iterate(struct layer *l, double *seconds);
 void layer_close(struct layer *l);
 
