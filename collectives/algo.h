@@ -40,6 +40,7 @@ struct xp_shape {
     double link_bytes_per_s; /* slow hop, equal on all ranks; 0 = unknown */
     void *nccl_comm;       /* the program's communicator; NULL: none */
     const struct xp_device *device; /* rows are in its memory; NULL: in the host's */
+    int device_number;              /* CUDA's, of the device that was current when the plan was created */
 };
 
 struct xp_call {

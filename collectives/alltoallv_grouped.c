@@ -22,7 +22,7 @@ static void grouped_destroy(void *state)
     struct xp_grouped *g = state;
     if (!g)
         return;
-    int before = xp_device_enter(g->dev, g->device);
+    struct xp_device_before before = xp_device_enter(g->dev, g->device);
     if (g->work) {
         g->dev->stream_synchronize(g->work); /* a finished exchange may still be decoding */
         g->dev->stream_destroy(g->work);
@@ -85,9 +85,7 @@ static int create_coder(struct xp_grouped *g)
 
 static int create_on_device(struct xp_grouped *g)
 {
-    int e = g->dev->get(&g->device);
-    if (!e)
-        e = g->dev->stream_create(&g->work);
+    int e = g->dev->stream_create(&g->work);
     if (!e)
         e = g->dev->event_create(&g->entered);
     if (!e)
@@ -102,10 +100,13 @@ static xp_status grouped_create(void **state, const struct xp_shape *shape)
         return XP_ERR_NO_MEMORY;
     g->shape = shape;
     g->dev = shape->device;
+    g->device = shape->device_number;
     g->pinned = (struct xp_pool){.device = g->dev, .pinned = 1};
     g->memory = (struct xp_pool){.device = g->dev};
     xp_status st = allocate(g);
+    struct xp_device_before before = xp_device_enter(g->dev, g->device);
     int e = st == XP_OK ? create_on_device(g) : 0;
+    xp_device_leave(g->dev, g->device, before);
     if (e)
         st = xp_device_failed(shape, e, "setting up a plan");
     if (st != XP_OK)
@@ -143,7 +144,7 @@ static xp_status grouped_connect(void *state)
     char why[160] = "";
     xp_status st = all ? open_group(g, &mine, all) : XP_ERR_NO_MEMORY;
     if (st == XP_OK) {
-        int before = xp_device_enter(g->dev, g->device);
+        struct xp_device_before before = xp_device_enter(g->dev, g->device);
         st = g->group->ops->connect(g->group, 0, all[0].address, all[0].len, why, sizeof why);
         xp_device_leave(g->dev, g->device, before);
         if (st != XP_OK)
@@ -158,7 +159,7 @@ static xp_status grouped_connect(void *state)
 static xp_status grouped_start(void *state, const struct xp_call *call, xp_stats *stats)
 {
     struct xp_grouped *g = state;
-    int before = xp_device_enter(g->dev, g->device);
+    struct xp_device_before before = xp_device_enter(g->dev, g->device);
     g->call = call;
     g->stats = stats;
     g->active = 1;
@@ -308,7 +309,8 @@ static xp_status move(struct xp_grouped *g, int *moved)
 static xp_status grouped_progress(void *state, int *moved)
 {
     struct xp_grouped *g = state;
-    int before = xp_device_enter(g->dev, g->device), phase = (int)g->phase;
+    int phase = (int)g->phase;
+    struct xp_device_before before = xp_device_enter(g->dev, g->device);
     xp_status st = move(g, moved);
     *moved += phase != (int)g->phase;
     xp_device_leave(g->dev, g->device, before);
@@ -334,7 +336,7 @@ static void grouped_finish(void *state)
     if (!g->active)
         return;
     g->active = 0;
-    int before = xp_device_enter(g->dev, g->device);
+    struct xp_device_before before = xp_device_enter(g->dev, g->device);
     if (g->phase > XP_GROUP_ENTERED) {
         xp_counts_cancel(&g->counts);
         xp_grouped_heads_cancel(g);

@@ -30,7 +30,7 @@ static void staged_destroy(void *state)
     struct xp_staged *s = state;
     if (!s)
         return;
-    int before = xp_device_enter(s->dev, s->device);
+    struct xp_device_before before = xp_device_enter(s->dev, s->device);
     for (size_t i = 0; s->slots && i < s->nslots; i++)
         if (s->slots[i].event)
             s->dev->event_destroy(s->slots[i].event);
@@ -96,7 +96,7 @@ static xp_status create_coder(struct xp_staged *s)
 
 static int create_on_device(struct xp_staged *s)
 {
-    int e = s->dev->get(&s->device);
+    int e = 0;
     for (size_t i = 0; !e && i < s->nslots; i++)
         e = s->dev->event_create(&s->slots[i].event);
     if (!e)
@@ -127,6 +127,7 @@ static xp_status staged_create(void **state, const struct xp_shape *shape)
         return XP_ERR_NO_MEMORY;
     s->shape = shape;
     s->dev = shape->device;
+    s->device = shape->device_number;
     s->pinned = (struct xp_pool){.device = s->dev, .pinned = 1};
     s->memory = (struct xp_pool){.device = s->dev};
     s->nslots = xp_staged_slots(shape);
@@ -140,7 +141,9 @@ static xp_status staged_create(void **state, const struct xp_shape *shape)
     if (st == XP_OK)
         st = create_coder(s);
     if (st == XP_OK) {
+        struct xp_device_before before = xp_device_enter(s->dev, s->device);
         int e = create_on_device(s);
+        xp_device_leave(s->dev, s->device, before);
         if (e)
             st = xp_device_failed(s->shape, e, "setting up a plan");
     }
@@ -157,7 +160,7 @@ static xp_status staged_create(void **state, const struct xp_shape *shape)
 static xp_status staged_start(void *state, const struct xp_call *call, xp_stats *stats)
 {
     struct xp_staged *s = state;
-    int before = xp_device_enter(s->dev, s->device);
+    struct xp_device_before before = xp_device_enter(s->dev, s->device);
     s->call = call;
     s->stats = stats;
     s->active = 1;
@@ -248,7 +251,7 @@ static xp_status move(struct xp_staged *s, int *moved)
 static xp_status staged_progress(void *state, int *moved)
 {
     struct xp_staged *s = state;
-    int before = xp_device_enter(s->dev, s->device);
+    struct xp_device_before before = xp_device_enter(s->dev, s->device);
     xp_status st = move(s, moved);
     xp_device_leave(s->dev, s->device, before);
     return st;
@@ -280,7 +283,8 @@ static void staged_finish(void *state)
     if (!s->active)
         return;
     s->active = 0;
-    int before = xp_device_enter(s->dev, s->device), all = s->begun && all_moved(s);
+    const int all = s->begun && all_moved(s);
+    struct xp_device_before before = xp_device_enter(s->dev, s->device);
     if (s->begun) {
         xp_counts_cancel(&s->counts);
         xp_staged_send_cancel(s);

@@ -8,19 +8,33 @@
 #define ATTRIBUTE_MULTIPROCESSORS 16
 #define ATTRIBUTE_SHARED_BYTES 97
 
-int xp_device_enter(const struct xp_device *dev, int device)
+/* Some calls, looking at events among them, are refused to threads beside a capture, and end it, unless the thread says that it knows. */
+struct xp_device_before xp_device_enter(const struct xp_device *dev, int device)
 {
-    int before = device;
-    dev->get(&before);
-    if (before != device)
+    struct xp_device_before before = {device, XP_DEVICE_RELAXED};
+    dev->get(&before.device);
+    if (before.device != device)
         dev->set(device);
+    dev->captures(&before.captures);
     return before;
 }
 
-void xp_device_leave(const struct xp_device *dev, int device, int before)
+void xp_device_leave(const struct xp_device *dev, int device, struct xp_device_before before)
 {
-    if (before != device)
-        dev->set(before);
+    dev->captures(&before.captures);
+    if (before.device != device)
+        dev->set(before.device);
+}
+
+xp_status xp_device_takes(const struct xp_shape *s, const char *what, void *stream)
+{
+    int capturing = 0;
+    struct xp_device_before before = xp_device_enter(s->device, s->device_number);
+    int e = s->device->stream_capturing(stream, &capturing);
+    xp_device_leave(s->device, s->device_number, before);
+    if (capturing || e == XP_DEVICE_CAPTURE_IMPLICIT)
+        return xp_error(s->comm, XP_ERR_STATE, "%s: rank %d: the stream is being captured in a graph, but an exchange needs the host", what, s->comm->rank);
+    return e ? xp_error(s->comm, XP_ERR_INVALID_ARG, "%s: rank %d: the stream: CUDA: %s", what, s->comm->rank, s->device->text(e)) : XP_OK;
 }
 
 int xp_device_describe(const struct xp_device *dev, struct xp_gpu *g)
@@ -61,11 +75,7 @@ static int copy_own_rows(const struct xp_shape *s, const struct xp_call *c, void
 xp_status xp_device_join(const struct xp_shape *s, const struct xp_call *c, void *entered, void *stream, void *other)
 {
     const struct xp_device *dev = s->device;
-    int capturing = 0, e = dev->stream_capturing(c->stream, &capturing);
-    if (capturing)
-        return xp_error(s->comm, XP_ERR_STATE, "alltoallv: rank %d: the stream is being captured, but this exchange needs the host", s->comm->rank);
-    if (!e)
-        e = dev->event_record(entered, c->stream);
+    int e = dev->event_record(entered, c->stream);
     if (!e)
         e = dev->stream_wait(stream, entered);
     if (!e && other)

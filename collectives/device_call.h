@@ -10,9 +10,17 @@
 #include "cuda/cuda_kernels.h"
 #include "lib/device.h"
 
-/* Everything happens on the device of the plan; the caller's choice, which enter returns, is put back. */
-int xp_device_enter(const struct xp_device *dev, int device);
-void xp_device_leave(const struct xp_device *dev, int device, int before);
+/* Everything happens on the device of the plan, and goes on while the program captures another stream, in this thread or another; the
+ * caller's choices, which enter returns, are put back. */
+struct xp_device_before {
+    int device, captures;
+};
+struct xp_device_before xp_device_enter(const struct xp_device *dev, int device);
+void xp_device_leave(const struct xp_device *dev, int device, struct xp_device_before before);
+
+/* Whether the shape's device would take work on this stream: XP_ERR_STATE and a text where the work would become part of a graph, which an
+ * exchange cannot be. For the time before anything is begun. */
+xp_status xp_device_takes(const struct xp_shape *s, const char *what, void *stream);
 
 /* What launches must know of the current device; its stream is left alone. 0 or a cudaError_t. */
 int xp_device_describe(const struct xp_device *dev, struct xp_gpu *g);
@@ -23,8 +31,8 @@ int xp_device_codes(const struct xp_shape *s, int peer);
 /* An error of CUDA, said with what was being done. */
 xp_status xp_device_failed(const struct xp_shape *s, int error, const char *what);
 
-/* Begins a call: `entered` is recorded on the caller's stream, which is refused when it is being captured, and the streams go on
- * behind it; the second may be NULL. The rank's own rows are copied by the first. */
+/* Begins a call: `entered` is recorded on the caller's stream, and the streams go on behind it; the second may be NULL. The rank's own
+ * rows are copied by the first. */
 xp_status xp_device_join(const struct xp_shape *s, const struct xp_call *c, void *entered, void *stream, void *other);
 
 #endif

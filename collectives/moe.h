@@ -119,6 +119,7 @@ struct xp_moe_shape {
     double error_limit;                           /* folded: above it steps fall back to bounded; 0: never */
     enum xp_moe_path path;
     const struct xp_device *device;               /* rows are in its memory; NULL: in the host's */
+    int device_number;                            /* as in struct xp_shape */
     const size_t *peer_max_tokens, *peer_max_rows; /* [size] of every rank */
 };
 

@@ -49,9 +49,7 @@ static void take_staging(struct xp_moe *m)
 static int create_on_device(struct xp_moe *m)
 {
     struct xp_moe_device *d = m->device;
-    int e = d->dev->get(&d->device);
-    if (!e)
-        e = xp_device_describe(d->dev, &d->gpu);
+    int e = xp_device_describe(d->dev, &d->gpu);
     if (!e)
         e = d->dev->stream_create(&d->copying);
     if (!e)
@@ -80,9 +78,12 @@ xp_status xp_moe_device_create(struct xp_moe *m)
     if (!d)
         return XP_ERR_NO_MEMORY;
     d->dev = m->shape.device;
+    d->device = m->shape.device_number;
     d->memory = (struct xp_pool){.device = d->dev};
     d->pinned = (struct xp_pool){.device = d->dev, .pinned = 1};
+    struct xp_device_before before = xp_device_enter(d->dev, d->device);
     int e = create_on_device(m);
+    xp_device_leave(d->dev, d->device, before);
     return e ? failed(m, e, "setting up a plan") : XP_OK;
 }
 
@@ -92,7 +93,7 @@ void xp_moe_device_destroy(struct xp_moe *m)
     struct xp_moe_device *d = m->device;
     if (!d)
         return;
-    int before = xp_device_enter(d->dev, d->device);
+    struct xp_device_before before = xp_device_enter(d->dev, d->device);
     if (d->copying) {
         if (d->left)
             d->dev->stream_wait(d->copying, d->left);
@@ -181,7 +182,8 @@ int xp_moe_lists_create(const struct xp_moe *m, struct xp_routing *r)
     l->dev = d->dev;
     l->memory = (struct xp_pool){.device = d->dev};
     l->pinned = (struct xp_pool){.device = d->dev, .pinned = 1};
-    int before = xp_device_enter(d->dev, d->device), e = d->dev->event_create(&l->copied);
+    struct xp_device_before before = xp_device_enter(d->dev, d->device);
+    int e = d->dev->event_create(&l->copied);
     take_most(m, &r->map, l);
     if (!e)
         e = xp_pool_fill(&l->memory);
@@ -297,7 +299,7 @@ void xp_moe_lists_make(struct xp_moe *m, const struct xp_routing *r)
 {
     struct xp_moe_device *d = m->device;
     struct xp_moe_lists *l = r->lists;
-    int before = xp_device_enter(d->dev, d->device);
+    struct xp_device_before before = xp_device_enter(d->dev, d->device);
     if (d->dev->event_query(l->copied) == XP_DEVICE_NOT_READY)
         note(d, d->dev->stream_synchronize(d->copying));
     l->memory.used = l->pinned.used = 0;
@@ -316,23 +318,20 @@ void xp_moe_lists_make(struct xp_moe *m, const struct xp_routing *r)
 xp_status xp_moe_device_begin(struct xp_moe *m, const struct xp_routing *r, void *stream)
 {
     struct xp_moe_device *d = m->device;
-    int before = xp_device_enter(d->dev, d->device), capturing = 0, e = d->dev->stream_capturing(stream, &capturing);
+    struct xp_device_before before = xp_device_enter(d->dev, d->device);
     m->stream = d->gpu.stream = stream;
     d->error = 0;
-    if (!e && !capturing)
-        e = d->dev->stream_wait(stream, d->left);
-    if (!e && !capturing)
+    int e = d->dev->stream_wait(stream, d->left);
+    if (!e)
         e = d->dev->stream_wait(stream, r->lists->copied);
     xp_device_leave(d->dev, d->device, before);
-    if (capturing)
-        return xp_error(m->shape.comm, XP_ERR_STATE, "moe: rank %d: the stream is being captured, but this exchange needs the host", m->shape.comm->rank);
     return e ? failed(m, e, "joining the caller's stream") : XP_OK;
 }
 
 void xp_moe_device_end(struct xp_moe *m)
 {
     struct xp_moe_device *d = m->device;
-    int before = xp_device_enter(d->dev, d->device);
+    struct xp_device_before before = xp_device_enter(d->dev, d->device);
     note(d, d->dev->event_record(d->left, m->stream));
     xp_device_leave(d->dev, d->device, before);
 }
@@ -340,7 +339,8 @@ void xp_moe_device_end(struct xp_moe *m)
 xp_status xp_moe_device_dots_known(struct xp_moe *m)
 {
     struct xp_moe_device *d = m->device;
-    int before = xp_device_enter(d->dev, d->device), e = d->dev->event_query(d->dots_known);
+    struct xp_device_before before = xp_device_enter(d->dev, d->device);
+    int e = d->dev->event_query(d->dots_known);
     xp_device_leave(d->dev, d->device, before);
     if (e == XP_DEVICE_NOT_READY)
         return XP_IN_PROGRESS;
@@ -362,7 +362,7 @@ static void make_rows(struct xp_moe *m, const struct xp_moe_list *list, const vo
     struct xp_moe_device *d = m->device;
     struct xp_rows in = {.data = from, .index = list->terms.row, .rows = list->rows, .dim = m->shape.dim, .dtype = m->shape.dtype};
     struct xp_gpu_terms terms = list->terms;
-    int before = xp_device_enter(d->dev, d->device);
+    struct xp_device_before before = xp_device_enter(d->dev, d->device);
     if (!weighted)
         terms.weight = NULL;
     note(d, terms.first ? d->dev->kernels->rows_sums(&d->gpu, &in, &terms, out) : d->dev->kernels->rows_gather(&d->gpu, &in, terms.weight, out));
@@ -384,7 +384,8 @@ static void take_dots(struct xp_moe *m, const struct xp_moe_list *list, const vo
 {
     struct xp_moe_device *d = m->device;
     const struct xp_rows in = {.data = from, .index = list->terms.row, .rows = list->rows, .dim = m->shape.dim, .dtype = m->shape.dtype};
-    int before = xp_device_enter(d->dev, d->device), e = d->dev->kernels->rows_dots(&d->gpu, &in, expert_rows, d->dots);
+    struct xp_device_before before = xp_device_enter(d->dev, d->device);
+    int e = d->dev->kernels->rows_dots(&d->gpu, &in, expert_rows, d->dots);
     if (!e)
         e = d->dev->copy(m->dots, d->dots, list->rows * sizeof *d->dots, m->stream);
     if (!e)

@@ -22,8 +22,7 @@ void xp_moe_lists_destroy(struct xp_routing *r);
 /* Fills them when the map of a routing is complete. */
 void xp_moe_lists_make(struct xp_moe *m, const struct xp_routing *r);
 
-/* Begins an operation on a routing's rows: the stream, which must not be being captured, goes on behind what the layer last did and behind the
- * lists. */
+/* Begins an operation on a routing's rows: the stream goes on behind what the layer last did and behind the lists. */
 xp_status xp_moe_device_begin(struct xp_moe *m, const struct xp_routing *r, void *stream);
 void xp_moe_device_end(struct xp_moe *m);
 /* Whether m->dots has what the device made. XP_OK, XP_IN_PROGRESS, error. */

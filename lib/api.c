@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "collectives/device_call.h"
 #include "lib/plan.h"
 
 static int is_plan(const xp_plan *p)
@@ -114,7 +115,7 @@ static xp_status check_call(struct xp_plan *p, const void *send, const size_t *s
         return xp_error(s->comm, XP_ERR_STATE, "alltoallv: rank %d: an exchange of this plan is under way", s->comm->rank);
     if (p->request->held)
         return xp_error(s->comm, XP_ERR_STATE, "alltoallv: rank %d: the last request of this plan has not been freed", s->comm->rank);
-    return XP_OK;
+    return s->device ? xp_device_takes(s, "alltoallv", p->stream) : XP_OK;
 }
 
 static xp_status exchange(struct xp_plan *p, const void *send, const size_t *send_rows, void *recv, const size_t *recv_rows,
@@ -157,6 +158,14 @@ xp_status xp_alltoall(xp_plan *plan, const void *send, void *recv, size_t rows_p
 
 /* ---- requests ------------------------------------------------------------------------------------------------------ */
 
+/* A stream may be captured after an exchange has begun on it: the exchange stays where it is until that is over. */
+static xp_status go_on(struct xp_request *r, xp_status (*how)(struct xp_request *))
+{
+    const struct xp_shape *s = &r->plan->shape;
+    xp_status st = r->active && s->device ? xp_device_takes(s, r->what, r->call.stream) : XP_OK;
+    return st == XP_OK ? how(r) : st;
+}
+
 static xp_status advance(xp_request *req, xp_status (*how)(struct xp_request *))
 {
     if (!is_request(req) || !req->held)
@@ -167,7 +176,7 @@ static xp_status advance(xp_request *req, xp_status (*how)(struct xp_request *))
     xp_status st = xp_comm_enter(c);
     if (st != XP_OK)
         return st;
-    st = how(req);
+    st = go_on(req, how);
     xp_comm_leave(c);
     return st;
 }
@@ -189,7 +198,7 @@ void xp_request_free(xp_request *req)
     if (req->plan) {
         if (req->active)
             xp_request_wait(req);
-        req->held = 0;
+        req->held = req->active; /* when the wait was refused */
         return;
     }
     req->magic = 0;

@@ -15,12 +15,15 @@
 struct xp_cuda_table; /* cuda/cuda_kernels.h */
 extern const struct xp_cuda_table xp_cuda_table;
 
-#define XP_DEVICE_NOT_READY 600 /* event_query: not yet */
+#define XP_DEVICE_NOT_READY 600        /* event_query: not yet */
+#define XP_DEVICE_CAPTURE_IMPLICIT 906 /* stream_capturing: the default stream, while one is captured that it waits for */
+#define XP_DEVICE_RELAXED 2            /* captures: they are none of this thread's business */
 
 struct xp_device {
     const char *(*text)(int error);
     int (*get)(int *device);
     int (*set)(int device);
+    int (*captures)(int *mode); /* exchanges what captures of streams forbid to the calling thread */
     int (*attribute)(int *value, int attribute, int device);
     int (*alloc)(void **memory, size_t bytes);
     int (*free)(void *memory);

@@ -72,6 +72,7 @@ static const struct xp_device table = {
     .text = cudaGetErrorString,
     .get = cudaGetDevice,
     .set = cudaSetDevice,
+    .captures = cudaThreadExchangeStreamCaptureMode,
     .attribute = cudaDeviceGetAttribute,
     .alloc = cudaMalloc,
     .free = cudaFree,

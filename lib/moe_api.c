@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "collectives/device_call.h"
 #include "collectives/moe.h"
 #include "lib/plan.h"
 
@@ -189,7 +190,9 @@ static xp_status check_operation(struct xp_plan *p, const char *what, const stru
         st = check_buffer(c, what, "the output", op->out, out);
     if (st == XP_OK && xp_overlap(op->in, in * bytes, op->out, out * bytes))
         st = xp_error(c, XP_ERR_INVALID_ARG, "%s: rank %d: input and output overlap", what, c->rank);
-    return st == XP_OK ? check_free(p, what) : st;
+    if (st == XP_OK)
+        st = check_free(p, what);
+    return st == XP_OK && p->shape.device ? xp_device_takes(&p->shape, what, p->stream) : st;
 }
 
 static xp_status operate(struct xp_plan *p, const char *what, const struct xp_moe_op *op, int outward, xp_request **req)

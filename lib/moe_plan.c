@@ -310,6 +310,8 @@ static void fill_shape(struct xp_moe_shape *s, struct xp_comm *c, const struct m
                                .error_limit = r->error_limit, .path = (enum xp_moe_path)r->path,
                                .device = r->memory == XP_MEMORY_DEVICE ? xp_device_find(NULL, 0) : NULL,
                                .peer_max_tokens = maxima, .peer_max_rows = maxima + c->size};
+    if (s->device)
+        s->device->get(&s->device_number);
     s->row_bytes = r->dim * xp_dtype_size(s->dtype);
 }
 
@@ -328,6 +330,7 @@ static void build(struct xp_plan *p, const xp_plan_desc *d, const struct xp_moe_
     p->shape.row_bytes = s->row_bytes;
     p->shape.mode = s->mode;
     p->shape.device = s->device;
+    p->shape.device_number = s->device_number;
     p->codec_stats.size = sizeof p->codec_stats;
     p->algo = &xp_moe_ops;
     xp_status st = xp_plan_create_request(p);

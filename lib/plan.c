@@ -297,6 +297,8 @@ static void fill_shape(struct xp_plan *p, struct xp_comm *c, const struct record
     s->dedup = r->memory == XP_MEMORY_HOST && s->mode != XP_MODE_RAW && strcmp(r->codec, "raw") != 0;
     s->codec_stats = &p->codec_stats;
     s->device = r->memory == XP_MEMORY_DEVICE ? xp_device_find(NULL, 0) : NULL;
+    if (s->device)
+        s->device->get(&s->device_number);
     s->config_hash = config_hash(r);
     p->codec_stats.size = sizeof p->codec_stats;
 }

@@ -189,14 +189,22 @@ int xp_sim_capture_forbids(void)
     return error;
 }
 
-int xp_sim_capture_implicit(const struct CUstream_st *stream)
+/* The capture of a stream that this one waits for by itself, or NULL. */
+static struct capture *implied(const struct CUstream_st *stream)
 {
     for (struct CUstream_st *s = xp_sim_streams(); s && stream->legacy; s = s->next)
-        if (s->capture && s->blocking && s->device == stream->device) {
-            s->capture->invalid |= s->capture->mode != xp_cudaStreamCaptureModeRelaxed;
-            return CAPTURE_IMPLICIT;
-        }
-    return OK;
+        if (s->capture && s->blocking && s->device == stream->device)
+            return s->capture;
+    return NULL;
+}
+
+int xp_sim_capture_implicit(const struct CUstream_st *stream)
+{
+    struct capture *c = implied(stream);
+
+    if (c)
+        c->invalid |= c->mode != xp_cudaStreamCaptureModeRelaxed;
+    return c ? CAPTURE_IMPLICIT : OK;
 }
 
 int xp_sim_capture_refuses(struct CUstream_st *stream)
@@ -324,7 +332,7 @@ API int cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t *graph)
 static int status_of(cudaStream_t handle, int *status, struct capture **capture)
 {
     struct CUstream_st *stream = xp_sim_stream(handle);
-    int error = !stream ? INVALID_HANDLE : xp_sim_capture_implicit(stream);
+    int error = !stream ? INVALID_HANDLE : implied(stream) ? CAPTURE_IMPLICIT : OK; /* and looking does no harm */
 
     if (error)
         return error;

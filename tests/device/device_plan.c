@@ -103,20 +103,129 @@ static void disagreement(struct device_rank *r)
     device_call_close(r, &c);
 }
 
-static void captured(struct device_rank *r)
+/* ---- streams that are being captured ---------------------------------------------------------------------------------- */
+
+/* The exchange of each row of cases is another way through the device plans. */
+static void each_way(struct device_rank *r, void (*what)(struct device_rank *r, const struct exchange *e))
 {
-    struct exchange e = {.pattern = UNIFORM, .rows = 5, .dim = 16, .dtype = XP_F32, .mode = XP_MODE_RAW, .seed = 9};
-    struct device_call c;
+    static const struct exchange ways[] = {
+        {.pattern = UNIFORM, .rows = 40, .dim = 16, .dtype = XP_F32, .mode = XP_MODE_RAW, .seed = 9, .calls = 3},
+        {.pattern = RANDOM_SKEW, .rows = 30, .dim = 64, .dtype = XP_BF16, .mode = XP_MODE_BOUNDED, .eps = 0.05, .codec = "quant", .algo = "flat", .seed = 4, .calls = 3},
+    };
+    static const char *const transports[] = {"auto", "nccl"};
+    for (size_t t = 0; t < 2; t++)
+        for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+            r->transport = transports[t];
+            what(r, &ways[i]);
+        }
+}
+
+static void begin_capture(struct device_rank *r, cudaStream_t stream, int mode)
+{
+    must(r, cudaStreamBeginCapture(stream, mode) == 0, "begin of a capture");
+}
+
+/* Also that nothing has gone wrong with it. */
+static void end_capture(struct device_rank *r, cudaStream_t stream)
+{
     cudaGraph_t graph;
-    device_call_open(r, &e, &c);
-    device_call_fill(r, &c, 0);
-    must(r, cudaStreamBeginCapture(c.stream, xp_cudaStreamCaptureModeThreadLocal) == 0, "begin of a capture");
-    xp_status st = xp_alltoallv(c.plan, c.send, c.send_rows, c.recv, c.recv_rows, NULL);
+    must(r, cudaStreamEndCapture(stream, &graph) == 0, "end of a capture");
+    must(r, cudaGraphDestroy(graph) == 0, "a graph");
+}
+
+static void is_refused(struct device_rank *r, xp_status st)
+{
     must(r, st == XP_ERR_STATE && strstr(xp_comm_last_error(r->comm), "captured"), "a captured stream is refused");
-    must(r, cudaStreamEndCapture(c.stream, &graph) == 0, "end of a capture");
-    r->broken = 1; /* an error of one rank ends the comm */
+}
+
+/* The ranks by turns are refused a call that the others make. */
+static void refuses_by_turns(struct device_rank *r, const struct exchange *e)
+{
+    struct device_call c;
+    device_call_open(r, e, &c);
+    for (int call = 0; call < e->calls; call++) {
+        device_call_fill(r, &c, call);
+        for (int mode = 0; mode < 3 && call % r->ranks == r->rank; mode++) {
+            begin_capture(r, c.stream, mode);
+            is_refused(r, xp_alltoallv(c.plan, c.send, c.send_rows, c.recv, c.recv_rows, NULL));
+            is_refused(r, xp_alltoallv(c.plan, c.send, c.send_rows, c.recv, c.recv_rows, &c.request));
+            end_capture(r, c.stream);
+        }
+        device_call_run(r, &c, call);
+    }
+    for (int call = 0; call < e->calls; call++)
+        device_call_check(r, &c, call);
     device_call_close(r, &c);
 }
+
+/* The default stream, too, while a stream is captured that it waits for. */
+static void refuses_the_default_stream(struct device_rank *r, const struct exchange *e)
+{
+    struct device_call c;
+    cudaStream_t other;
+    must(r, cudaStreamCreate(&other) == 0, "a stream that the default stream waits for");
+    device_call_open(r, e, &c);
+    device_call_fill(r, &c, 0);
+    must(r, xp_plan_set_stream(c.plan, NULL) == XP_OK, "xp_plan_set_stream");
+    begin_capture(r, other, xp_cudaStreamCaptureModeGlobal);
+    is_refused(r, xp_alltoallv(c.plan, c.send, c.send_rows, c.recv, c.recv_rows, NULL));
+    end_capture(r, other);
+    must(r, xp_plan_set_stream(c.plan, c.stream) == XP_OK, "xp_plan_set_stream");
+    device_call_run(r, &c, 0);
+    device_call_check(r, &c, 0);
+    device_call_close(r, &c);
+    must(r, cudaStreamDestroy(other) == 0, "the end of a stream");
+}
+
+/* A capture that begins when a request is under way holds it up. */
+static void holds_requests_up(struct device_rank *r, const struct exchange *e)
+{
+    struct device_call c;
+    device_call_start(r, e, 0, &c);
+    begin_capture(r, c.stream, xp_cudaStreamCaptureModeGlobal);
+    is_refused(r, xp_request_test(c.request));
+    is_refused(r, xp_request_wait(c.request));
+    xp_request_free(c.request);
+    end_capture(r, c.stream);
+    device_call_end(r, &c);
+}
+
+/* The capture of another stream changes nothing, and comes to no harm: not by a plan that is made, used and destroyed meanwhile. */
+static void leaves_other_captures_alone(struct device_rank *r, const struct exchange *e)
+{
+    struct device_call c;
+    cudaStream_t other;
+    int mode = xp_cudaStreamCaptureModeGlobal;
+    xp_plan_desc d;
+    xp_plan *plan = NULL;
+    must(r, cudaStreamCreateWithFlags(&other, xp_cudaStreamNonBlocking) == 0, "a stream");
+    device_call_open(r, e, &c);
+    device_call_fill(r, &c, 0);
+    begin_capture(r, other, xp_cudaStreamCaptureModeGlobal);
+    exchange_plan(e, r->ranks, &d);
+    d.memory = XP_MEMORY_DEVICE;
+    d.stream = c.stream;
+    d.transport = r->transport;
+    must(r, xp_plan_create(&plan, r->comm, &d) == XP_OK, "a plan beside a capture");
+    must(r, xp_alltoallv(plan, c.send, c.send_rows, c.recv, c.recv_rows, NULL) == XP_OK, "an exchange beside a capture");
+    xp_plan_destroy(plan);
+    must(r, cudaThreadExchangeStreamCaptureMode(&mode) == 0 && mode == xp_cudaStreamCaptureModeGlobal, "what a capture forbids is as it was");
+    end_capture(r, other);
+    device_call_run(r, &c, 0);
+    device_call_check(r, &c, 0);
+    device_call_close(r, &c);
+    must(r, cudaStreamDestroy(other) == 0, "the end of a stream");
+}
+
+static void captured(struct device_rank *r)
+{
+    each_way(r, refuses_by_turns);
+    each_way(r, refuses_the_default_stream);
+    each_way(r, holds_requests_up);
+    each_way(r, leaves_other_captures_alone);
+}
+
+/* ---- plans that are refused --------------------------------------------------------------------------------------------- */
 
 static void refused(struct device_rank *r)
 {

@@ -556,7 +556,12 @@ XP_API xp_status xp_dispatch_backward(xp_plan *plan, xp_routing *routing, const 
  * stream before the call; what is given to the stream after the exchange is complete (the call without req, or the request, has
  * returned XP_OK) finds send free and recv written. The host is needed while rows travel, so a call without req returns when the
  * rows are through, and work that shall run beside an exchange goes to another stream; the stream itself is not waited for.
- * Counts are in host memory. A stream that is being captured in a graph is refused (XP_ERR_STATE).
+ * Counts are in host memory.
+ *
+ * Graphs. An exchange cannot become part of a graph, because the host takes part in it. A call on a stream that is being captured is
+ * refused (XP_ERR_STATE) before anything is begun: it counts as not made, the comm and the plan are as they were, and so is the capture. A request whose
+ * stream is captured meanwhile stays under way: xp_request_test and xp_request_wait are refused, and xp_request_free does nothing, until the
+ * capture is over. Streams that are captured elsewhere, in this thread or another, do not matter.
  *
  * How rows travel. Between device and network they pass through pinned memory, in chunks (CROSSPRESS_CHUNK), copies and messages
  * side by side; transports that take device memory (UCX with CUDA) get plain rows without. Memory is allocated at plan creation: pinned
