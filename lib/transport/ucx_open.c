@@ -47,11 +47,15 @@ const char *xp_ucx_lane_name(int lane)
  *  TCP_RX_SEG_SIZE, ZCOPY_THRESH: a segment of ours (ucx_message.c) is one packet, whatever its size. 64 MiB a rank between two hosts at
  *    10 Gbit/s, best of 75: 512k 28.3 ms, 256k 28.9, 192k 31.5, 64k 40 (Open MPI 30.7). In several packets, a peer's death can
  *    leave a receive half written, and UCX then never gives it back.
+ *  TCP_MAX_POLL: of several events taken at once, handling one may close the connection of another, and UCX (1.13 to 1.22) then aborts
+ *    the process: "Assertion `ep->conn_state != UCT_TCP_EP_CONN_STATE_CLOSED' failed", seen once in some
+ *    thousands of trials with a rank that dies.
  */
 static const struct {
     const char *name, *value;
 } pinned[] = {
     {"TCP_CONN_NB", "y"}, {"KEEPALIVE_INTERVAL", "100000s"}, {"RNDV_THRESH", "inf"}, {"TCP_RX_SEG_SIZE", "512k"}, {"ZCOPY_THRESH", "4k"},
+    {"TCP_MAX_POLL", "1"},
 };
 
 static void modify(const struct xp_transport_env *env, const struct xp_ucx_lib *lib, ucp_config_t *c, const char *name, const char *value)
