@@ -87,11 +87,12 @@ build_all() {
     else
         rm -rf "$build"
         meson setup "$build" -Dcuda=enabled -Dtests=disabled -Ducx=auto "-Dgpu_arch=$(gpu_arch)"
-    fi && ninja -C "$build" tests/cuemu/checkcuda_gpu tests/cuemu/planted_gpu
+    fi && ninja -C "$build" tests/cuemu/checkcuda_gpu tests/cuemu/planted_gpu tests/device/device_graph_gpu
 }
 
 checks=$build/tests/cuemu/checkcuda_gpu
 planted=$build/tests/cuemu/planted_gpu
+graphs=$build/tests/device/device_graph_gpu
 sanitizer="compute-sanitizer --error-exitcode 9 --target-processes all --print-limit 20"
 
 # The tool must find a planted bug, else what it says of the kernels means nothing.
@@ -135,6 +136,7 @@ export build checks planted sanitizer OUT PATH
 # Stages that need a GPU.
 check_device() {
     wanted unit && step unit 100 "$checks" --seed "$(date +%s)"
+    wanted unit && step graphs 30 "$graphs"
     wanted planted && step planted-right-forms 20 "$planted" none
     if wanted sanitize && need compute-sanitizer sanitize; then
         if step sanitizer-finds-planted 60 bash -c 'finds_planted memcheck overrun && finds_planted racecheck barrier'; then
@@ -176,7 +178,7 @@ if wanted build; then
 fi
 if [ $gpu = no ]; then
     skip_device "skipped: no GPU"
-elif [ -x "$checks" ] && [ -x "$planted" ]; then
+elif [ -x "$checks" ] && [ -x "$planted" ] && [ -x "$graphs" ]; then
     check_device
 else
     skip_device "not run: nothing was built"
