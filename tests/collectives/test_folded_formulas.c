@@ -170,7 +170,7 @@ Test(folded_formulas, fit_finds_the_alpha_of_each_expert)
         fill_routing(&l, &r, 0);
         fill_rows(&l, &r, 20, 0.5);
         layer_open(&l);
-        for (int step = 0; step < 8; step++)
+        for (int step = 0; step < 60; step++) /* an expert whose first step had one probe of weight is known later; that error fades */
             forward(&l, planted);
         for (size_t s = 0; s < 800; s++)
             cr_assert_float_eq(xp_fold_alpha_of(l.fold)[s], 0.1 * l.expert[s] + 0.25, 1e-3, "expert %d", l.expert[s]);
