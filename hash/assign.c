@@ -31,3 +31,9 @@ void xp_assign_c(const int16_t *sketch, size_t n, unsigned s, const int16_t *cen
         }
     }
 }
+
+void xp_distances_c(const int16_t *a, unsigned s, const int16_t *centroids, size_t K, uint32_t *out)
+{
+    for (size_t k = 0; k < K; k++)
+        out[k] = distance(a, centroids + k * s, s);
+}

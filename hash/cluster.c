@@ -40,7 +40,7 @@ xp_status xp_clusters_init(struct xp_clusters *c, size_t max_rows, unsigned max_
     if (max_rows >= (size_t)1 << 31 || max_sketch > XP_HASH_MAX_WIDTH)
         return XP_ERR_INVALID_ARG;
     table = ((size_t)2 << table_bits(max_rows)) * sizeof(uint32_t);
-    p = c->memory = aligned_alloc(LINE, 3 * words + means + table);
+    p = c->memory = aligned_alloc(LINE, 4 * words + means + table);
     if (!p)
         return XP_ERR_NO_MEMORY;
     c->max_rows = max_rows;
@@ -48,8 +48,9 @@ xp_status xp_clusters_init(struct xp_clusters *c, size_t max_rows, unsigned max_
     c->of = (uint32_t *)p;
     c->start = (uint32_t *)(p + words);
     c->order = (uint32_t *)(p + 2 * words);
-    c->centroids = (int16_t *)(p + 3 * words);
-    c->table = (uint32_t *)(p + 3 * words + means);
+    c->seed = (uint32_t *)(p + 3 * words);
+    c->centroids = (int16_t *)(p + 4 * words);
+    c->table = (uint32_t *)(p + 4 * words + means);
     c->start[0] = 0;
     return XP_OK;
 }
@@ -124,17 +125,9 @@ static int16_t rounded_mean(int64_t sum, int64_t n)
     return (int16_t)(q - (a % b < 0));
 }
 
-/* The same of few rows, in 32 bits, which divide faster. */
-static int16_t rounded_mean_of_few(int32_t sum, int32_t n)
-{
-    const int32_t a = 2 * sum + n, b = 2 * n;
-    const int32_t q = a / b;
-
-    return (int16_t)(q - (a % b < 0));
-}
-
 static void mean_of_few(const struct xp_clusters *c, size_t first, size_t end, const int16_t *sketch, unsigned s, int16_t *out)
 {
+    const double n = (double)(end - first), half = n * (32768 + 0.5) + 0.25, inverse = 1 / n;
     int32_t sum[XP_HASH_MAX_WIDTH];
 
     memset(sum, 0, s * sizeof(*sum));
@@ -143,8 +136,10 @@ static void mean_of_few(const struct xp_clusters *c, size_t first, size_t end, c
         for (unsigned j = 0; j < s; j++)
             sum[j] += row[j];
     }
+    /* Divisions are slow. A product will do, as a quarter keeps what is cut off far from whole numbers: sum / n + 1/2 is a multiple of
+     * 1 / 2n, and so off by at least 1 / 4n. The 2^15 makes it positive. */
     for (unsigned j = 0; j < s; j++)
-        out[j] = rounded_mean_of_few(sum[j], (int32_t)(end - first));
+        out[j] = (int16_t)((int32_t)((sum[j] + half) * inverse) - 32768);
 }
 
 static void mean_sketch(const struct xp_clusters *c, size_t k, const int16_t *sketch, unsigned s, int16_t *out)
@@ -184,7 +179,7 @@ static size_t mean_sketches(struct xp_clusters *c, const int16_t *sketch, unsign
             continue;
         equals -= size == least_rows;
         mean_sketch(c, k, sketch, s, c->centroids + seeds * s);
-        seeds++;
+        c->seed[seeds++] = (uint32_t)k;
     }
     return seeds;
 }

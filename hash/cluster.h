@@ -16,6 +16,7 @@ struct xp_clusters {
     uint32_t *of;       /* [rows] cluster of a row */
     uint32_t *start;    /* [count + 1] where a cluster begins in order */
     uint32_t *order;    /* [rows] the rows, cluster by cluster */
+    uint32_t *seed;     /* which clusters xp_clusters_seed took the means of */
     int16_t *centroids; /* [count][sketch] mean sketches, valid after xp_clusters_refine */
 
     size_t max_rows;

@@ -21,6 +21,7 @@ static void fill_c(struct xp_kernels *k)
     k->row_sum = xp_row_sum_c;
     k->hash = xp_hash_c;
     k->assign = xp_assign_c;
+    k->distances = xp_distances_c;
     k->quantise = xp_quantise_c;
     k->dequantise = xp_dequantise_c;
     k->deviation = xp_deviation_c;

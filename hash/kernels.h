@@ -117,6 +117,9 @@ typedef void (*xp_hash_fn)(const struct xp_hasher *h, const struct xp_rows *in, 
  * modulo never bites.) Exact. */
 typedef void (*xp_assign_fn)(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, size_t K, uint32_t *assign);
 
+/* distances: that sum for one sketch and each of K centroids. Exact. */
+typedef void (*xp_distances_fn)(const int16_t *a, unsigned s, const int16_t *centroids, size_t K, uint32_t *out);
+
 /* ---- block-rotated quantisers ----------------------------------------------------------------------------------
  * A row is cut into blocks of 128 values; the last block has next_power_of_two(rest) values, at least 8, zero-padded.
  * Each block: random signs, Hadamard, one bf16 step, integer codes. Bytes: hash/FORMAT.md; how they are chosen: qblock.c.
@@ -267,6 +270,7 @@ struct xp_kernels {
     xp_fht_i32_fn fht_i32;
     xp_hash_fn hash;
     xp_assign_fn assign;
+    xp_distances_fn distances;
     xp_quantise_fn quantise;
     xp_dequantise_fn dequantise;
     xp_deviation_fn deviation;

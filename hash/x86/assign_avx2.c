@@ -4,6 +4,7 @@
  * One row in each 32-bit lane: the sketches are transposed in pairs of values, so that VPMADDWD with a broadcast pair
  * of a centroid adds two products to 8 rows at once and no sum has to be taken across lanes.
  * |a - c|^2 = |a|^2 + |c|^2 - 2 a c, all modulo 2^32 as the contract has it, so overflow of a part does no harm.
+ * Where rows are too few to fill the lanes there is one centroid in each, and sums are taken across.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -17,6 +18,7 @@
 #define VECTORS 3 /* row vectors that share a broadcast */
 #define BATCH 2   /* centroids that share a load of rows; with more the sums do not stay in registers */
 #define ROWS (LANES * VECTORS)
+#define FEW 16    /* rows that would leave too many lanes empty */
 #define MAX_PAIRS (XP_HASH_MAX_WIDTH / 2)
 
 /* rows[pair][row]: pairs of values of ROWS sketches; rows from n on repeat the last one. norm: |a|^2. */
@@ -92,6 +94,113 @@ XP_INLINE void try_centroids(int32_t (*rows)[ROWS], const uint32_t *norm, unsign
     }
 }
 
+/* ---- few rows ----------------------------------------------------------------------------------------------------------- */
+
+/* [k]: the sum of lanes of v[k]. */
+XP_INLINE __m256i sums_of8(const __m256i v[LANES])
+{
+    const __m256i low = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
+    const __m256i high = _mm256_hadd_epi32(_mm256_hadd_epi32(v[4], v[5]), _mm256_hadd_epi32(v[6], v[7]));
+
+    return _mm256_add_epi32(_mm256_permute2x128_si256(low, high, 0x20), _mm256_permute2x128_si256(low, high, 0x31));
+}
+
+/* Squares of 8 centroids. */
+XP_INLINE __m256i norms8(const int16_t *const c[LANES], unsigned s)
+{
+    __m256i sum[LANES];
+
+    XP_UNROLL
+    for (int k = 0; k < LANES; k++)
+        sum[k] = _mm256_setzero_si256();
+    for (unsigned i = 0; i < s; i += 16)
+        XP_UNROLL
+        for (int k = 0; k < LANES; k++) {
+            const __m256i v = _mm256_loadu_si256((const __m256i *)(c[k] + i));
+            sum[k] = _mm256_add_epi32(sum[k], _mm256_madd_epi16(v, v));
+        }
+    return sums_of8(sum);
+}
+
+/* Distances of a row from 8 centroids, whose norms and whose own these are. */
+XP_INLINE __m256i distances8(const int16_t *a, uint32_t norm, const int16_t *const c[LANES], __m256i norms, unsigned s)
+{
+    __m256i dot[LANES];
+
+    XP_UNROLL
+    for (int k = 0; k < LANES; k++)
+        dot[k] = _mm256_setzero_si256();
+    for (unsigned i = 0; i < s; i += 16) {
+        const __m256i v = _mm256_loadu_si256((const __m256i *)(a + i));
+        XP_UNROLL
+        for (int k = 0; k < LANES; k++)
+            dot[k] = _mm256_add_epi32(dot[k], _mm256_madd_epi16(v, _mm256_loadu_si256((const __m256i *)(c[k] + i))));
+    }
+    return _mm256_sub_epi32(_mm256_add_epi32(norms, _mm256_set1_epi32((int)norm)), _mm256_slli_epi32(sums_of8(dot), 1));
+}
+
+/* 8 centroids from `first` on; behind the last comes the last. */
+XP_INLINE void take8(const int16_t *centroids, size_t first, size_t K, unsigned s, const int16_t *c[LANES])
+{
+    for (size_t k = 0; k < LANES; k++)
+        c[k] = centroids + (first + k < K ? first + k : K - 1) * s;
+}
+
+/* The lowest index of the least distance. */
+static uint32_t least_of8(__m256i distance, __m256i index)
+{
+    uint32_t d[LANES], k[LANES], best = 0;
+
+    _mm256_storeu_si256((__m256i *)d, distance);
+    _mm256_storeu_si256((__m256i *)k, index);
+    for (uint32_t i = 1; i < LANES; i++)
+        if (d[i] < d[best] || (d[i] == d[best] && k[i] < k[best]))
+            best = i;
+    return k[best];
+}
+
+static void assign_few(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, size_t K, uint32_t *assign)
+{
+    __m256i distance[FEW], index[FEW];
+    uint32_t norm[FEW];
+
+    for (size_t r = 0; r < n; r++) {
+        distance[r] = _mm256_set1_epi32(-1);
+        index[r] = _mm256_setzero_si256();
+        norm[r] = square_norm(sketch + r * s, s);
+    }
+    for (size_t k = 0; k < K; k += LANES) {
+        const int16_t *c[LANES];
+
+        take8(centroids, k, K, s, c);
+        const __m256i norms = norms8(c, s), number = _mm256_add_epi32(_mm256_set1_epi32((int)k), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+        for (size_t r = 0; r < n; r++) {
+            const __m256i least = _mm256_min_epu32(distance[r], distances8(sketch + r * s, norm[r], c, norms, s));
+            const __m256i kept = _mm256_cmpeq_epi32(least, distance[r]);
+            index[r] = _mm256_blendv_epi8(number, index[r], kept);
+            distance[r] = least;
+        }
+    }
+    for (size_t r = 0; r < n; r++)
+        assign[r] = least_of8(distance[r], index[r]);
+}
+
+void xp_distances_avx2(const int16_t *a, unsigned s, const int16_t *centroids, size_t K, uint32_t *out)
+{
+    const uint32_t norm = square_norm(a, s);
+
+    for (size_t k = 0; k < K; k += LANES) {
+        const int16_t *c[LANES];
+        uint32_t d[LANES];
+
+        take8(centroids, k, K, s, c);
+        _mm256_storeu_si256((__m256i *)d, distances8(a, norm, c, norms8(c, s), s));
+        memcpy(out + k, d, (K - k < LANES ? K - k : LANES) * sizeof(*d));
+    }
+}
+
+/* ---- all rows ----------------------------------------------------------------------------------------------------------- */
+
 void xp_assign_avx2(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, size_t K, uint32_t *assign)
 {
     int32_t rows[MAX_PAIRS][ROWS] __attribute__((aligned(64)));
@@ -102,6 +211,10 @@ void xp_assign_avx2(const int16_t *sketch, size_t n, unsigned s, const int16_t *
         struct nearest best;
         size_t k = 0;
 
+        if (left <= FEW) {
+            assign_few(sketch + r * s, left, s, centroids, K, assign + r);
+            return;
+        }
         transpose(sketch + r * s, left, s, rows, norm);
         for (int v = 0; v < VECTORS; v++) {
             best.distance[v] = _mm256_set1_epi32(-1);

@@ -17,6 +17,7 @@
 #define VECTORS 2 /* row vectors that share a broadcast */
 #define BATCH 4   /* centroids that share a load of rows */
 #define ROWS (LANES * VECTORS)
+#define FEW 16 /* rows that would leave too many lanes empty */
 #define MAX_PAIRS (XP_HASH_MAX_WIDTH / 2)
 
 /* rows[pair][row]: pairs of values of ROWS sketches; rows from n on repeat the last one. norm: |a|^2. */
@@ -103,6 +104,10 @@ void xp_assign_avx512(const int16_t *sketch, size_t n, unsigned s, const int16_t
         struct nearest best;
         size_t k = 0;
 
+        if (left <= FEW) {
+            xp_assign_avx2(sketch + r * s, left, s, centroids, K, assign + r);
+            return;
+        }
         transpose(sketch + r * s, left, s, rows, norm);
         for (int v = 0; v < VECTORS; v++) {
             best.distance[v] = _mm512_set1_epi32(-1);

@@ -283,6 +283,28 @@ static void compare_assign(struct check *c, const struct xp_kernels *plain, cons
     }
 }
 
+static void compare_distances(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
+{
+    for (int round = 0; round < 200; round++) {
+        const unsigned s = 32 * (1 + (unsigned)check_below(c, round % 4 ? 4 : 16)), kind = (unsigned)round % 6;
+        const size_t K = 1 + check_below(c, 40);
+        struct guarded a = guard_alloc(s * 2, 2 * check_below(c, 20), 0), means = guard_alloc(K * s * 2, 2 * check_below(c, 20), 0);
+        struct guarded out[2];
+
+        fill_sketches(c, kind, a.p, s);
+        fill_sketches(c, kind, means.p, K * s);
+        for (int i = 0; i < 2; i++)
+            out[i] = guard_alloc(K * sizeof(uint32_t), 0, 0x55);
+        plain->distances(a.p, s, means.p, K, out[0].p);
+        tested->distances(a.p, s, means.p, K, out[1].p);
+        check_equal(c, &out[0], &out[1], "%zu centroids of %u, kind %u", K, s, kind);
+        guard_free(&out[0]);
+        guard_free(&out[1]);
+        guard_free(&means);
+        guard_free(&a);
+    }
+}
+
 struct assign_run {
     const struct xp_kernels *k;
     int16_t *a, *means;
@@ -307,6 +329,30 @@ static void bench_assign(struct check *c, const struct xp_kernels *k)
     fill_sketches(c, 2, r.a, r.n * r.s);
     fill_sketches(c, 2, r.means, r.K * r.s);
     bench_line(c, "1024 sketches of 64, 256 centroids", r.a, r.n * r.s * 2, run_assign, &r);
+    r.n = 5;
+    r.K = 24;
+    bench_line(c, "5 sketches of 64, 24 centroids", r.a, r.n * r.s * 2, run_assign, &r);
+    free(r.a);
+    free(r.means);
+    free(r.out);
+}
+
+static void run_distances(void *arg)
+{
+    struct assign_run *r = arg;
+    r->k->distances(r->a, r->s, r->means, r->K, r->out);
+}
+
+static void bench_distances(struct check *c, const struct xp_kernels *k)
+{
+    struct assign_run r = {.k = k, .K = 400, .s = 64};
+
+    r.a = malloc(r.s * 2);
+    r.means = malloc(r.K * r.s * 2);
+    r.out = malloc(r.K * sizeof(*r.out));
+    fill_sketches(c, 2, r.a, r.s);
+    fill_sketches(c, 2, r.means, r.K * r.s);
+    bench_line(c, "400 centroids of 64", r.means, r.K * r.s * 2, run_distances, &r);
     free(r.a);
     free(r.means);
     free(r.out);
@@ -319,5 +365,6 @@ const struct check_row check_hash_rows[] = {
     {"fht_i32", SLOT(fht_i32), compare_fht_i32, bench_fht_i32},
     {"hash", SLOT(hash), compare_hash, bench_hash},
     {"assign", SLOT(assign), compare_assign, bench_assign},
+    {"distances", SLOT(distances), compare_distances, bench_distances},
     {NULL, 0, NULL, NULL},
 };
