@@ -14,7 +14,7 @@
 #include "hash/coder_impl.h"
 
 #define RATE 0.2
-#define REFINE 3
+#define REFINE 2
 #define PROBES 2
 #define SKETCH 64        /* values: enough for Lloyd rounds to come near k-means on whole rows */
 #define PAPER_HASHES 6
@@ -146,15 +146,20 @@ static int allocate_cells(struct xp_folder *f)
     const size_t n = f->max_tokens + 1, sketch = f->sketch_values * sizeof(int16_t);
 
     f->cell = block(XP_FOLD_CELLS, sketch, 0);
-    f->near = block(n, XP_FOLD_PROBED, 0);
-    f->probe = block(n, XP_FOLD_PROBED * sizeof(uint32_t), 0);
-    f->probe_sketch = block(n, XP_FOLD_PROBED * sketch, 0);
+    f->near = block(XP_FOLD_CELLS, XP_FOLD_NEAR * sizeof(*f->near), 0);
+    f->cell_of = block(n, sizeof(uint32_t), 0);
+    f->row_cell = block(n, sizeof(uint32_t), 0);
+    f->probe = block(n, sizeof(uint32_t), 0);
+    f->probe_sketch = block(n, sketch, 0);
+    f->probe_start = block(XP_FOLD_CELLS + 1, sizeof(uint32_t), 0);
     f->seed = block(n, sizeof(uint32_t), 0);
     f->seed_sketch = block(n, sketch, 0);
-    f->seed_norm = block(n, sizeof(uint32_t), 0);
-    f->norm = block(n, sizeof(uint32_t), 0);
-    f->distance = block(n, sizeof(uint32_t), 0);
-    return f->cell && f->near && f->probe && f->probe_sketch && f->seed && f->seed_sketch && f->seed_norm && f->norm && f->distance ? 0 : -1;
+    f->seed_start = block(XP_FOLD_CELLS + 1, sizeof(uint32_t), 0);
+    f->seen = block(n, sizeof(uint32_t), 0);
+    f->seen_sketch = block(n, sketch, 0);
+    f->next = block(XP_FOLD_CELLS + 1, sizeof(uint32_t), 0);
+    return f->cell && f->near && f->cell_of && f->row_cell && f->probe && f->probe_sketch && f->probe_start && f->seed && f->seed_sketch &&
+                   f->seed_start && f->seen && f->seen_sketch && f->next ? 0 : -1;
 }
 
 static xp_status allocate(struct xp_folder *f)
@@ -165,18 +170,21 @@ static xp_status allocate(struct xp_folder *f)
     f->expert = block(experts, sizeof(*f->expert), 1);
     f->expert_start = block(experts + 1, sizeof(uint32_t), 1);
     f->expert_count = block(experts, sizeof(uint32_t), 1);
-    f->term = block((size_t)f->max_topk + 1, sizeof(*f->term), 0);
+    f->alpha = block(f->max_slots + 1, sizeof(float), 0);
+    f->scale = block(n, sizeof(float), 0);
+    f->tile = block(f->max_slots > n ? f->max_slots + 1 : n, XP_TILE * sizeof(float), 0);
     f->product = block(most_probes < f->max_slots ? most_probes : f->max_slots, sizeof(*f->product), 0);
     f->ids = block(n, sizeof(uint32_t), 0);
     f->counter = block(n, sizeof(uint32_t), 1);
     f->token = block(n, sizeof(uint32_t), 0);
     f->slot = block(n, sizeof(uint32_t), 0);
+    f->member_token = block(f->max_slots + 1, sizeof(uint32_t), 0);
     f->wild = block(n, sizeof(uint32_t), 0);
     f->sequence = block(n, sizeof(uint32_t), 0);
     f->energy = block(n, sizeof(float), 0);
     f->sketch = block(n, f->sketch_values * sizeof(int16_t), 0);
     f->part = block(n, f->sketch_values * sizeof(int16_t), 0);
-    if (!f->expert || !f->term || !f->product || !f->expert_start || !f->expert_count || !f->ids || !f->counter || !f->token || !f->slot || !f->wild || !f->sequence || !f->energy ||
+    if (!f->expert || !f->alpha || !f->scale || !f->tile || !f->product || !f->expert_start || !f->expert_count || !f->ids || !f->counter || !f->token || !f->slot || !f->member_token || !f->wild || !f->sequence || !f->energy ||
         !f->sketch || !f->part)
         return XP_ERR_NO_MEMORY;
     if (!leader && allocate_cells(f))
@@ -205,7 +213,6 @@ xp_status xp_folder_create(struct xp_folder **out, const struct xp_folder_desc *
     f->row_bytes = d->dim * xp_dtype_size(d->dtype);
     f->max_tokens = d->max_tokens;
     f->experts = d->experts;
-    f->max_topk = d->max_topk;
     xp_kernels_init(&f->kernels, d->isa);
     st = __builtin_mul_overflow(d->max_tokens, (size_t)d->max_topk, &f->max_slots) || f->max_slots >= (size_t)1 << 31 ? XP_ERR_INVALID_ARG : XP_OK;
     if (st == XP_OK)
@@ -236,7 +243,9 @@ void xp_folder_destroy(struct xp_folder *f)
     for (size_t i = 0; i < sizeof(f->f32) / sizeof(f->f32[0]); i++)
         free(f->f32[i]);
     free(f->expert);
-    free(f->term);
+    free(f->alpha);
+    free(f->scale);
+    free(f->tile);
     free(f->product);
     free(f->expert_start);
     free(f->expert_count);
@@ -244,6 +253,7 @@ void xp_folder_destroy(struct xp_folder *f)
     free(f->counter);
     free(f->token);
     free(f->slot);
+    free(f->member_token);
     free(f->wild);
     free(f->sequence);
     free(f->energy);
@@ -251,13 +261,17 @@ void xp_folder_destroy(struct xp_folder *f)
     free(f->part);
     free(f->cell);
     free(f->near);
+    free(f->cell_of);
+    free(f->row_cell);
     free(f->probe);
     free(f->probe_sketch);
+    free(f->probe_start);
     free(f->seed);
     free(f->seed_sketch);
-    free(f->seed_norm);
-    free(f->norm);
-    free(f->distance);
+    free(f->seed_start);
+    free(f->seen);
+    free(f->seen_sketch);
+    free(f->next);
     free(f->leaders);
     free(f->leader);
     free(f->past_mean);

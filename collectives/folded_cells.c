@@ -2,8 +2,9 @@
  * folded_cells.c - Lloyd rounds that look only where the nearest centroid may be
  *
  * A round compares every row of an expert with every centroid: work that grows with the square of the rows. So all tokens of the step are
- * parted into a few cells, once for all experts, and each knows the cells that it is nearest to; a round then compares it with the
- * centroids in those only. (The inverted lists of nearest-neighbour search, with several probes: Jegou, Douze, Schmid, PAMI 2011.)
+ * clustered once for all experts; the clusters are the *cells*. An expert's rows begin as parts of cells, which is near to what its
+ * rounds will make of them, and a round compares a row with the centroids in cells near to its own only. (The inverted lists of
+ * nearest-neighbour search: Jegou, Douze, Schmid, PAMI 2011.)
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -12,161 +13,176 @@
 #include "collectives/folded_impl.h"
 
 #define CELL_ROUNDS 2
-#define FEW 128 /* centroids that every row is compared with: less than that has no need of cells */
+#define ENOUGH 16 /* centroids for a row to be compared with, */
+#define LEAST 8   /* and so few that it is compared with all */
 
 /* ---- the cells of a step ---------------------------------------------------------------------------------------------- */
 
-static uint32_t dot(const int16_t *a, const int16_t *b, unsigned s)
+/* The cells nearest to cell g, itself the first, nearer ones before others. */
+static void find_near(struct xp_folder *f, unsigned g)
 {
-    int32_t sum = 0;
+    const unsigned s = f->sketch_values, most = f->cells < XP_FOLD_NEAR ? f->cells : XP_FOLD_NEAR;
+    uint16_t *near = f->near + g * XP_FOLD_NEAR;
+    uint32_t d[XP_FOLD_CELLS], best[XP_FOLD_NEAR];
 
-    for (unsigned i = 0; i < s; i++)
-        sum = (int32_t)((uint32_t)sum + (uint32_t)(a[i] * b[i]));
-    return (uint32_t)sum;
-}
+    f->kernels.distances(f->cell + g * s, s, f->cell, f->cells, d);
+    for (unsigned h = 0; h < f->cells; h++) {
+        unsigned at = h < most ? h : most - 1;
 
-/* |a - c|^2, modulo 2^32 as kernel assign has it; cc: |c|^2. */
-static uint32_t distance(const int16_t *a, uint32_t aa, const int16_t *c, uint32_t cc, unsigned s)
-{
-    return aa + cc - 2 * dot(a, c, s);
-}
-
-/* The XP_FOLD_PROBED nearest of the cells, the nearest first. */
-static void find_near(const struct xp_folder *f, const int16_t *v, const uint32_t *norm, uint8_t *near)
-{
-    const uint32_t vv = dot(v, v, f->sketch_values);
-    uint32_t best[XP_FOLD_PROBED];
-
-    for (unsigned g = 0; g < f->cells; g++) {
-        const uint32_t d = distance(v, vv, f->cell + g * f->sketch_values, norm[g], f->sketch_values);
-        unsigned at = g < XP_FOLD_PROBED ? g : XP_FOLD_PROBED - 1;
-
-        if (g >= XP_FOLD_PROBED && d >= best[at])
+        if (h >= most && d[h] >= best[at])
             continue;
-        for (; at > 0 && d < best[at - 1]; at--) {
+        for (; at > 0 && d[h] < best[at - 1]; at--) {
             best[at] = best[at - 1];
             near[at] = near[at - 1];
         }
-        best[at] = d;
-        near[at] = (uint8_t)g;
+        best[at] = d[h];
+        near[at] = (uint16_t)h;
     }
 }
 
-void xp_fold_find_cells(struct xp_folder *f, size_t tokens, size_t budget)
+/* Buckets need not be as many as the cells: wide ones hold rows that are alike. */
+static unsigned seed_width(const struct xp_folder *f, size_t cells)
+{
+    const unsigned most = f->sketch_values / f->knobs.hashes;
+
+    if (f->knobs.width)
+        return f->knobs.width;
+    return cells < most ? (unsigned)cells : most;
+}
+
+void xp_fold_find_cells(struct xp_folder *f, size_t tokens)
 {
     struct xp_clusters *c = &f->clusters;
     const unsigned s = f->sketch_values;
-    uint32_t norm[XP_FOLD_CELLS];
+    const size_t wanted = (size_t)(f->knobs.rate * (double)tokens), most = wanted < XP_FOLD_CELLS ? wanted + 1 : XP_FOLD_CELLS;
+    const unsigned w = seed_width(f, most);
 
     f->cells = 0;
-    if (f->knobs.refine == 0 || budget < FEW)
+    if (f->knobs.refine == 0 || tokens == 0)
         return;
-    xp_fold_group_buckets(f, f->sketch, tokens, XP_FOLD_CELLS / 2);
-    xp_clusters_refine(c, &f->kernels, f->sketch, s, CELL_ROUNDS, XP_FOLD_CELLS);
-    if (c->count <= XP_FOLD_PROBED)
-        return;
+    xp_fold_group_buckets(f, f->sketch, tokens, w);
+    xp_clusters_split(c, f->sketch, s, f->knobs.hashes * w, most);
+    xp_clusters_refine(c, &f->kernels, f->sketch, s, CELL_ROUNDS, most);
     f->cells = (unsigned)c->count;
     memcpy(f->cell, c->centroids, f->cells * s * sizeof(*f->cell));
+    memcpy(f->cell_of, c->of, tokens * sizeof(*f->cell_of));
     for (unsigned g = 0; g < f->cells; g++)
-        norm[g] = dot(f->cell + g * s, f->cell + g * s, s);
-    for (size_t t = 0; t < tokens; t++)
-        find_near(f, f->sketch + t * s, norm, f->near + t * XP_FOLD_PROBED);
+        find_near(f, g);
 }
 
 /* ---- rounds ---------------------------------------------------------------------------------------------------------------- */
 
-/* f->probe: the rows that are near a cell, cell by cell, with their sketches in f->probe_sketch; start: where a cell's begin. */
-static void list_probes(struct xp_folder *f, size_t rows, uint32_t *start)
+/* start, and f->next: where a cell's begin in a list of n by cell. */
+static void begin_list(struct xp_folder *f, const uint32_t *cell_of, size_t n, uint32_t *start)
 {
-    const unsigned s = f->sketch_values;
-    uint32_t next[XP_FOLD_CELLS];
-
     memset(start, 0, (f->cells + 1) * sizeof(*start));
-    for (size_t r = 0; r < rows; r++)
-        for (unsigned p = 0; p < XP_FOLD_PROBED; p++)
-            start[f->near[f->token[r] * XP_FOLD_PROBED + p] + 1]++;
+    for (size_t i = 0; i < n; i++)
+        start[cell_of[i] + 1]++;
     for (unsigned g = 0; g < f->cells; g++) {
         start[g + 1] += start[g];
-        next[g] = start[g];
-    }
-    for (size_t r = 0; r < rows; r++) {
-        f->norm[r] = dot(f->part + r * s, f->part + r * s, s);
-        for (unsigned p = 0; p < XP_FOLD_PROBED; p++) {
-            const uint32_t at = next[f->near[f->token[r] * XP_FOLD_PROBED + p]]++;
-
-            f->probe[at] = (uint32_t)r;
-            memcpy(f->probe_sketch + at * s, f->part + r * s, s * sizeof(*f->part));
-        }
+        f->next[g] = start[g];
     }
 }
 
-/* Orders the seeds by the cell that they are in: f->seed, their sketches in f->seed_sketch, the squares of those; start as above. */
-static void sort_seeds(struct xp_folder *f, size_t seeds, uint32_t *start)
+/* f->probe: the rows by cell, their sketches in f->probe_sketch. */
+static void list_rows(struct xp_folder *f, size_t rows)
+{
+    const size_t bytes = f->sketch_values * sizeof(*f->part);
+
+    for (size_t r = 0; r < rows; r++)
+        f->row_cell[r] = f->cell_of[f->token[r]];
+    begin_list(f, f->row_cell, rows, f->probe_start);
+    for (size_t r = 0; r < rows; r++) {
+        const uint32_t at = f->next[f->row_cell[r]]++;
+
+        f->probe[at] = (uint32_t)r;
+        memcpy(f->probe_sketch + at * f->sketch_values, f->part + r * f->sketch_values, bytes);
+    }
+}
+
+/* The cell of most of a cluster's rows, if there is one (the vote of Boyer and Moore), else of some. */
+static uint32_t cell_of_cluster(const struct xp_folder *f, size_t k)
 {
     const struct xp_clusters *c = &f->clusters;
-    const unsigned s = f->sketch_values;
-    uint32_t next[XP_FOLD_CELLS];
+    uint32_t cell = 0, votes = 0;
 
-    f->kernels.assign(c->centroids, seeds, s, f->cell, f->cells, f->ids);
-    memset(start, 0, (f->cells + 1) * sizeof(*start));
-    for (size_t k = 0; k < seeds; k++)
-        start[f->ids[k] + 1]++;
-    for (unsigned g = 0; g < f->cells; g++) {
-        start[g + 1] += start[g];
-        next[g] = start[g];
+    for (size_t i = c->start[k]; i < c->start[k + 1]; i++) {
+        const uint32_t g = f->row_cell[c->order[i]];
+
+        if (votes == 0)
+            cell = g;
+        votes += g == cell ? 1u : -1u;
     }
+    return cell;
+}
+
+/* f->seed: the seeds by the cell that they are in, their sketches in f->seed_sketch. */
+static void list_seeds(struct xp_folder *f, size_t seeds)
+{
+    const struct xp_clusters *c = &f->clusters;
+    const size_t bytes = f->sketch_values * sizeof(*f->part);
+
+    for (size_t k = 0; k < seeds; k++)
+        f->ids[k] = cell_of_cluster(f, c->seed[k]);
+    begin_list(f, f->ids, seeds, f->seed_start);
     for (size_t k = 0; k < seeds; k++) {
-        const uint32_t at = next[f->ids[k]]++;
+        const uint32_t at = f->next[f->ids[k]]++;
 
         f->seed[at] = (uint32_t)k;
-        f->seed_norm[at] = dot(c->centroids + k * s, c->centroids + k * s, s);
-        memcpy(f->seed_sketch + at * s, c->centroids + k * s, s * sizeof(*f->part));
+        memcpy(f->seed_sketch + at * f->sketch_values, c->centroids + k * f->sketch_values, bytes);
     }
 }
 
-/* Rows that are near a cell join the nearest of the centroids there if they have met none that is nearer. */
-static void try_cell(struct xp_folder *f, const uint32_t *rows, const uint32_t *seeds)
+/* The seeds in cells near to g, until they are enough, or all of them where these are few: f->seen, f->seen_sketch. Returns how many. */
+static size_t list_seen(struct xp_folder *f, unsigned g, size_t seeds)
 {
-    struct xp_clusters *c = &f->clusters;
     const unsigned s = f->sketch_values;
-    const uint32_t n = rows[1] - rows[0];
+    const uint16_t *near = f->near + g * XP_FOLD_NEAR;
+    size_t n = 0;
 
-    if (n == 0 || seeds[1] == seeds[0])
-        return;
-    f->kernels.assign(f->probe_sketch + (size_t)rows[0] * s, n, s, f->seed_sketch + (size_t)seeds[0] * s, seeds[1] - seeds[0], f->ids);
-    for (uint32_t i = 0; i < n; i++) {
-        const uint32_t r = f->probe[rows[0] + i];
-        const uint32_t m = seeds[0] + f->ids[i];
-        const uint32_t d = distance(f->part + (size_t)r * s, f->norm[r], f->seed_sketch + (size_t)m * s, f->seed_norm[m], s);
+    for (unsigned i = 0; i < XP_FOLD_NEAR && i < f->cells && n < ENOUGH; i++) {
+        const uint32_t first = f->seed_start[near[i]], more = f->seed_start[near[i] + 1] - first;
 
-        if (d < f->distance[r]) {
-            f->distance[r] = d;
-            c->of[r] = f->seed[m];
-        }
+        memcpy(f->seen + n, f->seed + first, more * sizeof(*f->seen));
+        memcpy(f->seen_sketch + n * s, f->seed_sketch + first * s, more * s * sizeof(*f->seen_sketch));
+        n += more;
     }
+    if (n >= LEAST || n == seeds)
+        return n;
+    memcpy(f->seen, f->seed, seeds * sizeof(*f->seen));
+    memcpy(f->seen_sketch, f->seed_sketch, seeds * s * sizeof(*f->seen_sketch));
+    return seeds;
 }
 
-void xp_fold_refine(struct xp_folder *f, size_t rows, size_t budget)
+/* Rows of a cell join the nearest centroid that they see. */
+static void search_cell(struct xp_folder *f, unsigned g, size_t seeds)
+{
+    const unsigned s = f->sketch_values;
+    const uint32_t first = f->probe_start[g], n = f->probe_start[g + 1] - first;
+
+    if (n == 0)
+        return;
+    f->kernels.assign(f->probe_sketch + (size_t)first * s, n, s, f->seen_sketch, list_seen(f, g, seeds), f->ids);
+    for (uint32_t i = 0; i < n; i++)
+        f->clusters.of[f->probe[first + i]] = f->seen[f->ids[i]];
+}
+
+void xp_fold_group_cells(struct xp_folder *f, size_t rows)
+{
+    list_rows(f, rows);
+    xp_clusters_group(&f->clusters, f->row_cell, rows);
+}
+
+void xp_fold_refine(struct xp_folder *f, size_t budget)
 {
     struct xp_clusters *c = &f->clusters;
-    uint32_t near[XP_FOLD_CELLS + 1], seed[XP_FOLD_CELLS + 1];
 
-    if (f->cells == 0 || budget < FEW) {
-        xp_clusters_refine(c, &f->kernels, f->part, f->sketch_values, f->knobs.refine, budget);
-        return;
-    }
-    list_probes(f, rows, near);
     for (unsigned round = 0; round < f->knobs.refine; round++) {
         const size_t seeds = xp_clusters_seed(c, f->part, f->sketch_values, budget);
 
-        sort_seeds(f, seeds, seed);
-        memset(f->distance, 0xff, rows * sizeof(*f->distance));
+        list_seeds(f, seeds);
         for (unsigned g = 0; g < f->cells; g++)
-            try_cell(f, near + g, seed + g);
-        /* No centroid near: all are looked at. */
-        for (size_t r = 0; r < rows; r++)
-            if (f->distance[r] == UINT32_MAX)
-                f->kernels.assign(f->part + r * f->sketch_values, 1, f->sketch_values, c->centroids, seeds, c->of + r);
+            search_cell(f, g, seeds);
         xp_clusters_regroup(c, seeds);
     }
 }

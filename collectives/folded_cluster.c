@@ -1,8 +1,8 @@
 /*
  * folded_cluster.c - the rows of one expert to a wanted number of clusters
  *
- * Cross-polytope buckets, cut out of the sketch so that their width can be any number, not only a power of two; as many of them as
- * clusters are wanted; then Lloyd rounds on the sketches. Without rounds this is plain LSH.
+ * Parts of cells (folded_cells.c), as many as clusters are wanted, then Lloyd rounds on the sketches. Without rounds this is plain LSH:
+ * cross-polytope buckets, cut out of the sketch so that their width can be any number, not only a power of two.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -64,33 +64,25 @@ static unsigned tune_width(struct xp_folder *f, size_t rows, size_t budget)
     return low;
 }
 
-/* Seeds need not be as many as the clusters: too many, and the largest are taken. Wide buckets hold rows that are alike. */
-static unsigned seed_width(const struct xp_folder *f, size_t budget)
-{
-    const unsigned most = f->sketch_values / f->knobs.hashes;
-
-    return budget < most ? (unsigned)budget : most;
-}
-
 void xp_fold_cluster(struct xp_folder *f, const struct xp_rows *in, size_t budget)
 {
     struct xp_clusters *c = &f->clusters;
     unsigned w = f->knobs.width;
 
-    if (!w && f->knobs.refine)
-        w = seed_width(f, budget);
+    if (f->knobs.refine) {
+        xp_fold_group_cells(f, in->rows);
+        xp_clusters_split(c, f->part, f->sketch_values, 0, budget);
+        xp_fold_refine(f, budget);
+        xp_clusters_split(c, f->part, f->sketch_values, 0, budget);
+        return;
+    }
     if (w)
         xp_fold_group_buckets(f, f->part, in->rows, w);
     else
         w = tune_width(f, in->rows, budget);
     /* Plain LSH of a width that was asked for makes what it makes. */
-    if (f->knobs.width && !f->knobs.refine)
-        return;
-    xp_clusters_split(c, f->part, f->sketch_values, f->knobs.hashes * w, budget);
-    if (!f->knobs.refine)
-        return;
-    xp_fold_refine(f, in->rows, budget);
-    xp_clusters_split(c, f->part, f->sketch_values, 0, budget);
+    if (!f->knobs.width)
+        xp_clusters_split(c, f->part, f->sketch_values, f->knobs.hashes * w, budget);
 }
 
 void xp_fold_part_sequences(struct xp_folder *f, size_t rows)

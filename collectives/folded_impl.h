@@ -16,9 +16,9 @@
 /* A row with more energy is wild. */
 #define XP_FOLD_WILD 1e30f
 
-/* Most cells (folded_cells.c), and the nearest ones that a row looks into. */
-#define XP_FOLD_CELLS 8
-#define XP_FOLD_PROBED 3
+/* Most cells (folded_cells.c), and the nearest ones that each of them knows. */
+#define XP_FOLD_CELLS 512
+#define XP_FOLD_NEAR 32
 
 /* Sums over probes that fade from step to step. With a = <E(x) - E(c), x - c> and b = |x - c|^2 of a probe the slope is sum a / sum b;
  * the products say how far to trust it. */
@@ -58,7 +58,7 @@ struct xp_fold_knobs {
 struct xp_folder {
     xp_dtype dtype;
     size_t dim, row_bytes, max_tokens, max_slots;
-    int experts, max_topk;
+    int experts;
     struct xp_fold_knobs knobs;
     struct xp_kernels kernels;
     struct xp_coder *coder; /* NULL: rows travel as they are */
@@ -83,26 +83,34 @@ struct xp_folder {
     uint32_t *counter;  /* [max_tokens] zeros between uses */
     uint32_t *token;    /* [max_tokens] tokens of the expert's tame rows, and their */
     uint32_t *slot;     /* [max_tokens] slots */
+    uint32_t *member_token; /* [max_slots] tokens of a step's slots by cluster */
     uint32_t *wild;     /* [max_tokens] slots of its wild rows */
     uint32_t *sequence; /* [max_tokens] number of a token's sequence, 0 .. */
     float *energy;      /* [max_tokens] */
     int16_t *sketch;    /* [max_tokens][sketch_values] of all tokens, and those of */
     int16_t *part;      /* [max_tokens][sketch_values] the expert's tame rows */
-    unsigned cells;     /* of the step; 0: none */
+    unsigned cells;     /* of the step */
     int16_t *cell;      /* [XP_FOLD_CELLS][sketch_values] their middles */
-    uint8_t *near;      /* [max_tokens][XP_FOLD_PROBED] the cells nearest to a token */
-    uint32_t *probe;    /* [max_tokens][XP_FOLD_PROBED] rows by cell, and */
-    int16_t *probe_sketch; /* their sketches */
-    uint32_t *seed;     /* [max_tokens] centroids by cell, and */
-    int16_t *seed_sketch; /* their sketches, */
-    uint32_t *seed_norm;  /* the squares of those */
-    uint32_t *norm, *distance; /* [max_tokens] of a row's sketch; to the nearest centroid so far */
+    uint16_t *near;     /* [XP_FOLD_CELLS][XP_FOLD_NEAR] the cells nearest to each */
+    uint32_t *cell_of;  /* [max_tokens] cell of a token, */
+    uint32_t *row_cell; /* and of a row of the expert */
+    uint32_t *probe;    /* [max_tokens] rows by cell, */
+    int16_t *probe_sketch; /* their sketches, */
+    uint32_t *probe_start; /* [XP_FOLD_CELLS + 1] and where a cell's begin */
+    uint32_t *seed;     /* the same of centroids */
+    int16_t *seed_sketch;
+    uint32_t *seed_start;
+    uint32_t *seen;     /* [max_tokens] centroids that a row is compared with, */
+    int16_t *seen_sketch;  /* and their sketches */
+    uint32_t *next;     /* [XP_FOLD_CELLS + 1] scratch */
     int16_t *leaders;   /* leader mode: [max_slots][sketch_values] sketches of the leaders, expert by expert */
     struct xp_fold_leader *leader; /* [max_slots] likewise */
     struct xp_fold_products *product; /* [experts * knobs.probes], at most max_slots */
     uint32_t *expert_start, *expert_count; /* [experts + 1] where an expert's slots begin, [experts] scratch */
 
-    struct xp_fold_term *term; /* [max_topk] */
+    float *alpha;       /* [max_slots] of a cluster, */
+    float *scale;       /* [max_tokens] and of a token's own row */
+    float *tile;        /* [max_slots][XP_TILE] scratch of kernels, of clusters or rows */
     float *f32[4];      /* rows of dim values, padded */
 };
 
@@ -150,10 +158,12 @@ size_t xp_fold_group_buckets(struct xp_folder *f, const int16_t *sketch, size_t 
 /* Takes clusters apart that hold two rows of one sequence. */
 void xp_fold_part_sequences(struct xp_folder *f, size_t rows);
 
-/* folded_cells.c: parts the step's tokens into cells, where experts will have about `budget` clusters. Uses f->clusters. */
-void xp_fold_find_cells(struct xp_folder *f, size_t tokens, size_t budget);
-/* Lloyd rounds on f->clusters, the rows of an expert; the largest `budget` clusters are seeds. */
-void xp_fold_refine(struct xp_folder *f, size_t rows, size_t budget);
+/* folded_cells.c: clusters all tokens of the step: the cells. Uses f->clusters. */
+void xp_fold_find_cells(struct xp_folder *f, size_t tokens);
+/* The rows of an expert, cell by cell: f->clusters. */
+void xp_fold_group_cells(struct xp_folder *f, size_t rows);
+/* Lloyd rounds on them; the largest `budget` clusters are seeds. */
+void xp_fold_refine(struct xp_folder *f, size_t budget);
 
 /* folded_leader.c: clusters of all experts in the order of the rows, so that none depends on a later row; about `rate` of them per slot.
  * s->member has the slots by expert. Writes cluster_of: numbers inside the expert, by first appearance. */

@@ -14,9 +14,9 @@
 
 /* Where outliers or sequences make clusters of their own the budget is hit by trying. */
 #define ATTEMPTS 5
-#define RHO_ROWS 2048
-#define FETCHED 16 /* rows: what the first caches hold */
-#define LINE 64    /* of a cache */
+#define RHO_ROWS 512
+#define MEAN_ROWS 256
+#define TOGETHER 16 /* rows that the first caches hold */
 #define CLOSE 32 /* off by less than one in so many is near enough */
 
 /* ---- the rows of an expert ------------------------------------------------------------------------------------------ */
@@ -45,22 +45,43 @@ static void sort_slots(struct xp_fold *s)
     s->slots = f->expert_start[f->experts];
 }
 
+static int is_wild(float energy)
+{
+    return !(energy <= XP_FOLD_WILD);
+}
+
+/* The mean of tame rows to f->f32[0]; of many, of those at equal distances. */
+static void find_mean(struct xp_folder *f, const struct xp_rows *rows)
+{
+    const size_t take = rows->rows < MEAN_ROWS ? rows->rows : MEAN_ROWS;
+    uint32_t start[] = { 0, 0 };
+
+    for (size_t i = 0; i < take; i++) {
+        const size_t t = (2 * i + 1) * rows->rows / (2 * take);
+
+        if (!is_wild(f->kernels.distance(xp_row(rows, t), NULL, f->dtype, f->dim)))
+            f->token[start[1]++] = (uint32_t)t;
+    }
+    f->kernels.centroid(rows, f->token, start, 1, f->f32[0]);
+}
+
 /* What every expert wants to know of a token is found once: its energy, which says whether it is wild, and its sketch. */
 static void survey_tokens(struct xp_fold *s, const void *x)
 {
     struct xp_folder *f = s->f;
     const struct xp_rows rows = { .data = x, .rows = s->t.tokens, .dim = f->dim, .dtype = f->dtype };
-    uint32_t start[] = { 0, 0 };
 
-    for (size_t t = 0; t < s->t.tokens; t++) {
-        f->energy[t] = f->kernels.distance(xp_row(&rows, t), NULL, f->dtype, f->dim);
-        if (f->energy[t] <= XP_FOLD_WILD)
-            f->token[start[1]++] = (uint32_t)t;
-    }
-    f->kernels.centroid(&rows, f->token, start, 1, f->f32[0]);
+    find_mean(f, &rows);
     xp_hasher_set_mean(&f->hasher, f->f32[0]);
-    f->kernels.hash(&f->hasher, &rows, f->ids, f->sketch);
-    xp_fold_find_cells(f, s->t.tokens, (size_t)(f->knobs.rate * (double)s->slots) / (size_t)f->experts);
+    for (size_t t = 0; t < rows.rows; t += TOGETHER) {
+        const size_t n = rows.rows - t < TOGETHER ? rows.rows - t : TOGETHER;
+        const struct xp_rows some = { .data = xp_row(&rows, t), .rows = n, .dim = f->dim, .dtype = f->dtype };
+
+        for (size_t i = 0; i < n; i++)
+            f->energy[t + i] = f->kernels.distance(xp_row(&some, i), NULL, f->dtype, f->dim);
+        f->kernels.hash(&f->hasher, &some, f->ids + t, f->sketch + t * f->sketch_values);
+    }
+    xp_fold_find_cells(f, s->t.tokens);
 }
 
 /* Slots of wild rows to f->wild; slots, tokens and sketches of the others to f->slot, f->token, f->part. Returns the number of the
@@ -73,7 +94,7 @@ static size_t part_wild(struct xp_folder *f, unsigned topk, const uint32_t *slot
     for (size_t i = 0; i < n; i++) {
         const uint32_t slot = slots[i], token = slot / topk;
 
-        if (!(f->energy[token] <= XP_FOLD_WILD)) {
+        if (is_wild(f->energy[token])) {
             f->wild[wild++] = slot;
             continue;
         }
@@ -104,6 +125,17 @@ static void add_single(struct xp_fold *s, const void *x, size_t expert, uint32_t
     s->member[s->start[s->clusters]] = slot;
     memcpy(s->rows + s->clusters * s->f->row_bytes, xp_fold_token_row(s, x, slot), s->f->row_bytes);
     close_cluster(s, expert, 1, wild);
+}
+
+/* The rows of all clusters at once. */
+static void make_means(struct xp_fold *s, const void *x)
+{
+    struct xp_folder *f = s->f;
+    const struct xp_rows rows = { .data = x, .rows = s->t.tokens, .dim = f->dim, .dtype = f->dtype };
+
+    for (size_t i = 0; i < s->slots; i++)
+        f->member_token[i] = s->member[i] / (unsigned)s->t.topk;
+    f->kernels.means(&rows, f->member_token, s->start, s->clusters, f->tile, s->rows);
 }
 
 /* The mean of these tame rows is the row of the next cluster. */
@@ -151,10 +183,13 @@ static xp_status add_cluster(struct xp_fold *s, const struct xp_rows *tame, size
     size_t stay = n, before;
     xp_status st = XP_OK;
 
+    /* Without a bound nobody looks at means before all are made. */
     do {
         before = stay;
+        if (!(f->knobs.outlier > 0))
+            break;
         make_mean(s, tame, order, stay);
-        if (f->knobs.outlier > 0 && stay > 1)
+        if (stay > 1)
             st = part_outliers(s, tame, order, &stay);
     } while (st == XP_OK && stay > 0 && stay < before);
     if (stay > 0) {
@@ -167,29 +202,13 @@ static xp_status add_cluster(struct xp_fold *s, const struct xp_rows *tame, size
     return st;
 }
 
-/* Rows of a cluster lie anywhere: they are asked for one cluster ahead. */
-static void fetch(const struct xp_rows *tame, const uint32_t *order, size_t n)
-{
-    const size_t bytes = xp_row_bytes(tame);
-
-    for (size_t i = 0; i < n && i < FETCHED; i++) {
-        const char *row = (const char *)tame->data + tame->index[order[i]] * bytes;
-
-        for (size_t at = 0; at < bytes; at += LINE)
-            __builtin_prefetch(row + at);
-    }
-}
-
 static xp_status add_clusters(struct xp_fold *s, const struct xp_rows *tame, size_t expert)
 {
     const struct xp_clusters *c = &s->f->clusters;
     xp_status st = XP_OK;
 
-    for (size_t k = 0; k < c->count && st == XP_OK; k++) {
-        if (k + 1 < c->count)
-            fetch(tame, c->order + c->start[k + 1], c->start[k + 2] - c->start[k + 1]);
+    for (size_t k = 0; k < c->count && st == XP_OK; k++)
         st = add_cluster(s, tame, expert, c->order + c->start[k], c->start[k + 1] - c->start[k]);
-    }
     return st;
 }
 
@@ -271,6 +290,8 @@ static xp_status fold_means(struct xp_fold *s, const void *x)
             add_single(s, x, e, f->wild[i], 1);
         spent += s->clusters - before + quota;
     }
+    if (st == XP_OK && !(f->knobs.outlier > 0))
+        make_means(s, x);
     return st;
 }
 

@@ -17,7 +17,8 @@ static void fill_c(struct xp_kernels *k)
     k->restore = xp_restore_c;
     k->mean_add = xp_mean_add_c;
     k->centroid = xp_centroid_c;
-    k->fold_sum = xp_fold_sum_c;
+    k->means = xp_means_c;
+    k->fold_sums = xp_fold_sums_c;
     k->row_sum = xp_row_sum_c;
     k->hash = xp_hash_c;
     k->assign = xp_assign_c;
@@ -55,9 +56,11 @@ static void fill_avx2(struct xp_kernels *k)
     k->fht_i16 = xp_fht_i16_avx2;
     k->fht_i32 = xp_fht_i32_avx2;
     k->hash = xp_hash_avx2;
-    k->fold_sum = xp_fold_sum_avx2;
+    k->means = xp_means_avx2;
+    k->fold_sums = xp_fold_sums_avx2;
     k->row_sum = xp_row_sum_avx2;
     k->assign = xp_assign_avx2;
+    k->distances = xp_distances_avx2;
     k->energy = xp_energy_avx2;
     k->distance = xp_distance_avx2;
     k->residual = xp_residual_avx2;

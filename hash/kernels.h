@@ -45,15 +45,27 @@ typedef int (*xp_mean_add_fn)(const void *row, xp_dtype t, size_t dim, float mos
  * runs of at most 4096 rows, run sums added in order, divided once by the count. K clusters; empty ones give 0. Exact. */
 typedef void (*xp_centroid_fn)(const struct xp_rows *in, const uint32_t *order, const uint32_t *start, size_t K, float *out);
 
-/* What one expert adds to a row in folded mode: weight * (result - alpha * centroid). alpha 0: centroid is not read. */
-struct xp_fold_term {
-    const void *result, *centroid;
-    float weight, alpha;
+/* Columns that the next two do at a time, and so the values of scratch, on a 64-byte boundary, that they ask for. */
+#define XP_TILE 32
+
+/* means: row k of out = what restore makes of centroid k, as kernel centroid has it, of these clusters; of a single row: that row, bit for
+ * bit. in->index is NULL. work: XP_TILE values for every row of in. Exact, but for which NaN. */
+typedef void (*xp_means_fn)(const struct xp_rows *in, const uint32_t *order, const uint32_t *start, size_t K, float *work, void *out);
+
+/* What experts in folded mode made of centroids. */
+struct xp_fold_sums {
+    xp_dtype dtype;
+    size_t dim, clusters, tokens, topk;
+    const void *results, *centroids; /* [clusters][dim] */
+    const float *alpha;              /* [clusters]; 0: neither is the centroid read */
+    const int32_t *cluster_of;       /* [tokens][topk] -1: none */
+    const float *weight;             /* [tokens][topk] */
+    const float *scale;              /* [tokens] of a token's own row; 0: it is not read */
 };
 
-/* fold_sum: row[i] = round_to_type(scale * x[i] + the terms' values, added in order), in f32; x NULL: the sum begins with 0.
- * Any alignment of rows. Exact, but for which NaN. */
-typedef void (*xp_fold_sum_fn)(const struct xp_fold_term *terms, size_t n, float scale, const void *x, xp_dtype t, size_t dim, void *row);
+/* fold_sums: y[t] = round_to_type(scale * x[t] + weight * (result - alpha * centroid) of its clusters, added in order), in f32; where scale
+ * is 0 the sum begins with 0. work: XP_TILE values for every cluster. Exact, but for which NaN. */
+typedef void (*xp_fold_sums_fn)(const struct xp_fold_sums *s, const void *x, float *work, void *y);
 
 /* A row in a sum of rows. ends_part: the terms since the last that did make a part, which is summed for itself. */
 struct xp_sum_term {
@@ -264,7 +276,8 @@ struct xp_kernels {
     xp_restore_fn restore;
     xp_mean_add_fn mean_add;
     xp_centroid_fn centroid;
-    xp_fold_sum_fn fold_sum;
+    xp_means_fn means;
+    xp_fold_sums_fn fold_sums;
     xp_row_sum_fn row_sum;
     xp_fht_i16_fn fht_i16;
     xp_fht_i32_fn fht_i32;

@@ -55,9 +55,14 @@ void xp_centroid_c(const struct xp_rows *in, const uint32_t *order, const uint32
 void xp_centroid_avx2(const struct xp_rows *in, const uint32_t *order, const uint32_t *start, size_t K, float *out);
 void xp_centroid_avx512(const struct xp_rows *in, const uint32_t *order, const uint32_t *start, size_t K, float *out);
 
-/* fold_sum.c, x86/fold_sum_avx2.c: memory sets its pace, so wider registers have no variant */
-void xp_fold_sum_c(const struct xp_fold_term *terms, size_t n, float scale, const void *x, xp_dtype t, size_t dim, void *row);
-void xp_fold_sum_avx2(const struct xp_fold_term *terms, size_t n, float scale, const void *x, xp_dtype t, size_t dim, void *row);
+/* means.c, x86/means_avx2.c, fold_sums.c, x86/fold_sums_avx2.c: caches set their pace, so wider registers have no variant */
+void xp_means_c(const struct xp_rows *in, const uint32_t *order, const uint32_t *start, size_t K, float *work, void *out);
+void xp_means_avx2(const struct xp_rows *in, const uint32_t *order, const uint32_t *start, size_t K, float *work, void *out);
+void xp_fold_sums_c(const struct xp_fold_sums *s, const void *x, float *work, void *y);
+void xp_fold_sums_avx2(const struct xp_fold_sums *s, const void *x, float *work, void *y);
+/* The same of the columns from `first` on, without scratch. */
+void xp_means_columns(const struct xp_rows *in, const uint32_t *order, const uint32_t *start, size_t K, size_t first, void *out);
+void xp_fold_sums_columns(const struct xp_fold_sums *s, const void *x, size_t first, void *y);
 
 /* row_sum.c, x86/row_sum_avx2.c: likewise */
 void xp_row_sum_c(const struct xp_sum_term *terms, size_t n, xp_dtype t, size_t dim, void *row);

@@ -252,7 +252,7 @@ static int show_case(struct bench *b, const struct fold_case *c, struct figures 
 /* Plain LSH, and Lloyd rounds on as many clusters. */
 static int show_pair(struct bench *b, const struct fold_case *plain, struct figures f[2])
 {
-    struct fold_case refined = {.what = "  refined", .refine = b->opt->moe.refine > 0 ? b->opt->moe.refine : 3};
+    struct fold_case refined = {.what = "  refined", .refine = b->opt->moe.refine > 0 ? b->opt->moe.refine : 2};
 
     if (show_case(b, plain, &f[0]) != 0)
         return 1;

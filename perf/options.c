@@ -54,7 +54,7 @@ const char options_help[] =
     "  --rate R         folded: centroids per row (default CROSSPRESS_RATE)\n"
     "  --alpha A        folded: fit, or a number (default fit)\n"
     "  --centroid C     folded: mean or leader (default mean)\n"
-    "  --refine N       folded: Lloyd rounds, 0 = none (default 3)\n"
+    "  --refine N       folded: Lloyd rounds, 0 = none (default 2)\n"
     "  --preset paper   folded: six hash functions, alpha 1, no refinement\n"
     "\n"
     "Exit code 0 done, 1 failed or missed, 2 not understood.\n";

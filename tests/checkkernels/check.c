@@ -16,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static const struct check_row *const groups[] = {check_hash_rows, check_rans_rows, check_uniform_rows, check_typed_rows, check_quant_rows};
+static const struct check_row *const groups[] = {check_hash_rows, check_rans_rows, check_uniform_rows, check_typed_rows, check_fold_rows, check_quant_rows};
 #define GROUPS (sizeof(groups) / sizeof(groups[0]))
 
 static const size_t first_slot = offsetof(struct xp_kernels, energy);

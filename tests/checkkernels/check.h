@@ -29,7 +29,7 @@ struct check_row {
 };
 
 /* The rows, ended by a name of NULL. */
-extern const struct check_row check_hash_rows[], check_rans_rows[], check_uniform_rows[], check_typed_rows[], check_quant_rows[];
+extern const struct check_row check_hash_rows[], check_rans_rows[], check_uniform_rows[], check_typed_rows[], check_fold_rows[], check_quant_rows[];
 
 /* ---- random numbers ---- */
 uint64_t check_random(struct check *c);

@@ -166,11 +166,7 @@ static void compare_restore(struct check *c, const struct xp_kernels *plain, con
         }
 }
 
-/* ---- fold_sum ---- */
-
-#define MOST_TERMS 9
-
-static void same_nan_typed(struct guarded *g, xp_dtype t)
+void check_same_nan_typed(struct guarded *g, xp_dtype t)
 {
     const uint16_t largest = t == XP_BF16 ? 0x7f80 : 0x7c00; /* infinity */
     uint16_t *x = g->p;
@@ -182,40 +178,7 @@ static void same_nan_typed(struct guarded *g, xp_dtype t)
             x[i] = (x[i] & 0x7fff) > largest ? 0x7fff : x[i];
 }
 
-static void compare_fold_sum(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
-{
-    for (int round = 0; round < 40; round++)
-        for (int fill = 0; fill < FILL_COUNT; fill++) {
-            const size_t dim = check_dim(c), n = check_below(c, MOST_TERMS + 1);
-            const xp_dtype t = check_types[check_below(c, 3)];
-            struct guarded x = check_typed_row(c, (enum check_fill)fill, t, dim), rows[MOST_TERMS][2], out[2];
-            struct xp_fold_term terms[MOST_TERMS];
-            const float scale = (float)check_gauss(c);
-            const void *start = round & 1 ? x.p : NULL;
-
-            for (size_t j = 0; j < n; j++) {
-                for (int i = 0; i < 2; i++)
-                    rows[j][i] = check_typed_row(c, check_below(c, 4) ? FILL_GAUSS : (enum check_fill)fill, t, dim);
-                terms[j] = (struct xp_fold_term){rows[j][0].p, rows[j][1].p, (float)check_gauss(c), check_below(c, 3) ? (float)check_gauss(c) : 0};
-                if (terms[j].alpha == 0.0f)
-                    terms[j].centroid = NULL;
-            }
-            for (int i = 0; i < 2; i++)
-                out[i] = guard_alloc(dim * xp_dtype_size(t), xp_dtype_size(t) * check_below(c, 20), 0x55);
-            plain->fold_sum(terms, n, scale, start, t, dim, out[0].p);
-            tested->fold_sum(terms, n, scale, start, t, dim, out[1].p);
-            for (int i = 0; i < 2; i++)
-                same_nan_typed(&out[i], t);
-            check_equal(c, &out[0], &out[1], "%s dim %zu, %zu terms, fill %s%s", check_dtype_name(t), dim, n, check_fill_name((enum check_fill)fill),
-                        start ? ", x" : "");
-            for (size_t j = 0; j < n; j++)
-                for (int i = 0; i < 2; i++)
-                    guard_free(&rows[j][i]);
-            for (int i = 0; i < 2; i++)
-                guard_free(&out[i]);
-            guard_free(&x);
-        }
-}
+#define MOST_TERMS 9
 
 /* ---- row_sum ---- */
 
@@ -237,7 +200,7 @@ static void compare_row_sum(struct check *c, const struct xp_kernels *plain, con
             plain->row_sum(terms, n, t, dim, out[0].p);
             tested->row_sum(terms, n, t, dim, out[1].p);
             for (int i = 0; i < 2; i++)
-                same_nan_typed(&out[i], t);
+                check_same_nan_typed(&out[i], t);
             check_equal(c, &out[0], &out[1], "%s dim %zu, %zu terms, fill %s", check_dtype_name(t), dim, n, check_fill_name((enum check_fill)fill));
             for (size_t j = 0; j < n; j++)
                 guard_free(&rows[j]);
@@ -376,13 +339,6 @@ static void run_restore(void *arg)
     EACH_ROW(r, r->k->restore(r->f32, r->base, r->dim, r->type, other))
 }
 
-static void run_fold_sum(void *arg)
-{
-    struct check_rows *r = arg;
-    struct xp_fold_term term = {.centroid = r->data, .weight = 0.5f, .alpha = 0.25f};
-    EACH_ROW(r, term.result = other; r->k->fold_sum(&term, 1, 0.5f, row, r->type, r->dim, other))
-}
-
 static void run_row_sum(void *arg)
 {
     struct check_rows *r = arg;
@@ -446,11 +402,6 @@ static void bench_restore(struct check *c, const struct xp_kernels *k)
     bench_rows(c, k, run_restore, "rows to memory");
 }
 
-static void bench_fold_sum(struct check *c, const struct xp_kernels *k)
-{
-    bench_rows(c, k, run_fold_sum, "one term, to memory");
-}
-
 static void bench_row_sum(struct check *c, const struct xp_kernels *k)
 {
     bench_rows(c, k, run_row_sum, "two terms, to memory");
@@ -474,7 +425,6 @@ const struct check_row check_typed_rows[] = {
     {"residual", SLOT(residual), compare_residual, bench_residual},
     {"residual_sums", SLOT(residual_sums), compare_residual_sums, bench_residual_sums},
     {"restore", SLOT(restore), compare_restore, bench_restore},
-    {"fold_sum", SLOT(fold_sum), compare_fold_sum, bench_fold_sum},
     {"row_sum", SLOT(row_sum), compare_row_sum, bench_row_sum},
     {"mean_add", SLOT(mean_add), compare_mean_add, bench_mean_add},
     {"centroid", SLOT(centroid), compare_centroid, bench_centroid},

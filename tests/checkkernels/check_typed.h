@@ -16,6 +16,7 @@ size_t check_dim(struct check *c);
 struct guarded check_typed_row(struct check *c, enum check_fill fill, xp_dtype t, size_t dim);
 /* Which NaN a result in f32 is does not matter: all become one value. */
 void check_same_nan(struct guarded *g);
+void check_same_nan_typed(struct guarded *g, xp_dtype t);
 /* A single result in f32, as such a buffer. */
 void check_put_sum(struct guarded *g, float sum);
 

@@ -440,7 +440,7 @@ struct xp_moe_desc {
     double alpha;          /* for XP_ALPHA_FIXED */
     xp_centroid centroid;
     int hashes, width, rounds; /* cross-polytope hash: functions concatenated, their width, rotation rounds; 0 = tuned, see hash/README.md */
-    int refine;            /* Lloyd rounds in the sketch; 0 = 3; -1 = none */
+    int refine;            /* Lloyd rounds in the sketch; 0 = 2; -1 = none */
     int probes;            /* probe rows per (rank, expert) and step; 0 = 2 with XP_ALPHA_FIT, none else; -1 = none */
     double outlier;        /* a row whose residual holds more than this part of its energy becomes its own cluster; 0 = none */
     double error_limit;    /* fold_err above it: all ranks go bounded (plan's eps) in the same step, until it is tried again; 0 = none */
