@@ -320,14 +320,14 @@ template <class T> static __device__ __forceinline__ void try_larger_steps(Subje
 
 template <class T> static __device__ __forceinline__ bool find_step(Subject<T> &s, double rest, int step)
 {
-    for (int i = 0; i < 12; i++) {
+    for (int i = 0; i < XP_BOOK_STEP_TRIES; i++) {
         try_step(s, step);
         if (s.error <= s.allowed) {
             if (s.dim < XP_BOOK_LONG_ROW && rest > s.allowed && s.step < XP_BOOK_LARGEST_STEP - XP_BOOK_LARGER_STEPS)
                 try_larger_steps(s);
             return true;
         }
-        step = bounded(step - fmax(1.0, fmin(floor(-slack(s)), 256.0)));
+        step = bounded(step - fmax((double)XP_BOOK_STEPS_BACK(i), fmin(floor(-slack(s)), 256.0)));
     }
     return false;
 }

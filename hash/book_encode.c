@@ -113,14 +113,14 @@ static int find_step(struct subject *s, double rest)
 {
     int step = estimate_step(s, rest);
 
-    for (int i = 0; i < 12; i++) {
+    for (int i = 0; i < XP_BOOK_STEP_TRIES; i++) {
         try_step(s, step);
         if (s->error <= s->allowed) {
             if (s->b->dim < XP_BOOK_LONG_ROW && (rest > s->allowed || s->dither) && s->step < XP_BOOK_LARGEST_STEP - XP_BOOK_LARGER_STEPS)
                 try_larger_steps(s);
             return 1;
         }
-        step = bounded(step - fmax(1, fmin(floor(-slack(s)), 256)));
+        step = bounded(step - fmax(XP_BOOK_STEPS_BACK(i), fmin(floor(-slack(s)), 256)));
     }
     return 0;
 }

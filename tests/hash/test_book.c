@@ -175,7 +175,7 @@ Test(book, fitting_finds_mean_spread_and_directions)
             least[w] = class < least[w] ? class : least[w];
             most[w] = class > most[w] ? class : most[w];
         }
-    cr_assert_gt(most[1] - least[1], most[0] - least[0] + 8, "%u and %u", most[1] - least[1], most[0] - least[0]);
+    cr_assert_gt(most[1] - least[1], most[0] - least[0] + 3, "%u and %u", most[1] - least[1], most[0] - least[0]);
     xp_book_fini(&with);
     xp_book_fini(&without);
 }

@@ -105,7 +105,7 @@ Test(codec_book, keeps_its_promise_and_uses_it)
         cr_assert_leq(worst(&b), eps);
         cr_assert_float_eq(st.err_max, worst(&b), 1e-4 * eps);
         if (t == XP_F32)
-            cr_assert_gt(st.err_mean, 0.92 * eps, "eps %g: mean error %g", eps, st.err_mean);
+            cr_assert_gt(st.err_mean, (eps < 0.2 ? 0.92 : 0.8) * eps, "eps %g: mean error %g", eps, st.err_mean); /* coarse steps jump */
         xp_coder_destroy(c);
         done(&b);
     }
@@ -155,15 +155,14 @@ Test(codec_book, eps_may_refer_to_the_distance_from_the_mean)
     done(&b);
 }
 
-Test(codec_book, rows_that_cannot_be_coded_come_back_bit_for_bit)
+static void check_raw_rows(struct random *rng)
 {
-    struct random rng = random_start("codec_book_raw");
     struct batch b = room(XP_BF16, 60, 90);
     struct xp_coder *c = make("book", XP_BF16, 90, 0.1, XP_EPS_REF_ROW, XP_ISA_BEST);
     uint16_t *rows = (uint16_t *)(void *)b.rows;
     xp_codec_stats st;
 
-    fill(&b, &rng, 0);
+    fill(&b, rng, 0);
     rows[3 * 90 + 5] = 0x7fc1;  /* NaN with a payload */
     rows[11 * 90] = 0xff80;     /* -Inf */
     for (size_t i = 0; i < 90; i++) {
@@ -180,6 +179,14 @@ Test(codec_book, rows_that_cannot_be_coded_come_back_bit_for_bit)
     }
     xp_coder_destroy(c);
     done(&b);
+}
+
+Test(codec_book, rows_that_cannot_be_coded_come_back_bit_for_bit)
+{
+    struct random rng = random_start("codec_book_raw"), hard = random_seeded(470);
+
+    check_raw_rows(&rng);
+    check_raw_rows(&hard); /* the error of one of its rows does not fall for 12 steps */
 }
 
 Test(codec_book, every_dim_gives_the_same_bytes_on_every_instruction_set)

@@ -123,7 +123,7 @@ Test(quantise, gaussian_rows_of_every_dim_have_the_error_of_the_format)
     }
 }
 
-/* Forecast over deviation of a row of f32, whose type adds next to nothing. */
+/* Forecast over deviation of a row of f32, whose type adds next to nothing. It varies by a few percent where rows are short. */
 static double forecast_over_truth(const struct xp_kernels *k, const struct xp_quantiser *q, enum xp_qformat f, const float *x)
 {
     const size_t blocks = (xp_qblocks(q->dim) + 15) / 16 * 16;
@@ -156,12 +156,17 @@ Test(quantise, errors_are_foreseen)
         struct xp_kernels k;
 
         xp_kernels_init(&k, XP_ISA_BEST);
-        for (size_t i = 0; i < dims[d]; i++)
-            x[i] = (float)random_normal(&rng) * (i % 97 ? 1 : 20);
-        for (size_t f = 0; f < FORMATS; f++) {
-            const double ratio = formats[f].format == XP_Q_FP8 ? 1 : forecast_over_truth(&k, &q, formats[f].format, x);
-            cr_assert(ratio < 1.02 && (ratio > 0.9 || dims[d] == 20 || dims[d] == 300), "format %d dim %zu: %g of the error", formats[f].format, dims[d], ratio);
+        const size_t rows = 1 + 8192 / dims[d];
+        double ratio[FORMATS] = { 0 };
+        for (size_t r = 0; r < rows; r++) {
+            for (size_t i = 0; i < dims[d]; i++)
+                x[i] = (float)random_normal(&rng) * (i % 97 ? 1 : 20);
+            for (size_t f = 0; f < FORMATS; f++)
+                ratio[f] += (formats[f].format == XP_Q_FP8 ? 1 : forecast_over_truth(&k, &q, formats[f].format, x)) / (double)rows;
         }
+        for (size_t f = 0; f < FORMATS; f++)
+            cr_assert(ratio[f] < 1.02 && (ratio[f] > 0.9 || dims[d] == 20 || dims[d] == 300), "format %d dim %zu: %g of the error",
+                      formats[f].format, dims[d], ratio[f]);
         free(q.signs);
     }
 }
