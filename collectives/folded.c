@@ -153,13 +153,11 @@ static int allocate_cells(struct xp_folder *f)
     f->probe_sketch = block(n, sketch, 0);
     f->probe_start = block(XP_FOLD_CELLS + 1, sizeof(uint32_t), 0);
     f->seed = block(n, sizeof(uint32_t), 0);
-    f->seed_sketch = block(n, sketch, 0);
     f->seed_start = block(XP_FOLD_CELLS + 1, sizeof(uint32_t), 0);
     f->seen = block(n, sizeof(uint32_t), 0);
-    f->seen_sketch = block(n, sketch, 0);
     f->next = block(XP_FOLD_CELLS + 1, sizeof(uint32_t), 0);
-    return f->cell && f->near && f->cell_of && f->row_cell && f->probe && f->probe_sketch && f->probe_start && f->seed && f->seed_sketch &&
-                   f->seed_start && f->seen && f->seen_sketch && f->next ? 0 : -1;
+    return f->cell && f->near && f->cell_of && f->row_cell && f->probe && f->probe_sketch && f->probe_start && f->seed &&
+                   f->seed_start && f->seen && f->next ? 0 : -1;
 }
 
 static xp_status allocate(struct xp_folder *f)
@@ -267,10 +265,8 @@ void xp_folder_destroy(struct xp_folder *f)
     free(f->probe_sketch);
     free(f->probe_start);
     free(f->seed);
-    free(f->seed_sketch);
     free(f->seed_start);
     free(f->seen);
-    free(f->seen_sketch);
     free(f->next);
     free(f->leaders);
     free(f->leader);

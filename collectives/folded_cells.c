@@ -116,55 +116,45 @@ static uint32_t cell_of_cluster(const struct xp_folder *f, size_t k)
     return cell;
 }
 
-/* f->seed: the seeds by the cell that they are in, their sketches in f->seed_sketch. */
+/* f->seed: the seeds by the cell that they are in. */
 static void list_seeds(struct xp_folder *f, size_t seeds)
 {
-    const struct xp_clusters *c = &f->clusters;
-    const size_t bytes = f->sketch_values * sizeof(*f->part);
-
     for (size_t k = 0; k < seeds; k++)
-        f->ids[k] = cell_of_cluster(f, c->seed[k]);
+        f->ids[k] = cell_of_cluster(f, f->clusters.seed[k]);
     begin_list(f, f->ids, seeds, f->seed_start);
-    for (size_t k = 0; k < seeds; k++) {
-        const uint32_t at = f->next[f->ids[k]]++;
-
-        f->seed[at] = (uint32_t)k;
-        memcpy(f->seed_sketch + at * f->sketch_values, c->centroids + k * f->sketch_values, bytes);
-    }
+    for (size_t k = 0; k < seeds; k++)
+        f->seed[f->next[f->ids[k]]++] = (uint32_t)k;
 }
 
-/* The seeds in cells near to g, until they are enough, or all of them where these are few: f->seen, f->seen_sketch. Returns how many. */
-static size_t list_seen(struct xp_folder *f, unsigned g, size_t seeds)
+/* The seeds in cells near to g, until they are enough: f->seen. Returns how many. */
+static size_t list_seen(struct xp_folder *f, unsigned g)
 {
-    const unsigned s = f->sketch_values;
     const uint16_t *near = f->near + g * XP_FOLD_NEAR;
     size_t n = 0;
 
-    for (unsigned i = 0; i < XP_FOLD_NEAR && i < f->cells && n < ENOUGH; i++) {
-        const uint32_t first = f->seed_start[near[i]], more = f->seed_start[near[i] + 1] - first;
-
-        memcpy(f->seen + n, f->seed + first, more * sizeof(*f->seen));
-        memcpy(f->seen_sketch + n * s, f->seed_sketch + first * s, more * s * sizeof(*f->seen_sketch));
-        n += more;
-    }
-    if (n >= LEAST || n == seeds)
-        return n;
-    memcpy(f->seen, f->seed, seeds * sizeof(*f->seen));
-    memcpy(f->seen_sketch, f->seed_sketch, seeds * s * sizeof(*f->seen_sketch));
-    return seeds;
+    for (unsigned i = 0; i < XP_FOLD_NEAR && i < f->cells && n < ENOUGH; i++)
+        for (uint32_t at = f->seed_start[near[i]]; at < f->seed_start[near[i] + 1]; at++)
+            f->seen[n++] = f->seed[at];
+    return n;
 }
 
-/* Rows of a cell join the nearest centroid that they see. */
+/* Rows of a cell join the nearest centroid that they see; where they see few, that of all. */
 static void search_cell(struct xp_folder *f, unsigned g, size_t seeds)
 {
     const unsigned s = f->sketch_values;
     const uint32_t first = f->probe_start[g], n = f->probe_start[g + 1] - first;
+    const int16_t *rows = f->probe_sketch + (size_t)first * s;
+    size_t seen;
 
     if (n == 0)
         return;
-    f->kernels.assign(f->probe_sketch + (size_t)first * s, n, s, f->seen_sketch, list_seen(f, g, seeds), f->ids);
+    seen = list_seen(f, g);
+    if (seen >= LEAST)
+        f->kernels.assign_listed(rows, n, s, f->clusters.centroids, f->seen, seen, f->ids);
+    else
+        f->kernels.assign(rows, n, s, f->clusters.centroids, seeds, f->ids);
     for (uint32_t i = 0; i < n; i++)
-        f->clusters.of[f->probe[first + i]] = f->seen[f->ids[i]];
+        f->clusters.of[f->probe[first + i]] = f->ids[i];
 }
 
 void xp_fold_group_cells(struct xp_folder *f, size_t rows)

@@ -98,10 +98,8 @@ struct xp_folder {
     int16_t *probe_sketch; /* their sketches, */
     uint32_t *probe_start; /* [XP_FOLD_CELLS + 1] and where a cell's begin */
     uint32_t *seed;     /* the same of centroids */
-    int16_t *seed_sketch;
     uint32_t *seed_start;
-    uint32_t *seen;     /* [max_tokens] centroids that a row is compared with, */
-    int16_t *seen_sketch;  /* and their sketches */
+    uint32_t *seen;     /* [max_tokens] centroids that a row is compared with */
     uint32_t *next;     /* [XP_FOLD_CELLS + 1] scratch */
     int16_t *leaders;   /* leader mode: [max_slots][sketch_values] sketches of the leaders, expert by expert */
     struct xp_fold_leader *leader; /* [max_slots] likewise */

@@ -32,6 +32,22 @@ void xp_assign_c(const int16_t *sketch, size_t n, unsigned s, const int16_t *cen
     }
 }
 
+void xp_assign_listed_c(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, const uint32_t *list, size_t count, uint32_t *assign)
+{
+    for (size_t r = 0; r < n; r++) {
+        uint32_t nearest = UINT32_MAX;
+
+        assign[r] = list[0];
+        for (size_t k = 0; k < count; k++) {
+            const uint32_t d = distance(sketch + r * s, centroids + (size_t)list[k] * s, s);
+            if (d < nearest) {
+                nearest = d;
+                assign[r] = list[k];
+            }
+        }
+    }
+}
+
 void xp_distances_c(const int16_t *a, unsigned s, const int16_t *centroids, size_t K, uint32_t *out)
 {
     for (size_t k = 0; k < K; k++)

@@ -22,6 +22,7 @@ static void fill_c(struct xp_kernels *k)
     k->row_sum = xp_row_sum_c;
     k->hash = xp_hash_c;
     k->assign = xp_assign_c;
+    k->assign_listed = xp_assign_listed_c;
     k->distances = xp_distances_c;
     k->quantise = xp_quantise_c;
     k->dequantise = xp_dequantise_c;
@@ -60,6 +61,7 @@ static void fill_avx2(struct xp_kernels *k)
     k->fold_sums = xp_fold_sums_avx2;
     k->row_sum = xp_row_sum_avx2;
     k->assign = xp_assign_avx2;
+    k->assign_listed = xp_assign_listed_avx2;
     k->distances = xp_distances_avx2;
     k->energy = xp_energy_avx2;
     k->distance = xp_distance_avx2;

@@ -129,6 +129,11 @@ typedef void (*xp_hash_fn)(const struct xp_hasher *h, const struct xp_rows *in, 
  * modulo never bites.) Exact. */
 typedef void (*xp_assign_fn)(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, size_t K, uint32_t *assign);
 
+/* assign_listed: the same where row r may be assigned to count centroids only, whose numbers are in list, any order: assign[r] is such a
+ * number, the first in list of equally near ones. count >= 1. Exact. */
+typedef void (*xp_assign_listed_fn)(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, const uint32_t *list, size_t count,
+                                    uint32_t *assign);
+
 /* distances: that sum for one sketch and each of K centroids. Exact. */
 typedef void (*xp_distances_fn)(const int16_t *a, unsigned s, const int16_t *centroids, size_t K, uint32_t *out);
 
@@ -283,6 +288,7 @@ struct xp_kernels {
     xp_fht_i32_fn fht_i32;
     xp_hash_fn hash;
     xp_assign_fn assign;
+    xp_assign_listed_fn assign_listed;
     xp_distances_fn distances;
     xp_quantise_fn quantise;
     xp_dequantise_fn dequantise;

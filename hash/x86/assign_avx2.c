@@ -139,11 +139,13 @@ XP_INLINE __m256i distances8(const int16_t *a, uint32_t norm, const int16_t *con
     return _mm256_sub_epi32(_mm256_add_epi32(norms, _mm256_set1_epi32((int)norm)), _mm256_slli_epi32(sums_of8(dot), 1));
 }
 
-/* 8 centroids from `first` on; behind the last comes the last. */
-XP_INLINE void take8(const int16_t *centroids, size_t first, size_t K, unsigned s, const int16_t *c[LANES])
+/* 8 centroids of a list (NULL: all) from `first` on; behind the last comes the last. */
+XP_INLINE void take8(const int16_t *centroids, const uint32_t *list, size_t first, size_t K, unsigned s, const int16_t *c[LANES])
 {
-    for (size_t k = 0; k < LANES; k++)
-        c[k] = centroids + (first + k < K ? first + k : K - 1) * s;
+    for (size_t k = 0; k < LANES; k++) {
+        const size_t at = first + k < K ? first + k : K - 1;
+        c[k] = centroids + (list ? list[at] : at) * s;
+    }
 }
 
 /* The lowest index of the least distance. */
@@ -159,7 +161,8 @@ static uint32_t least_of8(__m256i distance, __m256i index)
     return k[best];
 }
 
-static void assign_few(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, size_t K, uint32_t *assign)
+/* n <= FEW. */
+static void assign_few(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, const uint32_t *list, size_t K, uint32_t *assign)
 {
     __m256i distance[FEW], index[FEW];
     uint32_t norm[FEW];
@@ -172,7 +175,7 @@ static void assign_few(const int16_t *sketch, size_t n, unsigned s, const int16_
     for (size_t k = 0; k < K; k += LANES) {
         const int16_t *c[LANES];
 
-        take8(centroids, k, K, s, c);
+        take8(centroids, list, k, K, s, c);
         const __m256i norms = norms8(c, s), number = _mm256_add_epi32(_mm256_set1_epi32((int)k), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
         for (size_t r = 0; r < n; r++) {
             const __m256i least = _mm256_min_epu32(distance[r], distances8(sketch + r * s, norm[r], c, norms, s));
@@ -181,8 +184,17 @@ static void assign_few(const int16_t *sketch, size_t n, unsigned s, const int16_
             distance[r] = least;
         }
     }
-    for (size_t r = 0; r < n; r++)
+    for (size_t r = 0; r < n; r++) {
         assign[r] = least_of8(distance[r], index[r]);
+        if (list)
+            assign[r] = list[assign[r]];
+    }
+}
+
+void xp_assign_listed_avx2(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, const uint32_t *list, size_t count, uint32_t *assign)
+{
+    for (size_t r = 0; r < n; r += FEW)
+        assign_few(sketch + r * s, n - r < FEW ? n - r : FEW, s, centroids, list, count, assign + r);
 }
 
 void xp_distances_avx2(const int16_t *a, unsigned s, const int16_t *centroids, size_t K, uint32_t *out)
@@ -193,7 +205,7 @@ void xp_distances_avx2(const int16_t *a, unsigned s, const int16_t *centroids, s
         const int16_t *c[LANES];
         uint32_t d[LANES];
 
-        take8(centroids, k, K, s, c);
+        take8(centroids, NULL, k, K, s, c);
         _mm256_storeu_si256((__m256i *)d, distances8(a, norm, c, norms8(c, s), s));
         memcpy(out + k, d, (K - k < LANES ? K - k : LANES) * sizeof(*d));
     }
@@ -212,7 +224,7 @@ void xp_assign_avx2(const int16_t *sketch, size_t n, unsigned s, const int16_t *
         size_t k = 0;
 
         if (left <= FEW) {
-            assign_few(sketch + r * s, left, s, centroids, K, assign + r);
+            assign_few(sketch + r * s, left, s, centroids, NULL, K, assign + r);
             return;
         }
         transpose(sketch + r * s, left, s, rows, norm);

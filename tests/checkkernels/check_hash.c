@@ -283,6 +283,31 @@ static void compare_assign(struct check *c, const struct xp_kernels *plain, cons
     }
 }
 
+static void compare_assign_listed(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
+{
+    for (int round = 0; round < 200; round++) {
+        const unsigned s = 32 * (1 + (unsigned)check_below(c, round % 4 ? 4 : 16)), kind = (unsigned)round % 6;
+        const size_t n = check_below(c, 40), K = 1 + check_below(c, 40), count = 1 + check_below(c, 30);
+        struct guarded a = guard_alloc(n * s * 2, 2 * check_below(c, 20), 0), means = guard_alloc(K * s * 2, 2 * check_below(c, 20), 0);
+        struct guarded list = guard_alloc(count * sizeof(uint32_t), 0, 0), out[2];
+
+        fill_sketches(c, kind, a.p, n * s);
+        fill_sketches(c, kind, means.p, K * s);
+        for (size_t i = 0; i < count; i++)
+            ((uint32_t *)list.p)[i] = (uint32_t)check_below(c, K);
+        for (int i = 0; i < 2; i++)
+            out[i] = guard_alloc(n * sizeof(uint32_t), 0, 0x55);
+        plain->assign_listed(a.p, n, s, means.p, list.p, count, out[0].p);
+        tested->assign_listed(a.p, n, s, means.p, list.p, count, out[1].p);
+        check_equal(c, &out[0], &out[1], "%zu sketches of %u, %zu of %zu centroids, kind %u", n, s, count, K, kind);
+        guard_free(&out[0]);
+        guard_free(&out[1]);
+        guard_free(&list);
+        guard_free(&means);
+        guard_free(&a);
+    }
+}
+
 static void compare_distances(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
 {
     for (int round = 0; round < 200; round++) {
@@ -310,6 +335,7 @@ struct assign_run {
     int16_t *a, *means;
     size_t n, K;
     unsigned s;
+    const uint32_t *list;
     uint32_t *out;
 };
 
@@ -329,9 +355,31 @@ static void bench_assign(struct check *c, const struct xp_kernels *k)
     fill_sketches(c, 2, r.a, r.n * r.s);
     fill_sketches(c, 2, r.means, r.K * r.s);
     bench_line(c, "1024 sketches of 64, 256 centroids", r.a, r.n * r.s * 2, run_assign, &r);
-    r.n = 5;
-    r.K = 24;
-    bench_line(c, "5 sketches of 64, 24 centroids", r.a, r.n * r.s * 2, run_assign, &r);
+    free(r.a);
+    free(r.means);
+    free(r.out);
+}
+
+static void run_assign_listed(void *arg)
+{
+    struct assign_run *r = arg;
+    r->k->assign_listed(r->a, r->n, r->s, r->means, r->list, r->K, r->out);
+}
+
+static void bench_assign_listed(struct check *c, const struct xp_kernels *k)
+{
+    struct assign_run r = {.k = k, .n = 5, .K = 16, .s = 64};
+    uint32_t list[16];
+
+    r.list = list;
+    r.a = malloc(r.n * r.s * 2);
+    r.means = malloc(256 * r.s * 2);
+    r.out = malloc(r.n * sizeof(*r.out));
+    fill_sketches(c, 2, r.a, r.n * r.s);
+    fill_sketches(c, 2, r.means, 256 * r.s);
+    for (size_t i = 0; i < r.K; i++)
+        list[i] = (uint32_t)check_below(c, 256);
+    bench_line(c, "5 sketches of 64, 16 of 256 centroids", r.a, r.n * r.s * 2, run_assign_listed, &r);
     free(r.a);
     free(r.means);
     free(r.out);
@@ -365,6 +413,7 @@ const struct check_row check_hash_rows[] = {
     {"fht_i32", SLOT(fht_i32), compare_fht_i32, bench_fht_i32},
     {"hash", SLOT(hash), compare_hash, bench_hash},
     {"assign", SLOT(assign), compare_assign, bench_assign},
+    {"assign_listed", SLOT(assign_listed), compare_assign_listed, bench_assign_listed},
     {"distances", SLOT(distances), compare_distances, bench_distances},
     {NULL, 0, NULL, NULL},
 };
