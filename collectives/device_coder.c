@@ -5,6 +5,7 @@
  */
 #include "collectives/device_coder.h"
 #include "collectives/device_call.h"
+#include "hash/bytes.h"
 
 #include <string.h>
 
@@ -47,13 +48,24 @@ int xp_device_coder_open(struct xp_device_coder *d, const struct xp_shape *s, si
     if (d->batch_rows > s->max_send_rows)
         d->batch_rows = s->max_send_rows;
     d->staging_bytes = staging_bytes;
-    d->notes_cap = s->max_recv_rows * (sizeof(uint64_t) + sizeof(uint32_t) + 1) + frames_in * (s->dim * sizeof(float) + 64);
+    d->sign_words = d->coder->desc.dither ? xp_sign_words(s->dim) : 0;
+    d->frames_in = frames_in;
+    d->notes_cap = s->max_recv_rows * (sizeof(uint64_t) + 2 * sizeof(uint32_t) + 1) + frames_in * (s->dim * sizeof(float) + sizeof(uint64_t) + 64);
     d->quantiser.dim = s->dim;
     xp_row_plan_init(&d->plan, d->coder, d->coder->formats, NULL);
     int e = xp_device_describe(d->dev, &d->gpu);
     for (size_t i = 0; !e && i < d->batches; i++)
         e = d->dev->event_create(&d->batch[i].known);
     return e;
+}
+
+static void take_signs(struct xp_device_coder *d, struct xp_device_batch *b, struct xp_pool *device, struct xp_pool *pinned)
+{
+    b->seeds = xp_pool_take(pinned, d->batch_frames * sizeof *b->seeds);
+    b->dev.signs.sums = xp_pool_take(device, d->batch_rows * sizeof *b->dev.signs.sums);
+    b->dev.signs.seeds = xp_pool_take(device, d->batch_frames * sizeof *b->dev.signs.seeds);
+    b->dev.signs.of = xp_pool_take(device, d->batch_rows * sizeof *b->dev.signs.of);
+    b->dev.signs.signs = xp_pool_take(device, d->batch_frames * d->sign_words * sizeof *b->dev.signs.signs);
 }
 
 static void take_batch(struct xp_device_coder *d, struct xp_device_batch *b, struct xp_pool *device, struct xp_pool *pinned)
@@ -79,6 +91,8 @@ static void take_batch(struct xp_device_coder *d, struct xp_device_batch *b, str
     b->dev.typed = xp_pool_take(device, frames * row_bytes);
     b->dev.slots = xp_pool_take(device, rows * d->stride);
     b->dev.payload = xp_pool_take(device, rows * d->stride);
+    if (d->sign_words)
+        take_signs(d, b, device, pinned);
 }
 
 void xp_device_coder_parts(struct xp_device_coder *d, struct xp_pool *device, struct xp_pool *pinned)
@@ -90,6 +104,7 @@ void xp_device_coder_parts(struct xp_device_coder *d, struct xp_pool *device, st
     d->staging = xp_pool_take(device, d->staging_bytes);
     d->notes = xp_pool_take(pinned, d->notes_cap);
     d->dev_notes = xp_pool_take(device, d->notes_cap);
+    d->signs_in = xp_pool_take(device, d->frames_in * d->sign_words * sizeof *d->signs_in);
 }
 
 int xp_device_coder_fill(struct xp_device_coder *d, void *stream)
@@ -120,10 +135,13 @@ static int run_kernels(struct xp_device_coder *d, const struct xp_device_batch *
 {
     const struct xp_rows in = {.data = rows, .index = b->dev.index, .rows = b->rows, .dim = d->shape->dim, .dtype = d->shape->dtype};
     const struct xp_gpu_means means = {b->dev.means, b->dev.typed, b->dev.pays, b->dev.base_of, b->dev.reference_of};
-    const struct xp_gpu_bases bases = {b->dev.means, b->dev.base_of, b->dev.reference_of};
+    const struct xp_gpu_bases bases = {b->dev.means, b->dev.base_of, b->dev.reference_of, d->sign_words ? b->dev.signs.of : NULL};
+    const struct xp_quantiser q = {.dim = d->shape->dim, .signs = d->sign_words ? b->dev.signs.signs : d->quantiser.signs};
     int e = d->kernels->means(&d->gpu, &in, b->dev.frame, b->frames, &means);
+    if (!e && d->sign_words)
+        e = d->kernels->frame_signs(&d->gpu, &in, b->dev.frame, b->frames, d->coder->desc.seed, &b->dev.signs);
     if (!e)
-        e = d->kernels->row_encode(&d->gpu, &d->plan, &d->quantiser, &in, &bases, b->dev.slots, d->stride, b->dev.formats, b->dev.lengths, b->dev.errors);
+        e = d->kernels->row_encode(&d->gpu, &d->plan, &q, &in, &bases, b->dev.slots, d->stride, b->dev.formats, b->dev.lengths, b->dev.errors);
     return e ? e : d->kernels->pack(&d->gpu, b->dev.slots, d->stride, b->dev.lengths, NULL, b->rows, d->scratch, b->dev.at, b->dev.payload);
 }
 
@@ -133,7 +151,7 @@ int xp_device_encode(struct xp_device_coder *d, struct xp_device_batch *b, const
         {b->dev.frame, b->frame, b->frames * sizeof *b->frame}, {b->dev.index, b->index, b->rows * sizeof *b->index}};
     const struct { void *to; const void *from; size_t bytes; } down[] = {
         {b->at, b->dev.at, (b->rows + 1) * sizeof *b->at}, {b->formats, b->dev.formats, b->rows}, {b->pays, b->dev.pays, b->frames},
-        {b->typed, b->dev.typed, b->frames * d->shape->row_bytes}};
+        {b->typed, b->dev.typed, b->frames * d->shape->row_bytes}, {b->seeds, b->dev.signs.seeds, d->sign_words ? b->frames * sizeof *b->seeds : 0}};
     int e = 0;
     d->gpu.stream = stream;
     for (size_t i = 0; !e && i < sizeof up / sizeof *up; i++)
@@ -171,6 +189,11 @@ int xp_device_fetch(struct xp_device_coder *d, const struct xp_device_batch *b, 
     return d->dev->copy(out + xp_quant_head_bytes(d->coder, f->rows, b->pays[i]), b->dev.payload + b->at[f->first], length_of(b, i), stream);
 }
 
+static uint64_t seed_of(const struct xp_device_coder *d, const struct xp_device_batch *b, size_t i)
+{
+    return d->sign_words ? b->seeds[i] : d->coder->desc.seed;
+}
+
 /* A frame of so many bytes for the statistics. */
 static void count(struct xp_device_coder *d, const struct xp_device_batch *b, size_t i, size_t bytes)
 {
@@ -188,8 +211,9 @@ static void count(struct xp_device_coder *d, const struct xp_device_batch *b, si
 size_t xp_device_close(struct xp_device_coder *d, const struct xp_device_batch *b, size_t i, uint8_t *out)
 {
     const struct xp_gpu_frame *f = &b->frame[i];
-    const size_t bytes = !pays(d, b, i) ? xp_raw_close(d->coder, out, f->rows)
-                                        : xp_quant_close(d->coder, out, mean_of(d, b, i), b->formats + f->first, f->rows, length_of(b, i));
+    const uint64_t seed = seed_of(d, b, i);
+    const size_t bytes = !pays(d, b, i) ? xp_raw_close(d->coder, out, seed, f->rows)
+                                        : xp_quant_close(d->coder, out, seed, mean_of(d, b, i), b->formats + f->first, f->rows, length_of(b, i));
     count(d, b, i, bytes);
     return bytes;
 }
@@ -205,8 +229,12 @@ size_t xp_device_write_head(struct xp_device_coder *d, const struct xp_device_ba
     const struct xp_gpu_frame *f = &b->frame[i];
     size_t head = 1;
     out[0] = (uint8_t)pays(d, b, i);
+    if (out[0] && d->sign_words) {
+        xp_put64(out + head, seed_of(d, b, i));
+        head += sizeof(uint64_t);
+    }
     if (out[0])
-        head += xp_quant_write_head(d->coder, out + 1, mean_of(d, b, i), b->formats + f->first, f->rows);
+        head += xp_quant_write_head(d->coder, out + head, mean_of(d, b, i), b->formats + f->first, f->rows);
     count(d, b, i, head + (out[0] ? length_of(b, i) : f->rows * d->shape->row_bytes));
     return head;
 }
@@ -215,16 +243,18 @@ size_t xp_device_write_head(struct xp_device_coder *d, const struct xp_device_ba
 
 void xp_device_decode_begin(struct xp_device_coder *d)
 {
-    d->notes_used = 0;
+    d->notes_used = d->frames_used = 0;
 }
 
 /* Where the notes of a run are, of `rows` rows in at most `frames` frames. */
 static void place_notes(struct xp_device_notes *n, uint8_t *notes, size_t rows, size_t frames, size_t dim)
 {
     n->mean = (float *)(void *)notes;
-    n->at = (uint64_t *)(void *)(notes + round16(frames * dim * sizeof(float)));
+    n->seeds = (uint64_t *)(void *)(notes + round16(frames * dim * sizeof(float)));
+    n->at = n->seeds + frames;
     n->of = (uint32_t *)(n->at + rows);
-    n->formats = (uint8_t *)(n->of + rows);
+    n->signs_of = n->of + rows;
+    n->formats = (uint8_t *)(n->signs_of + rows);
 }
 
 void xp_device_run_begin(struct xp_device_coder *d, struct xp_device_run *run, size_t rows, size_t frames)
@@ -232,7 +262,9 @@ void xp_device_run_begin(struct xp_device_coder *d, struct xp_device_run *run, s
     const size_t dim = d->shape->dim;
     memset(run, 0, sizeof *run);
     run->notes = d->notes_used;
-    run->bytes = round16(frames * dim * sizeof(float)) + rows * (sizeof(uint64_t) + sizeof(uint32_t) + 1);
+    run->bytes = round16(frames * dim * sizeof(float)) + frames * sizeof(uint64_t) + rows * (sizeof(uint64_t) + 2 * sizeof(uint32_t) + 1);
+    run->signs = d->signs_in + d->frames_used * d->sign_words;
+    d->frames_used += frames;
     place_notes(&run->host, d->notes + run->notes, rows, frames, dim);
     place_notes(&run->dev, d->dev_notes + run->notes, rows, frames, dim);
     d->notes_used += round16(run->bytes);
@@ -247,18 +279,23 @@ void xp_device_run_add(struct xp_device_coder *d, struct xp_device_run *run, con
         const uint8_t format = p->formats ? p->formats[r] : XP_Q_RAW;
         run->host.at[run->rows] = at;
         run->host.of[run->rows] = p->mean ? (uint32_t)run->means : XP_GPU_NO_ROW;
+        run->host.signs_of[run->rows] = (uint32_t)run->frames;
         run->host.formats[run->rows] = format;
         at += d->plan.bytes[format];
     }
+    run->host.seeds[run->frames++] = p->seed;
     run->means += p->mean != NULL;
 }
 
 int xp_device_run_end(struct xp_device_coder *d, const struct xp_device_run *run, void *to, void *stream)
 {
-    const struct xp_gpu_bases bases = {run->dev.mean, run->dev.of, NULL};
+    const struct xp_gpu_bases bases = {run->dev.mean, run->dev.of, NULL, d->sign_words ? run->dev.signs_of : NULL};
+    const struct xp_quantiser q = {.dim = d->shape->dim, .signs = d->sign_words ? run->signs : d->quantiser.signs};
     int e = d->dev->copy(d->dev_notes + run->notes, d->notes + run->notes, run->bytes, stream);
     d->gpu.stream = stream;
-    return e ? e : d->kernels->row_decode(&d->gpu, &d->quantiser, run->dev.formats, XP_Q_RAW, d->staging, run->dev.at, 0, &bases, d->shape->dtype,
+    if (!e && d->sign_words)
+        e = d->kernels->signs_of_seeds(&d->gpu, run->dev.seeds, run->frames, d->shape->dim, run->signs);
+    return e ? e : d->kernels->row_decode(&d->gpu, &q, run->dev.formats, XP_Q_RAW, d->staging, run->dev.at, 0, &bases, d->shape->dtype,
                                           run->rows, to);
 }
 

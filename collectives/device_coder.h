@@ -25,6 +25,7 @@ struct xp_device_batch {
     uint32_t *index;            /* the rows' numbers in the caller's buffer */
     uint64_t *at;
     uint8_t *formats, *pays, *typed;
+    uint64_t *seeds;            /* dither: of the frames */
     void *known;                /* event: the host has at, formats, pays and typed */
     struct {
         struct xp_gpu_frame *frame;
@@ -32,6 +33,7 @@ struct xp_device_batch {
         uint64_t *at;
         float *means, *errors;
         uint8_t *formats, *pays, *typed, *slots, *payload;
+        struct xp_gpu_frame_signs signs; /* dither */
     } dev;
 };
 
@@ -44,6 +46,7 @@ struct xp_device_coder {
     struct xp_gpu gpu;         /* its stream is set for each launch */
     struct xp_quantiser quantiser;
     size_t batches, batch_frames, batch_rows, stride;
+    size_t sign_words;         /* of a frame's table, where rows are dithered; 0: they are not */
     struct xp_device_batch batch[XP_DEVICE_BATCHES];
     void *scratch;             /* of pack */
     /* decode */
@@ -51,6 +54,8 @@ struct xp_device_coder {
     uint8_t *staging;          /* device: rows' bytes at the same places as in the pinned staging memory */
     uint8_t *notes, *dev_notes;/* pinned, device: what a run of frames is decoded with; carved per call */
     size_t notes_cap, notes_used;
+    uint32_t *signs_in;        /* device, dither: of the frames of a call */
+    size_t frames_in, frames_used;
 };
 
 /* Whether rows of this length can be coded on the device; *why gets a static text. */
@@ -75,7 +80,8 @@ size_t xp_device_close(struct xp_device_coder *d, const struct xp_device_batch *
 
 /* For those who send the rows' bytes from device memory: those of frame i, or NULL where its rows travel raw. */
 void *xp_device_payload(struct xp_device_coder *d, const struct xp_device_batch *b, size_t i, size_t *length);
-/* What precedes them: a byte, 0 raw or 1 coded, and the head of the payload of a coded frame, which is counted. Returns the bytes written. */
+/* What precedes them: a byte, 0 raw or 1 coded, and of a coded frame its seed, where rows are dithered, and the head of its payload, which is
+ * counted. Returns the bytes written. */
 size_t xp_device_write_head(struct xp_device_coder *d, const struct xp_device_batch *b, size_t i, uint8_t *out);
 
 /* What the rows of a run of frames are decoded with. */
@@ -83,10 +89,13 @@ struct xp_device_notes {
     float *mean;
     uint64_t *at; /* in the staging memory */
     uint32_t *of; /* which mean, or XP_GPU_NO_ROW */
+    uint32_t *signs_of; /* which of seeds */
+    uint64_t *seeds;
     uint8_t *formats;
 };
 struct xp_device_run {
-    size_t rows, means, notes, bytes;
+    size_t rows, frames, means, notes, bytes;
+    uint32_t *signs; /* device */
     struct xp_device_notes host, dev;
 };
 

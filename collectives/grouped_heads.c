@@ -7,7 +7,10 @@
 
 #include <string.h>
 
+#include "hash/bytes.h"
+
 enum { KIND_RAW = 0, KIND_CODED = 1 };
+#define KIND_AND_SEED 9 /* most bytes before the head of a payload */
 
 size_t xp_grouped_frames(const struct xp_shape *s, size_t rows)
 {
@@ -16,7 +19,7 @@ size_t xp_grouped_frames(const struct xp_shape *s, size_t rows)
 
 size_t xp_grouped_head_bytes(const struct xp_shape *s, size_t rows)
 {
-    return xp_grouped_frames(s, rows) * (1 + XP_QUANT_PREFIX + s->row_bytes) + rows;
+    return xp_grouped_frames(s, rows) * (KIND_AND_SEED + XP_QUANT_PREFIX + s->row_bytes) + rows;
 }
 
 /* Rows of frame i of a peer's. */
@@ -28,7 +31,7 @@ static size_t frame_rows(const struct xp_shape *s, const struct xp_heads *h, siz
 
 static size_t head_bytes(const struct xp_shape *s, const struct xp_heads *h)
 {
-    return h->frames * (1 + XP_QUANT_PREFIX + s->row_bytes) + h->rows;
+    return h->frames * (KIND_AND_SEED + XP_QUANT_PREFIX + s->row_bytes) + h->rows;
 }
 
 static void set_up(struct xp_grouped *g, struct xp_heads *all, const size_t *rows, uint8_t *memory)
@@ -159,7 +162,12 @@ static int read_head(struct xp_grouped *g, const struct xp_heads *h, size_t f, s
     *p = (struct xp_quant_parts){.length = rows * g->shape->row_bytes};
     if (kind == KIND_RAW)
         return 1;
-    const size_t head = xp_quant_read_head(g->coder->coder, &g->coder->plan, h->bytes + *at, left - 1, rows, p);
+    const size_t seed = g->coder->sign_words ? sizeof(uint64_t) : 0;
+    if (left - 1 < seed)
+        return 0;
+    p->seed = seed ? xp_get64(h->bytes + *at) : 0;
+    *at += seed;
+    const size_t head = xp_quant_read_head(g->coder->coder, &g->coder->plan, h->bytes + *at, left - 1 - seed, rows, p);
     *at += head;
     return head > 0 && p->length <= rows * g->shape->row_bytes;
 }

@@ -6,6 +6,7 @@
 #ifndef XP_CUDA_BOOK_CUH
 #define XP_CUDA_BOOK_CUH
 
+#include "cuda/philox.cuh"
 #include "cuda/row.cuh"
 
 #include "hash/bits.h"
@@ -74,14 +75,37 @@ static __host__ __device__ __forceinline__ unsigned xp_book_class(unsigned group
     return sum < 0 ? 0 : sum >= XP_RANS_CLASSES ? XP_RANS_CLASSES - 1 : (unsigned)sum;
 }
 
-/* The class of group g of a row, coordinates first. offset: from 0. */
-static __device__ __forceinline__ unsigned xp_book_class_of(const xp_gpu_book &b, unsigned g, uint32_t offset)
+/* Whether rows are dithered is known when kernels are compiled: their type T says it. */
+template <class T> struct xp_plain : T {
+    static constexpr bool dithered = false;
+};
+template <class T> struct xp_dithered : T {
+    static constexpr bool dithered = true;
+};
+
+/* The class of group g of a row, coordinates first, as the entropy coder has it. offset: from 0. */
+template <class T> static __device__ __forceinline__ unsigned xp_book_class_of(const xp_gpu_book &b, unsigned g, uint32_t offset)
 {
     const unsigned first = b.rank / XP_RANS_GROUP;
 
     if (g < first)
         return b.coordinate_class[g];
-    return g - first < b.groups ? xp_book_class(b.group_class[g - first], (int)offset - XP_BOOK_LARGEST_OFFSET) : 0;
+    const unsigned scale = g - first < b.groups ? xp_book_class(b.group_class[g - first], (int)offset - XP_BOOK_LARGEST_OFFSET) : 0;
+    return T::dithered ? xp_book_dithered_class(scale) : scale;
+}
+
+/* The dither of a group of values (hash/dither.c): a byte each, */
+static __device__ __forceinline__ uint4 xp_dither_block(uint64_t key, uint64_t row, unsigned group)
+{
+    const uint2 words = {(unsigned)key, (unsigned)(key >> 32)};
+
+    return curand_Philox4x32_10(make_uint4(group, (unsigned)row, (unsigned)(row >> 32), 1), words);
+}
+
+/* and what it stands for. */
+static __device__ __forceinline__ float xp_dither_of(unsigned byte)
+{
+    return __fsub_rn(__fmul_rn((float)byte, 0x1p-8f), 255.0f / 512);
 }
 
 static __device__ __forceinline__ unsigned xp_dev_low_bits(unsigned scale)

@@ -25,6 +25,7 @@ struct Decode {
     const uint64_t *at;
     const xp_book_numbers *numbers;
     uint32_t *status;
+    uint64_t key; /* of the dither */
     unsigned char *out;
     unsigned states, integers, steps; /* of a row; steps before the tail */
     unsigned symbol_bytes, each_warp; /* shared memory of a row's symbols; of a warp */
@@ -138,7 +139,7 @@ static __device__ __forceinline__ unsigned find(const uint32_t *even, uint32_t s
 }
 
 /* The symbols of the rows in this warp. lane: in the row. */
-template <unsigned W>
+template <class T, unsigned W>
 static __device__ __forceinline__ void decode_symbols(const Decode &d, const uint32_t *spans, Row &row, Stream<W> &s, unsigned char *symbols)
 {
     const unsigned lane = threadIdx.x % W, begin = threadIdx.x % 32 - lane, states = d.states;
@@ -156,7 +157,7 @@ static __device__ __forceinline__ void decode_symbols(const Decode &d, const uin
         if (step % 8 == 0)
             s.refill(lane);
         if (step % classes_steps == 0)
-            table = xp_dev_table_number(xp_book_class_of(d.b, step * states / XP_RANS_GROUP + lane, row.n.offset)) * XP_RANS_SYMBOLS;
+            table = xp_dev_table_number(xp_book_class_of<T>(d.b, step * states / XP_RANS_GROUP + lane, row.n.offset)) * XP_RANS_SYMBOLS;
         const unsigned group = step * states / XP_RANS_GROUP % W;
         const uint32_t *span = spans + __shfl_sync(XP_FULL_WARP, table, begin + group);
         const uint32_t slot = x & ((1u << XP_RANS_BITS) - 1);
@@ -302,10 +303,22 @@ template <class T> static __device__ __forceinline__ void store_window(const Dec
     }
 }
 
-/* A coded row from its symbols. */
-template <class T> static __device__ __forceinline__ void restore_row(const Decode &d, const Row &row, const unsigned char *symbols, typename T::word *window,
+/* Integers less the dither of row r, of which they are values at, at + 1 ... in one half of a group. */
+template <class T> static __device__ __forceinline__ void take_off_dither(const Decode &d, size_t r, unsigned at, const int (&q)[VALUES], float (&v)[VALUES])
+{
+    const uint4 block = T::dithered ? xp_dither_block(d.key, r, at / XP_RANS_GROUP) : make_uint4(0, 0, 0, 0);
+    const unsigned bytes[2] = {at % XP_RANS_GROUP ? block.z : block.x, at % XP_RANS_GROUP ? block.w : block.y};
+
+#pragma unroll
+    for (unsigned k = 0; k < VALUES; k++)
+        v[k] = T::dithered ? __fsub_rn((float)q[k], xp_dither_of(bytes[k / 4] >> (k % 4 * 8) & 255)) : (float)q[k];
+}
+
+/* Row r, a coded one, from its symbols. */
+template <class T> static __device__ __forceinline__ void restore_row(const Decode &d, const Row &row, size_t r, const unsigned char *symbols, typename T::word *window,
                                                                       unsigned char *out)
 {
+    static_assert(VALUES == XP_RANS_GROUP / 2, "half a group in a lane");
     const unsigned lane = threadIdx.x % 32, first = d.b.rank / XP_RANS_GROUP, dim = (unsigned)d.b.dim;
     const float step = xp_dev_step_size(d.b, row.n.step), *base = d.b.centroids ? d.b.centroid + row.n.centroid * d.b.pad : d.b.mean;
     Rest rest = {row.planes, row.rest};
@@ -330,7 +343,7 @@ template <class T> static __device__ __forceinline__ void restore_row(const Deco
             read_symbols(symbols + d.b.rank + at, symbol);
             read_floats(base + at, v);
         }
-        read_integers<VALUES>(rest, symbol, count, xp_book_class_of(d.b, first + at / XP_RANS_GROUP, row.n.offset), lane, q);
+        read_integers<VALUES>(rest, symbol, count, xp_book_class_of<T>(d.b, first + at / XP_RANS_GROUP, row.n.offset), lane, q);
         for (unsigned j = 0; j < d.b.rank; j += VALUES)
 #pragma unroll
             for (unsigned k = 0; k < VALUES; k++) {
@@ -344,11 +357,13 @@ template <class T> static __device__ __forceinline__ void restore_row(const Deco
                 for (unsigned i = 0; i < VALUES; i++)
                     v[i] = __fadd_rn(v[i], __fmul_rn(factor, along[i]));
             }
+        float steps[VALUES];
+        take_off_dither<T>(d, r, at, q, steps);
         __syncwarp(); /* the window before has been stored */
 #pragma unroll
         for (unsigned k = 0; k < VALUES; k++)
             if (k < count)
-                window[VALUES * lane + k] = T::store(__fadd_rn(__fmul_rn((float)q[k], step), v[k]));
+                window[VALUES * lane + k] = T::store(__fadd_rn(__fmul_rn(steps[k], step), v[k]));
         __syncwarp();
         store_window<T>(d, window, d.b.place + w, in_window, out + w * sizeof(typename T::word), lane);
     }
@@ -410,13 +425,13 @@ template <class T, unsigned W> __global__ void __launch_bounds__(MOST_WARPS * 32
         s.ring = rings + in_warp * Stream<W>::RING;
         __syncwarp(); /* the symbols of the rows before have been read */
         if (__any_sync(XP_FULL_WARP, row.coded))
-            decode_symbols<W>(d, spans, row, s, own + in_warp * d.symbol_bytes);
+            decode_symbols<T, W>(d, spans, row, s, own + in_warp * d.symbol_bytes);
         __syncwarp();
         for (unsigned k = 0; k < ROWS && first + k < d.rows; k++) {
             const Row r = row_of(row, k * W);
             unsigned char *out = d.out + (first + k) * d.row_bytes;
             if (r.coded && r.fine)
-                restore_row<T>(d, r, own + k * d.symbol_bytes, window, out);
+                restore_row<T>(d, r, first + k, own + k * d.symbol_bytes, window, out);
             else if (!r.coded && r.n.offset != XP_BOOK_KIND_BAD)
                 copy_row<T>(d, r, out);
             else if (r.coded && threadIdx.x % 32 == 0)
@@ -432,10 +447,15 @@ xp_shape shape_for(const struct xp_gpu *g, const Decode &d, unsigned rows_of_war
     return xp_shape_of_warps(g, {g->shared_bytes / 2, tables, d.each_warp, MOST_WARPS, 4}, d.rows, rows_of_warp);
 }
 
+template <class T> int launch(const struct xp_gpu *g, const Decode &d, unsigned width)
+{
+    return xp_launch("book decode", shape_for(g, d, 32 / width), g->stream, width == 8 ? book_decode_kernel<T, 8> : book_decode_kernel<T, 16>, d);
+}
+
 } // namespace
 
-extern "C" int xp_cuda_book_decode(const struct xp_gpu *g, const struct xp_gpu_book *b, const uint8_t *in, size_t len, xp_dtype t, size_t rows, void *scratch,
-                                   void *out, uint32_t *status)
+extern "C" int xp_cuda_book_decode(const struct xp_gpu *g, const struct xp_gpu_book *b, const struct xp_book_dither *dither, const uint8_t *in, size_t len,
+                                   xp_dtype t, size_t rows, void *scratch, void *out, uint32_t *status)
 {
     const struct xp_rows to = {out, nullptr, rows, b->dim, t};
     const xp_book_source from = {in, len, rows, b->dim * xp_dtype_size(t), status};
@@ -448,6 +468,7 @@ extern "C" int xp_cuda_book_decode(const struct xp_gpu *g, const struct xp_gpu_b
     d.rows = rows;
     d.row_bytes = from.row_bytes;
     d.status = status;
+    d.key = dither ? dither->key : 0;
     d.out = static_cast<unsigned char *>(out);
     d.integers = xp_book_integers(*b);
     d.states = xp_rans_lanes(d.integers);
@@ -460,6 +481,6 @@ extern "C" int xp_cuda_book_decode(const struct xp_gpu *g, const struct xp_gpu_b
         return error;
     return xp_for_type(t, [&](auto tag) {
         typedef decltype(tag) T;
-        return xp_launch("book decode", shape_for(g, d, in_warp), g->stream, width == 8 ? book_decode_kernel<T, 8> : book_decode_kernel<T, 16>, d);
+        return dither && dither->on ? launch<xp_dithered<T>>(g, d, width) : launch<xp_plain<T>>(g, d, width);
     });
 }

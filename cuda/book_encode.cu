@@ -49,6 +49,7 @@ template <class T> static __device__ __forceinline__ Subject<T> subject_of(const
     s.own_base = s.rest + (j.b.rank ? j.rest_room / sizeof(float) : 0);
     s.typed = reinterpret_cast<typename T::word *>(own + (j.b.rank ? 2 : 1) * j.rest_room);
     s.window = reinterpret_cast<typename T::word *>(own + (j.b.rank ? 2 : 1) * j.rest_room + j.row_room);
+    s.dither = own + j.each_warp - j.dither_room;
     return s;
 }
 
@@ -121,6 +122,12 @@ static __device__ __forceinline__ unsigned split(const Tables &t, Pieces &p, uns
     return (unsigned)symbol >> 1 | ((unsigned)symbol & 1) << 4;
 }
 
+/* The class of value i's group, as the entropy coder has it. */
+template <class T> static __device__ __forceinline__ unsigned coded_class_at(const Subject<T> &s, unsigned i)
+{
+    return T::dithered ? xp_book_dithered_class(class_at(s, i)) : class_at(s, i);
+}
+
 /* All integers of the row, their places to symbols. */
 template <class T> static __device__ __forceinline__ void split_row(const Subject<T> &s, Pieces &p, unsigned plane_bytes, unsigned char *symbols)
 {
@@ -134,7 +141,7 @@ template <class T> static __device__ __forceinline__ void split_row(const Subjec
         const unsigned i = first + s.lane;
         const bool in_group = i < s.padded;
         const int q = in_group ? integer_at(s, i, inverse) : 0;
-        const unsigned place = split(*s.tables, p, plane_bytes, s.lane, q, in_group ? class_at(s, i) : 0, i < s.dim, in_group);
+        const unsigned place = split(*s.tables, p, plane_bytes, s.lane, q, in_group ? coded_class_at(s, i) : 0, i < s.dim, in_group);
 
         __syncwarp(); /* these values have been read: symbols take their place */
         if (first == 0 && s.lane < b.rank)
@@ -171,7 +178,7 @@ static __device__ __forceinline__ bool encode_symbols(const Encode &e, const Sub
         uint32_t span = 1;
 
         if (s.lane < states) {
-            span = s.tables->span[xp_dev_table_number(xp_book_class_of(s.job->b, group, s.offset)) * XP_RANS_SYMBOLS + symbols[i]];
+            span = s.tables->span[xp_dev_table_number(xp_book_class_of<T>(s.job->b, group, s.offset)) * XP_RANS_SYMBOLS + symbols[i]];
             flush = x >= (span & 0xffff) << 20;
         }
         const unsigned all = __ballot_sync(XP_FULL_WARP, flush);
@@ -320,7 +327,8 @@ xp_shape shape_for(const struct xp_gpu *g, const Job &j, size_t items)
     return xp_shape_of_warps(g, {g->shared_bytes, sizeof(Tables), j.each_warp, MOST_WARPS, 2}, items, 1);
 }
 
-Job job_for(const struct xp_gpu_book *b, const struct xp_book_promise *p, const struct xp_rows *in, const uint32_t *centroid, const xp_book_scratch &x)
+Job job_for(const struct xp_gpu_book *b, const struct xp_book_promise *p, const struct xp_book_dither *d, const struct xp_rows *in, const uint32_t *centroid,
+            const xp_book_scratch &x)
 {
     const unsigned size = (unsigned)xp_dtype_size(in->dtype), window = XP_REORDER_WINDOW * size;
     Job j = {};
@@ -334,22 +342,33 @@ Job job_for(const struct xp_gpu_book *b, const struct xp_book_promise *p, const 
     j.wide = xp_rows_are_wide(in);
     j.row_room = (unsigned)xp_ceil_div(b->dim * size, 16) * 16;
     j.rest_room = b->groups * XP_RANS_GROUP * (unsigned)sizeof(float);
-    j.each_warp = (b->rank ? 2 : 1) * j.rest_room + j.row_room + window;
+    j.dither_room = d && d->on ? b->groups * XP_RANS_GROUP : 0;
+    j.key = d ? d->key : 0;
+    j.each_warp = (b->rank ? 2 : 1) * j.rest_room + j.row_room + window + j.dither_room;
     j.above = x.above;
     j.leader = x.leader;
     return j;
 }
 
+template <class T> int launch(const struct xp_gpu *g, const Encode &e)
+{
+    const size_t rows = e.job.in.rows;
+    const int failed = xp_launch("book leaders", shape_for(g, e.job, xp_ceil_div(rows, XP_BOOK_RUN)), g->stream, book_leaders_kernel<T>, e.job);
+
+    return failed ? failed : xp_launch("book encode", shape_for(g, e.job, rows), g->stream, book_encode_kernel<T>, e);
+}
+
 } // namespace
 
-extern "C" int xp_cuda_book_encode(const struct xp_gpu *g, const struct xp_gpu_book *b, const struct xp_book_promise *p, const struct xp_rows *in,
-                                   const uint32_t *centroid, void *scratch, uint8_t *out, uint64_t *len, float *errors)
+extern "C" int xp_cuda_book_encode(const struct xp_gpu *g, const struct xp_gpu_book *b, const struct xp_book_promise *p,
+                                   const struct xp_book_dither *d, const struct xp_rows *in, const uint32_t *centroid, void *scratch, uint8_t *out,
+                                   uint64_t *len, float *errors)
 {
     const xp_book_scratch x = xp_book_scratch_at(g, in, scratch);
     Encode e = {};
     int error;
 
-    e.job = job_for(b, p, in, centroid, x);
+    e.job = job_for(b, p, d, in, centroid, x);
     e.slots = x.slots;
     e.stride = x.stride;
     e.numbers = x.numbers;
@@ -363,8 +382,7 @@ extern "C" int xp_cuda_book_encode(const struct xp_gpu *g, const struct xp_gpu_b
         return xp_cuda_book_pack(g, b, x, 0, out, len);
     error = xp_for_type(in->dtype, [&](auto tag) {
         typedef decltype(tag) T;
-        const int failed = xp_launch("book leaders", shape_for(g, e.job, xp_ceil_div(in->rows, XP_BOOK_RUN)), g->stream, book_leaders_kernel<T>, e.job);
-        return failed ? failed : xp_launch("book encode", shape_for(g, e.job, in->rows), g->stream, book_encode_kernel<T>, e);
+        return e.job.dither_room ? launch<xp_dithered<T>>(g, e) : launch<xp_plain<T>>(g, e);
     });
     return error ? error : xp_cuda_book_pack(g, b, x, in->rows, out, len);
 }

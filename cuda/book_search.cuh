@@ -26,6 +26,8 @@ struct Job {
     int to_mean;
     bool wide;
     unsigned row_room, rest_room; /* shared memory of a row in its type, of as many floats */
+    unsigned dither_room;         /* of a row's dither, a byte a value; 0: there is none */
+    uint64_t key;                 /* of the dither */
     unsigned each_warp;
     double *above;                /* [runs] where the rows of a run begin their search */
     uint32_t *leader;             /* [runs] the row that found it, else the end of the run */
@@ -46,6 +48,7 @@ template <class T> struct Subject {
     unsigned lane, dim, padded;   /* padded: dim in whole groups */
     word *typed, *window;         /* the row in book order */
     float *rest, *own_base;       /* what is left to code */
+    unsigned char *dither;
     const float *base;
     int coordinate;               /* lane j: along direction j */
     bool zero;                    /* all bytes are */
@@ -103,7 +106,16 @@ static __device__ __forceinline__ void load_window(const Job &j, const unsigned 
             window[i] = reinterpret_cast<const typename T::word *>(row)[w + i];
 }
 
-/* Brings row r in book order to s.typed; its energy. */
+/* The dither of row r, those who read it wait. */
+template <class T> static __device__ __forceinline__ void take_dither(const Subject<T> &s, size_t r)
+{
+    for (unsigned group = s.lane; T::dithered && group < s.padded / XP_RANS_GROUP; group += 32) {
+        const uint4 block = xp_dither_block(s.job->key, r, group);
+        *reinterpret_cast<uint4 *>(s.dither + group * XP_RANS_GROUP) = block;
+    }
+}
+
+/* Brings row r in book order to s.typed, and its dither; its energy. */
 template <class T> static __device__ __forceinline__ void take_row(Subject<T> &s, size_t r)
 {
     const Job &j = *s.job;
@@ -115,6 +127,8 @@ template <class T> static __device__ __forceinline__ void take_row(Subject<T> &s
         const unsigned count = min((unsigned)XP_REORDER_WINDOW, s.dim - w);
 
         __syncwarp(); /* the window before, and the row before, have been used */
+        if (w == 0)
+            take_dither(s, r);
         load_window<T>(j, row, w, count, s.lane, s.window);
         __syncwarp();
         for (unsigned i = s.lane; i < count; i += 32) {
@@ -229,12 +243,12 @@ template <class T> static __device__ __forceinline__ unsigned class_at(const Sub
     return xp_book_class(s.job->b.group_class[i / XP_RANS_GROUP], (int)s.offset - XP_BOOK_LARGEST_OFFSET);
 }
 
-/* |integer| of a value of this magnitude in steps. */
-template <class T> static __device__ __forceinline__ int cell(const Subject<T> &s, unsigned i, float a)
+/* A value in steps. */
+template <class T> static __device__ __forceinline__ float scaled(const Subject<T> &s, unsigned i, float inverse)
 {
-    const float v = __fadd_rn(a, __fsub_rn(0.5f, s.tables->dead_zone[xp_dev_table_number(class_at(s, i))]));
+    const float v = __fmul_rn(s.rest[i], inverse);
 
-    return (int)(v < (float)XP_RANS_MAX_Q ? v : (float)XP_RANS_MAX_Q);
+    return T::dithered ? __fadd_rn(v, xp_dither_of(s.dither[i])) : v;
 }
 
 static __device__ __forceinline__ float magnitude(float x)
@@ -242,18 +256,32 @@ static __device__ __forceinline__ float magnitude(float x)
     return x < 0 ? -x : x;
 }
 
+/* |integer| of a value of this magnitude in steps. Dither wants all cells alike. */
+template <class T> static __device__ __forceinline__ int cell(const Subject<T> &s, unsigned i, float a)
+{
+    const float v = __fadd_rn(a, T::dithered ? 0.5f : __fsub_rn(0.5f, s.tables->dead_zone[xp_dev_table_number(class_at(s, i))]));
+
+    return (int)(v < (float)XP_RANS_MAX_Q ? v : (float)XP_RANS_MAX_Q);
+}
+
 template <class T> static __device__ __forceinline__ int integer_at(const Subject<T> &s, unsigned i, float inverse)
 {
-    const float x = s.rest[i];
-    const int v = cell(s, i, __fmul_rn(magnitude(x), inverse));
+    const float x = scaled(s, i, inverse);
+    const int v = cell(s, i, magnitude(x));
 
     return x < 0 ? -v : v;
+}
+
+/* What an integer is taken back to, in steps. */
+template <class T> static __device__ __forceinline__ float value_of(const Subject<T> &s, unsigned i, int q)
+{
+    return T::dithered ? __fsub_rn((float)q, xp_dither_of(s.dither[i])) : (float)q;
 }
 
 template <class T> static __device__ __forceinline__ float error_in_steps(const Subject<T> &s, float inverse)
 {
     return group_sum(s.padded, s.lane, [&](unsigned i) {
-        const float a = __fmul_rn(magnitude(s.rest[i]), inverse), e = __fsub_rn(a, (float)cell(s, i, a));
+        const float a = magnitude(scaled(s, i, inverse)), e = __fsub_rn(a, (float)cell(s, i, a));
         return __fmul_rn(e, e);
     });
 }
@@ -266,8 +294,8 @@ template <class T> static __device__ int estimate_step(Subject<T> &s, double res
     const double fine = 32 * xp_log2(room * 12 / (double)s.dim);
     int step = bounded(floor(fine + *above));
 
-    *searched = rest > room;
-    if (rest <= room)
+    *searched = rest > room || T::dithered;
+    if (!*searched)
         return bounded(ceil(32 * xp_log2(rest)) + 2 * XP_BOOK_STEPS_PER_OCTAVE);
     for (int i = 0; i < 5; i++) {
         set_step(s, step);
@@ -289,7 +317,7 @@ template <class T> static __device__ void try_step(Subject<T> &s, int step)
     const float size = xp_dev_step_size(s.job->b, step), inverse = __fdiv_rn(1.0f, size);
 
     s.error = row_sum(s.dim, s.lane, [&](unsigned i) {
-        const float restored = T::load(T::store(__fadd_rn(__fmul_rn((float)integer_at(s, i, inverse), size), s.base[i])));
+        const float restored = T::load(T::store(__fadd_rn(__fmul_rn(value_of(s, i, integer_at(s, i, inverse)), size), s.base[i])));
         const float d = __fsub_rn(T::load(s.typed[i]), restored);
         return __fmul_rn(d, d);
     });
@@ -323,7 +351,7 @@ template <class T> static __device__ __forceinline__ bool find_step(Subject<T> &
     for (int i = 0; i < XP_BOOK_STEP_TRIES; i++) {
         try_step(s, step);
         if (s.error <= s.allowed) {
-            if (s.dim < XP_BOOK_LONG_ROW && rest > s.allowed && s.step < XP_BOOK_LARGEST_STEP - XP_BOOK_LARGER_STEPS)
+            if (s.dim < XP_BOOK_LONG_ROW && (rest > s.allowed || T::dithered) && s.step < XP_BOOK_LARGEST_STEP - XP_BOOK_LARGER_STEPS)
                 try_larger_steps(s);
             return true;
         }

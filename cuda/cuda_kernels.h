@@ -67,12 +67,13 @@ int xp_cuda_centroid(const struct xp_gpu *g, const struct xp_rows *in, const uin
 
 /* What rows are coded against: rows NULL: nothing; of NULL: the one row of dim values; else row of[r] for row r, or nothing where
  * that is XP_GPU_NO_ROW. reference_of, for the encoder: the row of `rows` that eps refers to, alike; where a row has a base, that
- * one. NULL: the plan's. */
+ * one. NULL: the plan's. signs_of: q->signs are many tables, of which row r has number signs_of[r]; NULL: one for all. */
 #define XP_GPU_NO_ROW 0xffffffffu
 struct xp_gpu_bases {
     const float *rows;
     const uint32_t *of;
     const uint32_t *reference_of;
+    const uint32_t *signs_of;
 };
 
 /*
@@ -90,6 +91,19 @@ struct xp_gpu_means {
     uint32_t *reference_of; /* likewise; NULL: eps does not refer to the mean */
 };
 int xp_cuda_means(const struct xp_gpu *g, const struct xp_rows *in, const struct xp_gpu_frame *frames, size_t count, const struct xp_gpu_means *out);
+
+/* The seeds of frames and their random signs, where frames have seeds of their own (choose_seed of coder.c; frame_signs.cu). frames: as for
+ * xp_cuda_means. seed: the coder's. out: a host struct of device pointers. */
+struct xp_gpu_frame_signs {
+    uint64_t *sums;  /* [rows of the batch] their checksums */
+    uint64_t *seeds; /* [count] */
+    uint32_t *of;    /* [rows of the batch] for xp_gpu_bases */
+    uint32_t *signs; /* [count][xp_sign_words(dim)], 16-byte aligned */
+};
+int xp_cuda_frame_signs(const struct xp_gpu *g, const struct xp_rows *in, const struct xp_gpu_frame *frames, size_t count, uint64_t seed,
+                        const struct xp_gpu_frame_signs *out);
+/* The signs alone, where the seeds are known. */
+int xp_cuda_signs_of_seeds(const struct xp_gpu *g, const uint64_t *seeds, size_t count, size_t dim, uint32_t *signs);
 
 /* quantise: res [rows][dim] to out, rows `stride` bytes apart, a multiple of 16 that holds xp_qrow_bytes(f, dim); what is left of
  * the last 16 bytes of a row becomes zeros. */
@@ -142,22 +156,22 @@ struct xp_gpu_book {
 size_t xp_cuda_book_bytes(const struct xp_book *b);
 xp_status xp_cuda_book(const struct xp_book *b, void *image, void *memory, struct xp_gpu_book *device);
 
-/* xp_book_decode_rows of book_rows.h without dither, in two launches. in: `len` bytes at any alignment, read in whole units of 16 bytes.
+/* xp_book_decode_rows of book_rows.h, in two launches. d: a host struct, or NULL. in: `len` bytes at any alignment, read in whole units of 16 bytes.
  * *status: 0, or what is wrong (the rows are any then): a set of XP_CUDA_BOOK_*. scratch: xp_cuda_book_scratch(g, rows) bytes whose first
  * word is 0, and is 0 again afterwards. */
 enum { XP_CUDA_BOOK_SHORT = 1, XP_CUDA_BOOK_NUMBERS = 2, XP_CUDA_BOOK_LENGTHS = 4, XP_CUDA_BOOK_STREAM = 8 };
 size_t xp_cuda_book_scratch(const struct xp_gpu *g, size_t rows);
-int xp_cuda_book_decode(const struct xp_gpu *g, const struct xp_gpu_book *b, const uint8_t *in, size_t len, xp_dtype t, size_t rows, void *scratch,
-                        void *out, uint32_t *status);
+int xp_cuda_book_decode(const struct xp_gpu *g, const struct xp_gpu_book *b, const struct xp_book_dither *d, const uint8_t *in, size_t len, xp_dtype t,
+                        size_t rows, void *scratch, void *out, uint32_t *status);
 
-/* xp_book_encode_rows of book_rows.h without dither, in three launches. p: a host struct. centroid: [rows] (xp_cuda_hash and
+/* xp_book_encode_rows of book_rows.h, in three launches. p, d: host structs; d may be NULL. centroid: [rows] (xp_cuda_hash and
  * xp_cuda_assign with the sketches of the book's writer); NULL for a book without. out: room for XP_BOOK_COLUMNS_HEAD + 4 + rows * 7
  * bytes and the rows; *len gets the bytes.
  * errors [rows]: the squared error as measured, 0 where the row travels raw or is zero. scratch: xp_cuda_book_encode_scratch(g, in) bytes at
  * a multiple of 16 whose first word is 0, and is 0 again afterwards; in: rows, dim and dtype are looked at. */
 size_t xp_cuda_book_encode_scratch(const struct xp_gpu *g, const struct xp_rows *in);
-int xp_cuda_book_encode(const struct xp_gpu *g, const struct xp_gpu_book *b, const struct xp_book_promise *p, const struct xp_rows *in,
-                        const uint32_t *centroid, void *scratch, uint8_t *out, uint64_t *len, float *errors);
+int xp_cuda_book_encode(const struct xp_gpu *g, const struct xp_gpu_book *b, const struct xp_book_promise *p, const struct xp_book_dither *d,
+                        const struct xp_rows *in, const uint32_t *centroid, void *scratch, uint8_t *out, uint64_t *len, float *errors);
 
 /* ---- folded mode: rows from the results of their centroids, and back (folded.cu; collectives/folded_combine.c, folded_backward.c) ----
  * All rows are of this type and dim. seen, results, sums, jg: [clusters][dim], as the experts saw the centroids, what they made of them, and
@@ -216,6 +230,9 @@ int xp_cuda_fht_i32(const struct xp_gpu *g, int32_t *x, unsigned log2n, size_t n
 /* What device plans use of these, for a library that is built with and without them (kernel_table.c). */
 struct xp_cuda_table {
     int (*means)(const struct xp_gpu *g, const struct xp_rows *in, const struct xp_gpu_frame *frames, size_t count, const struct xp_gpu_means *out);
+    int (*frame_signs)(const struct xp_gpu *g, const struct xp_rows *in, const struct xp_gpu_frame *frames, size_t count, uint64_t seed,
+                       const struct xp_gpu_frame_signs *out);
+    int (*signs_of_seeds)(const struct xp_gpu *g, const uint64_t *seeds, size_t count, size_t dim, uint32_t *signs);
     int (*row_encode)(const struct xp_gpu *g, const struct xp_row_plan *p, const struct xp_quantiser *q, const struct xp_rows *in,
                       const struct xp_gpu_bases *bases, uint8_t *slots, size_t stride, uint8_t *formats, uint32_t *lengths, float *errors);
     int (*row_decode)(const struct xp_gpu *g, const struct xp_quantiser *q, const uint8_t *formats, enum xp_qformat f, const uint8_t *in,

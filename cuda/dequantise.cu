@@ -17,7 +17,7 @@ struct Decode {
     size_t rows, dim, row_bytes, stride;
     const uint32_t *signs;
     const float *base;
-    const uint32_t *of;
+    const uint32_t *of, *signs_of;
     const unsigned char *in;
     const uint8_t *formats;
     const uint64_t *at;
@@ -97,22 +97,30 @@ template <class T> __global__ void __launch_bounds__(MOST_WARPS * 32, 1) decode_
     float *shared_base = reinterpret_cast<float *>(memory + d.m.signs);
     unsigned char *own = memory + d.m.before_warps + warp * d.m.each_warp;
     typename T::word *x = reinterpret_cast<typename T::word *>(own);
-    const xp_qwarp w = {lane, reinterpret_cast<uint32_t *>(memory), reinterpret_cast<uint16_t *>(own + d.m.row + d.m.codes)};
+    unsigned char *own_signs = own + d.m.row + d.m.codes + d.m.stage;
+    const xp_qwarp w = {lane, reinterpret_cast<uint32_t *>(d.signs_of ? own_signs : memory), reinterpret_cast<uint16_t *>(own + d.m.row + d.m.codes)};
 
-    copy_shared(memory, d.signs, d.m.signs);
+    if (!d.signs_of)
+        copy_shared(memory, d.signs, d.m.signs);
     if (one_base)
         copy_shared(reinterpret_cast<unsigned char *>(shared_base), d.base, d.dim * sizeof(float));
     __syncthreads();
     for (size_t r = (size_t)blockIdx.x * warps + warp; r < d.rows; r += (size_t)gridDim.x * warps) {
-        uint64_t known = 0; /* lane 0: where; 1: the format; 2: the base */
+        uint64_t known = 0; /* lane 0: where; 1: the format; 2: the base; 3: the signs */
         if (lane == 0)
             known = d.at ? d.at[r] : r * d.stride;
         if (lane == 1)
             known = d.formats ? d.formats[r] : d.format;
         if (lane == 2 && d.of)
             known = d.of[r];
+        if (lane == 3 && d.signs_of)
+            known = d.signs_of[r];
         const uint64_t at = __shfl_sync(XP_FULL_WARP, known, 0), which = __shfl_sync(XP_FULL_WARP, known, 2);
         const unsigned format = (unsigned)__shfl_sync(XP_FULL_WARP, known, 1);
+        const size_t table = __shfl_sync(XP_FULL_WARP, known, 3);
+        __syncwarp();
+        for (size_t i = lane * 16; i < d.m.own_signs; i += 32 * 16)
+            *reinterpret_cast<uint4 *>(own_signs + i) = *reinterpret_cast<const uint4 *>(reinterpret_cast<const unsigned char *>(d.signs) + table * d.m.own_signs + i);
         __syncwarp();
         decode_row<T>(d, w, format, d.in + at, own + d.m.row, d.of && which != XP_GPU_NO_ROW ? d.base + which * d.dim : one_base ? shared_base : nullptr, x);
         __syncwarp();
@@ -143,19 +151,21 @@ extern "C" int xp_cuda_row_decode(const struct xp_gpu *g, const struct xp_quanti
     d.signs = q->signs;
     d.base = bases->rows;
     d.of = bases->rows ? bases->of : nullptr;
+    d.signs_of = bases->signs_of;
     d.in = in;
     d.formats = formats;
     d.at = at;
     d.format = f;
     d.wide = xp_rows_are_wide(&to);
     d.out = static_cast<unsigned char *>(out);
-    m.signs = xp_sign_words(d.dim) * sizeof(uint32_t);
+    m.own_signs = d.signs_of ? xp_sign_words(d.dim) * sizeof(uint32_t) : 0;
+    m.signs = d.signs_of ? 0 : xp_sign_words(d.dim) * sizeof(uint32_t);
     m.base = d.base && !d.of ? round16(d.dim * sizeof(float)) : 0;
     m.row = round16(d.row_bytes);
     m.codes = round16(longest_code(d.f) + 16);
     m.stage = XP_QBLOCK * sizeof(uint16_t);
     m.before_warps = m.signs + m.base;
-    m.each_warp = m.row + m.codes + m.stage;
+    m.each_warp = m.row + m.codes + m.stage + m.own_signs;
     if (rows == 0)
         return 0;
     if (d.dim >> 28)

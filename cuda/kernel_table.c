@@ -7,6 +7,8 @@
 
 const struct xp_cuda_table xp_cuda_table = {
     .means = xp_cuda_means,
+    .frame_signs = xp_cuda_frame_signs,
+    .signs_of_seeds = xp_cuda_signs_of_seeds,
     .row_encode = xp_cuda_row_encode,
     .row_decode = xp_cuda_row_decode,
     .pack_scratch = xp_cuda_pack_scratch,

@@ -1,5 +1,5 @@
 /*
- * philox.cuh - blocks of cuRAND's Philox sequence, by the device function of curand_kernel.h
+ * philox.cuh - blocks of cuRAND's Philox sequence, by its device function
  *
  * The emulator takes the function from cuRAND's header too where there is one, else hash/signs.c's.
  *
@@ -11,7 +11,8 @@
 #include "cuda/port.cuh"
 
 #ifdef __CUDACC__
-#include <curand_kernel.h>
+#define QUALIFIERS static __forceinline__ __device__
+#include <curand_philox4x32_x.h> /* curand_kernel.h puts megabytes of tables of other generators into every object */
 #elif __has_include(<curand_philox4x32_x.h>) && __has_include(<nv/target>)
 #define QUALIFIERS static inline
 #include <curand_philox4x32_x.h>

@@ -38,6 +38,8 @@ static __device__ __forceinline__ float xp_dev_f16_to_f32(uint16_t v) { return _
 static __device__ __forceinline__ uint16_t xp_dev_f32_to_f16(float f) { return __half_as_ushort(__float2half_rn(f)); }
 static __device__ __forceinline__ uint16_t xp_dev_f32_to_bf16(float f) { return __bfloat16_as_ushort(__float2bfloat16_rn(f)); }
 
+static __device__ __forceinline__ uint64_t xp_mul_high(uint64_t a, uint64_t b) { return __umul64hi(a, b); }
+
 /* The compiler may split a plain 16-byte store. */
 static __device__ __forceinline__ void xp_store16(void *p, const uint4 &v) { __stwb(static_cast<uint4 *>(p), v); }
 
@@ -73,6 +75,7 @@ static int xp_launch(const char *name, const xp_shape &s, void *stream, void (*k
 #include "emu_device.h"
 #include "hash/half.h"
 
+static inline uint64_t xp_mul_high(uint64_t a, uint64_t b) { return (uint64_t)((unsigned __int128)a * b >> 64); }
 static inline void xp_store16(void *p, const uint4 &v) { *static_cast<uint4 *>(p) = v; }
 static inline float xp_dev_f16_to_f32(uint16_t v) { return xp_f16_to_f32(v); }
 static inline uint16_t xp_dev_f32_to_f16(float f) { return xp_f32_to_f16(f); }

@@ -24,7 +24,7 @@ struct Formats {
 /* Where things lie in shared memory; bytes, all multiples of 16. */
 struct Memory {
     size_t signs, base, reference;                       /* of a block; base and reference may be one, or absent (0 bytes) */
-    size_t row, pairs, codes, states, stage, own_base;   /* of a warp */
+    size_t row, pairs, codes, states, stage, own_base, own_signs; /* of a warp */
     size_t before_warps, each_warp;
 };
 

@@ -82,7 +82,7 @@ struct Encode {
     xp_dev_rows in;
     const uint32_t *signs;
     const float *base, *reference;
-    const uint32_t *of, *reference_of;
+    const uint32_t *of, *reference_of, *signs_of;
     size_t base_bytes; /* of one row of base or reference */
     bool wide, wide_base;
     unsigned forced;   /* the format of all rows; XP_Q_RAW: the one that is chosen */
@@ -353,14 +353,16 @@ template <class T> __global__ void __launch_bounds__(MOST_WARPS * 32, 1) encode_
     unsigned char *own_base = own + e.m.row + e.m.pairs + 2 * e.m.codes + e.m.states + e.m.stage;
     const float *own_base_row = reinterpret_cast<float *>(own_base);
 
-    copy_shared(memory, e.signs, e.m.signs);
+    if (!e.signs_of)
+        copy_shared(memory, e.signs, e.m.signs);
     if (one_base)
         copy_shared(reinterpret_cast<unsigned char *>(base), e.base, e.base_bytes);
     if (e.m.reference)
         copy_shared(reinterpret_cast<unsigned char *>(reference), e.reference, e.base_bytes);
     __syncthreads();
+    unsigned char *own_signs = own_base + e.m.own_base;
     Coder<T> c = {e,
-                  {lane, reinterpret_cast<uint32_t *>(memory), reinterpret_cast<uint16_t *>(own + e.m.row + e.m.pairs + 2 * e.m.codes + e.m.states)},
+                  {lane, reinterpret_cast<uint32_t *>(e.signs_of ? own_signs : memory), reinterpret_cast<uint16_t *>(own + e.m.row + e.m.pairs + 2 * e.m.codes + e.m.states)},
                   {reinterpret_cast<typename T::word *>(own), one_base ? base : nullptr, (unsigned)e.in.dim},
                   reinterpret_cast<uint32_t *>(own + e.m.row),
                   own + e.m.row + e.m.pairs,
@@ -375,10 +377,15 @@ template <class T> __global__ void __launch_bounds__(MOST_WARPS * 32, 1) encode_
             number = e.of[r];
         if (e.reference_of && lane == 2)
             number = e.reference_of[r];
+        if (e.signs_of && lane == 3)
+            number = e.signs_of[r];
         const size_t from = e.in.index ? __shfl_sync(XP_FULL_WARP, number, 0) : r;
         const uint32_t own_number = __shfl_sync(XP_FULL_WARP, number, 1), referred = __shfl_sync(XP_FULL_WARP, number, 2);
         const bool has_own = e.of && own_number != XP_GPU_NO_ROW, refers = e.reference_of && referred != XP_GPU_NO_ROW;
+        const size_t table = __shfl_sync(XP_FULL_WARP, number, 3);
         __syncwarp();
+        if (e.signs_of)
+            fetch<uint32_t>(own_signs, reinterpret_cast<const unsigned char *>(e.signs) + table * e.m.own_signs, e.m.own_signs, true, lane);
         fetch<typename T::word>(own, e.in.data + from * e.in.row_bytes, e.in.row_bytes, e.wide, lane);
         if (has_own || refers)
             fetch<uint32_t>(own_base, reinterpret_cast<const unsigned char *>(e.base + (size_t)(has_own ? own_number : referred) * e.in.dim), e.base_bytes,
@@ -397,7 +404,8 @@ int launch_encode(const struct xp_gpu *g, xp_dtype t, Encode &e)
     const size_t blocks = xp_ceil_div(e.in.dim, XP_QBLOCK);
     Memory &m = e.m;
 
-    m.signs = xp_sign_words(e.in.dim) * sizeof(uint32_t);
+    m.own_signs = e.signs_of ? xp_sign_words(e.in.dim) * sizeof(uint32_t) : 0;
+    m.signs = e.signs_of ? 0 : xp_sign_words(e.in.dim) * sizeof(uint32_t);
     e.base_bytes = e.in.dim * sizeof(float);
     m.base = e.base && !e.of ? round16(e.base_bytes) : 0;
     m.reference = e.reference && !e.reference_of && (e.of || e.reference != e.base) ? round16(e.base_bytes) : 0;
@@ -408,7 +416,7 @@ int launch_encode(const struct xp_gpu *g, xp_dtype t, Encode &e)
     m.stage = XP_QBLOCK * sizeof(uint16_t);
     m.own_base = e.of ? round16(e.base_bytes) : 0;
     m.before_warps = m.signs + m.base + m.reference;
-    m.each_warp = m.row + m.pairs + 2 * m.codes + m.states + m.stage + m.own_base;
+    m.each_warp = m.row + m.pairs + 2 * m.codes + m.states + m.stage + m.own_base + m.own_signs;
     e.wide_base = e.in.dim % 4 == 0 && (uintptr_t)e.base % 16 == 0;
     if (e.in.rows == 0)
         return 0;
@@ -457,6 +465,7 @@ extern "C" int xp_cuda_row_encode(const struct xp_gpu *g, const struct xp_row_pl
     e.base = bases->rows;
     e.of = bases->rows ? bases->of : nullptr;
     e.reference_of = e.of ? bases->reference_of : nullptr;
+    e.signs_of = bases->signs_of;
     e.reference = p->reference;
     e.wide = xp_rows_are_wide(in);
     e.forced = XP_Q_RAW;

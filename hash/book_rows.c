@@ -138,10 +138,6 @@ const float *xp_book_dither_of(struct xp_book_room *m, const struct xp_book *b, 
     return m->dither;
 }
 
-/* Dither makes small values larger: which distribution is the best for those of a scale class (Gaussian and Laplace as in rans_tables.py). */
-#define DITHER_CLASSES 14
-static const uint8_t dithered_class[DITHER_CLASSES] = { 6, 6, 7, 7, 7, 8, 8, 9, 10, 10, 11, 12, 13, 13 };
-
 /* Fills classes and widths of the cell of zero for rows of this offset. Returns their place. */
 int xp_book_use_offset(struct xp_book_room *m, const struct xp_book *b, int offset)
 {
@@ -157,7 +153,7 @@ int xp_book_use_offset(struct xp_book_room *m, const struct xp_book *b, int offs
         const unsigned class = sum < 0 ? 0 : sum >= XP_RANS_CLASSES ? XP_RANS_CLASSES - 1 : (unsigned)sum;
 
         m->bias[at][g] = 0.5f - xp_rans_table(class)->dead_zone;
-        m->classes[at][first + g] = m->dithers.on && class < DITHER_CLASSES ? dithered_class[class] : (uint8_t)class;
+        m->classes[at][first + g] = (uint8_t)(m->dithers.on ? xp_book_dithered_class(class) : class);
     }
     return at;
 }

@@ -6,6 +6,7 @@
 #ifndef XP_HASH_BOOK_ROWS_IMPL_H
 #define XP_HASH_BOOK_ROWS_IMPL_H
 
+#include "hash/anywhere.h"
 #include "hash/book_rows.h"
 
 #define XP_BOOK_COLUMNS_HEAD 10
@@ -31,6 +32,14 @@ struct xp_book_columns {
     uint32_t length_least;
     unsigned width[4];
 };
+
+/* Dither makes small values larger: which distribution is the best for those of a scale class (Gaussian and Laplace as in rans_tables.py);
+ * a digit for each of the classes from 0, that of class 0 the last. Larger classes stay, as do the low bits of all. */
+#define XP_BOOK_DITHERED_CLASSES 14
+XP_ANYWHERE unsigned xp_book_dithered_class(unsigned class_of)
+{
+    return class_of < XP_BOOK_DITHERED_CLASSES ? (unsigned)(UINT64_C(0xddcbaa98877766) >> (4 * class_of)) & 15 : class_of;
+}
 
 /* Begins coding with another book, dithered or not: what was filled for the last one is forgotten. */
 void xp_book_begin(struct xp_book_room *m, const struct xp_book_dither *d);

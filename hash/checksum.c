@@ -8,6 +8,7 @@
 #include <xxhash.h>
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "config.h"
 #include "hash/frame.h"
@@ -22,6 +23,11 @@ uint64_t xp_checksum(const void *data, size_t len)
         return xp_checksum_avx2(data, len);
 #endif
     return XXH3_64bits(data, len);
+}
+
+void xp_checksum_key(uint8_t *out)
+{
+    memcpy(out, XXH3_kSecret, XP_CHECKSUM_KEY);
 }
 
 /* ---- bytes that become final one after the other ----------------------------------------------------------------- */

@@ -30,8 +30,10 @@ xp_status xp_frame_peek(const uint8_t header[XP_FRAME_HEADER], struct xp_frame_h
  * checksum. XP_ERR_CORRUPT; *why gets a static text. */
 xp_status xp_frame_read(const uint8_t *frame, size_t len, int payload, struct xp_frame_header *h, const char **why);
 
-/* XXH3-64 (checksum.c). */
+/* XXH3-64 (checksum.c), and its key, for those who compute it elsewhere. */
+#define XP_CHECKSUM_KEY 192
 uint64_t xp_checksum(const void *data, size_t len);
+void xp_checksum_key(uint8_t *out);
 
 /*
  * The same of a payload while it is written, so that it is read from the cache: start says where it will lie, reach that all bytes

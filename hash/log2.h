@@ -10,11 +10,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#ifdef __CUDACC__
-#define XP_ANYWHERE static __host__ __device__ inline
-#else
-#define XP_ANYWHERE static inline
-#endif
+#include "hash/anywhere.h"
 
 /*
  * log2 of v >= 0, about 3 units in the last place off; exact for powers of two; log2(0) = -inf.

@@ -22,10 +22,10 @@ int xp_quant_pays(const struct xp_coder *c, size_t rows, int has_mean, size_t le
     return XP_QUANT_PREFIX + c->row_bytes < raw && payload < raw;
 }
 
-static size_t close_frame(const struct xp_coder *c, uint8_t *frame, unsigned codec, size_t rows, size_t payload)
+static size_t close_frame(const struct xp_coder *c, uint8_t *frame, unsigned codec, uint64_t seed, size_t rows, size_t payload)
 {
     const struct xp_frame_header h = {.version = XP_FRAME_VERSION, .dtype = (uint8_t)c->desc.dtype, .codec = (uint16_t)codec,
-                                      .dim = (uint32_t)c->desc.dim, .rows = rows, .payload_bytes = payload, .seed = c->desc.seed,
+                                      .dim = (uint32_t)c->desc.dim, .rows = rows, .payload_bytes = payload, .seed = seed,
                                       .checksum = xp_checksum(frame + XP_FRAME_HEADER, payload)};
 
     xp_frame_write(frame, &h);
@@ -43,16 +43,16 @@ size_t xp_quant_write_head(const struct xp_coder *c, uint8_t *payload, const voi
     return XP_QUANT_PREFIX + mean_bytes + rows;
 }
 
-size_t xp_quant_close(const struct xp_coder *c, uint8_t *frame, const void *mean, const uint8_t *formats, size_t rows, size_t length)
+size_t xp_quant_close(const struct xp_coder *c, uint8_t *frame, uint64_t seed, const void *mean, const uint8_t *formats, size_t rows, size_t length)
 {
     const size_t head = xp_quant_write_head(c, frame + XP_FRAME_HEADER, mean, formats, rows);
 
-    return close_frame(c, frame, XP_CODEC_QUANT, rows, head + length);
+    return close_frame(c, frame, XP_CODEC_QUANT, seed, rows, head + length);
 }
 
-size_t xp_raw_close(const struct xp_coder *c, uint8_t *frame, size_t rows)
+size_t xp_raw_close(const struct xp_coder *c, uint8_t *frame, uint64_t seed, size_t rows)
 {
-    return close_frame(c, frame, XP_CODEC_RAW, rows, rows * c->row_bytes);
+    return close_frame(c, frame, XP_CODEC_RAW, seed, rows, rows * c->row_bytes);
 }
 
 xp_status xp_quant_open(struct xp_coder *c, const struct xp_row_plan *p, const uint8_t *frame, size_t len, size_t rows, struct xp_quant_parts *out)
@@ -68,7 +68,8 @@ xp_status xp_quant_open(struct xp_coder *c, const struct xp_row_plan *p, const u
         *out = (struct xp_quant_parts){.bytes = frame + XP_FRAME_HEADER, .length = h.payload_bytes};
         return h.payload_bytes == rows * c->row_bytes ? XP_OK : xp_corrupt(c, "raw: not as long as the rows");
     }
-    if (h.codec != XP_CODEC_QUANT || h.seed != c->desc.seed)
+    if (h.codec != XP_CODEC_QUANT || (h.seed != c->desc.seed && !c->desc.dither))
         return xp_corrupt(c, "the frame is not of codec quant with the plan's seed");
+    out->seed = h.seed;
     return xp_quant_read(c, p, frame + XP_FRAME_HEADER, h.payload_bytes, rows, out);
 }

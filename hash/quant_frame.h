@@ -30,10 +30,10 @@ int xp_quant_pays(const struct xp_coder *c, size_t rows, int has_mean, size_t le
 /* Writes a payload up to the rows' bytes. mean: a row in the rows' type, NULL: none. Returns the bytes written. */
 size_t xp_quant_write_head(const struct xp_coder *c, uint8_t *payload, const void *mean, const uint8_t *formats, size_t rows);
 
-/* Completes a frame whose rows' bytes lie in their place. Returns its length. */
-size_t xp_quant_close(const struct xp_coder *c, uint8_t *frame, const void *mean, const uint8_t *formats, size_t rows, size_t length);
+/* Completes a frame of this seed whose rows' bytes lie in their place. Returns its length. */
+size_t xp_quant_close(const struct xp_coder *c, uint8_t *frame, uint64_t seed, const void *mean, const uint8_t *formats, size_t rows, size_t length);
 /* The same for a frame of codec raw, whose rows begin at XP_FRAME_HEADER. */
-size_t xp_raw_close(const struct xp_coder *c, uint8_t *frame, size_t rows);
+size_t xp_raw_close(const struct xp_coder *c, uint8_t *frame, uint64_t seed, size_t rows);
 
 /* What a payload holds. */
 struct xp_quant_parts {
@@ -41,6 +41,7 @@ struct xp_quant_parts {
     const uint8_t *formats; /* [rows]; NULL: codec raw */
     const uint8_t *bytes;   /* of all rows, back to back */
     size_t length;
+    uint64_t seed;          /* of the frame (xp_quant_open) */
 };
 
 /* Checks a payload of codec quant (codec_quant.c) before anything is decoded. p: of xp_row_plan_init. XP_ERR_CORRUPT. */
@@ -50,7 +51,7 @@ xp_status xp_quant_read(struct xp_coder *c, const struct xp_row_plan *p, const u
  * read, or 0 (xp_coder_why). */
 size_t xp_quant_read_head(struct xp_coder *c, const struct xp_row_plan *p, const uint8_t *in, size_t len, size_t rows, struct xp_quant_parts *out);
 
-/* Checks a whole frame of these rows, which must be of codec quant with the coder's seed, or raw. XP_ERR_CORRUPT. */
+/* Checks a whole frame of these rows, which must be of codec quant, with the coder's seed where it does not dither, or raw. XP_ERR_CORRUPT. */
 xp_status xp_quant_open(struct xp_coder *c, const struct xp_row_plan *p, const uint8_t *frame, size_t len, size_t rows, struct xp_quant_parts *out);
 
 #endif

@@ -120,6 +120,7 @@ struct coded {
     xp_dtype t;
     size_t rows, len, cap;
     struct xp_book_promise promise;
+    struct xp_book_dither dither;
     xp_codec_stats st;
     uint32_t *centroid;
     char *data;
@@ -133,9 +134,15 @@ static struct xp_book_promise random_promise(struct check *c)
     return (struct xp_book_promise){eps[check_below(c, 4)], (int)check_below(c, 2)};
 }
 
-static struct coded encode_on_host(struct check *c, const struct xp_kernels *plain, const struct xp_book *b, struct xp_book_promise p, xp_dtype t, size_t rows)
+static struct xp_book_dither random_dither(struct check *c)
 {
-    struct coded k = {.t = t, .rows = rows, .promise = p};
+    return (struct xp_book_dither){.on = check_below(c, 2), .key = check_random(c)};
+}
+
+static struct coded encode_on_host(struct check *c, const struct xp_kernels *plain, const struct xp_book *b, struct xp_book_promise p,
+                                   struct xp_book_dither d, xp_dtype t, size_t rows)
+{
+    struct coded k = {.t = t, .rows = rows, .promise = p, .dither = d};
     struct xp_book_room room;
 
     k.cap = 64 + rows * (b->dim * xp_dtype_size(t) + 16);
@@ -144,7 +151,7 @@ static struct coded encode_on_host(struct check *c, const struct xp_kernels *pla
     k.data = book_rows(c, b, t, rows, k.centroid);
     const struct xp_rows in = {.data = k.data, .rows = rows, .dim = b->dim, .dtype = t};
     if (xp_book_room_init(&room, plain, t, b->dim) || xp_book_room_reserve(&room, rows) ||
-        xp_book_encode_rows(&room, b, &k.promise, NULL, &in, k.centroid, k.bytes, k.cap, &k.len, &k.st)) {
+        xp_book_encode_rows(&room, b, &k.promise, &k.dither, &in, k.centroid, k.bytes, k.cap, &k.len, &k.st)) {
         fprintf(stderr, "checkcuda: rows could not be coded with a book\n");
         exit(2);
     }
@@ -175,7 +182,7 @@ static double largest_error(const struct xp_kernels *plain, const struct coded *
 static void compare_encode_rows(struct check *c, const struct xp_gpu *g, const struct xp_kernels *plain, size_t dim, size_t rows)
 {
     struct both_books b = make_books(c, dim);
-    struct coded k = encode_on_host(c, plain, &b.host, random_promise(c), types[check_below(c, 3)], rows);
+    struct coded k = encode_on_host(c, plain, &b.host, random_promise(c), random_dither(c), types[check_below(c, 3)], rows);
     const size_t bytes = rows * dim * xp_dtype_size(k.t), shift = check_below(c, 4) ? 0 : xp_dtype_size(k.t);
     char *moved = calloc(bytes + shift + 1, 1);
     float *errors = calloc(rows + 1, sizeof(*errors));
@@ -190,11 +197,11 @@ static void compare_encode_rows(struct check *c, const struct xp_gpu *g, const s
     const uint64_t want_len = k.len;
     device_copy(g, scratch, head, 4);
     for (int twice = 0; twice < 2; twice++) { /* the scratch can be used again as it is */
-        check_launched(c, xp_cuda_book_encode(g, &b.device, &k.promise, &in, centroid, scratch, out, len, dev_errors), "book encode");
+        check_launched(c, xp_cuda_book_encode(g, &b.device, &k.promise, &k.dither, &in, centroid, scratch, out, len, dev_errors), "book encode");
         check_device(c, &want_len, len, 8, 0, "length of %zu %s rows of %zu, eps %g, mean %d", rows, check_dtype_name(k.t), dim, k.promise.eps,
                      k.promise.to_mean);
-        check_device(c, k.bytes, out, k.len, 0, "%zu %s rows of %zu, %u centroids, rank %u, eps %g, mean %d", rows, check_dtype_name(k.t), dim,
-                     b.host.centroids, b.host.rank, k.promise.eps, k.promise.to_mean);
+        check_device(c, k.bytes, out, k.len, 0, "%zu %s rows of %zu, %u centroids, rank %u, eps %g, mean %d, dither %d", rows, check_dtype_name(k.t), dim,
+                     b.host.centroids, b.host.rank, k.promise.eps, k.promise.to_mean, k.dither.on);
     }
     device_download(errors, dev_errors, rows * 4);
     c->compared++;
@@ -239,13 +246,13 @@ static void compare_decoded(struct check *c, const struct xp_gpu *g, const struc
     memcpy(shifted + shift, k->bytes, k->len);
     if (xp_book_room_init(&room, plain, k->t, b->host.dim))
         exit(2);
-    const xp_status expected = xp_book_decode_rows(&room, &b->host, NULL, k->bytes, k->len, k->rows, want, &why);
+    const xp_status expected = xp_book_decode_rows(&room, &b->host, &k->dither, k->bytes, k->len, k->rows, want, &why);
     xp_book_room_fini(&room);
 
     uint8_t *in = device_upload(shifted, (shift + k->len + 15) / 16 * 16 + 16), *out = device_upload(NULL, bytes + skew);
     void *scratch = device_upload(NULL, scratch_bytes), *head = device_upload(zero, sizeof(zero)), *dev_status = device_upload(NULL, 4);
     device_copy(g, scratch, head, 4);
-    check_launched(c, xp_cuda_book_decode(g, &b->device, in + shift, k->len, k->t, k->rows, scratch, out + skew, dev_status), "book decode");
+    check_launched(c, xp_cuda_book_decode(g, &b->device, &k->dither, in + shift, k->len, k->t, k->rows, scratch, out + skew, dev_status), "book decode");
     device_download(&status, dev_status, 4);
     c->compared++;
     if ((status != 0) != (expected != XP_OK)) {
@@ -276,7 +283,7 @@ static void damage(struct check *c, struct coded *k)
 static void compare_decode_rows(struct check *c, const struct xp_gpu *g, const struct xp_kernels *plain, size_t dim, size_t rows)
 {
     struct both_books b = make_books(c, dim);
-    struct coded k = encode_on_host(c, plain, &b.host, random_promise(c), types[check_below(c, 3)], rows);
+    struct coded k = encode_on_host(c, plain, &b.host, random_promise(c), random_dither(c), types[check_below(c, 3)], rows);
 
     compare_decoded(c, g, plain, &b, &k, "as coded");
     for (int i = 0; i < 3; i++) {
@@ -319,7 +326,7 @@ static void limit_launches(struct check *c, const char *what, unsigned long most
 }
 
 /* A whole call: rows hashed, assigned to a writer's centroids, coded, and back. */
-static void compare_whole(struct check *c, const struct xp_gpu *gpu, const struct xp_kernels *plain)
+static void compare_whole_call(struct check *c, const struct xp_gpu *gpu, const struct xp_kernels *plain, int dithered)
 {
     enum { DIM = 4096, ROWS = 64, CENTROIDS = 8, SKETCH = 64 };
     const struct xp_gpu one = {gpu->stream, 1, gpu->shared_bytes}, *g = device_is_emulated() ? &one : gpu;
@@ -327,10 +334,8 @@ static void compare_whole(struct check *c, const struct xp_gpu *gpu, const struc
     struct xp_hasher h, dev_h;
     static const uint32_t zero[4];
 
-    if (c->compared > 0)
-        return;
     struct both_books b = make_books_of(c, DIM, CENTROIDS, 0);
-    struct coded k = encode_on_host(c, plain, &b.host, (struct xp_book_promise){0.05, 1}, XP_BF16, ROWS);
+    struct coded k = encode_on_host(c, plain, &b.host, (struct xp_book_promise){0.05, 1}, (struct xp_book_dither){.on = dithered, .key = 77}, XP_BF16, ROWS);
     const size_t row = DIM * 2;
     if (xp_hasher_init(&h, &desc))
         exit(2);
@@ -347,7 +352,7 @@ static void compare_whole(struct check *c, const struct xp_gpu *gpu, const struc
     device_count_begin();
     check_launched(c, xp_cuda_hash(g, &dev_h, &in, ids, sketch), "hash");
     check_launched(c, xp_cuda_assign(g, sketch, ROWS, SKETCH, sketch, CENTROIDS, of), "assign"); /* the first rows' sketches as centroids */
-    check_launched(c, xp_cuda_book_encode(g, &b.device, &k.promise, &in, centroid, scratch, out, len, errors), "book encode");
+    check_launched(c, xp_cuda_book_encode(g, &b.device, &k.promise, &k.dither, &in, centroid, scratch, out, len, errors), "book encode");
     if (device_is_emulated()) {
         /* What the bytes are beyond the least: mean, centroids and order, which all rows share, and which are read at least once. */
         const size_t book = DIM * (4 * (CENTROIDS + b.device.has_mean) + 1);
@@ -359,7 +364,7 @@ static void compare_whole(struct check *c, const struct xp_gpu *gpu, const struc
 
     void *in_bytes = device_upload(k.bytes, (k.len + 15) / 16 * 16);
     device_count_begin();
-    check_launched(c, xp_cuda_book_decode(g, &b.device, in_bytes, k.len, XP_BF16, ROWS, read_scratch, back, status), "book decode");
+    check_launched(c, xp_cuda_book_decode(g, &b.device, &k.dither, in_bytes, k.len, XP_BF16, ROWS, read_scratch, back, status), "book decode");
     if (device_is_emulated()) {
         limit(c, "book decode", ROWS * (row + 24) + k.len + DIM * (4 * CENTROIDS + 1), 3.0, 1.05);
         limit_launches(c, "decoding with a book", 2);
@@ -370,6 +375,14 @@ static void compare_whole(struct check *c, const struct xp_gpu *gpu, const struc
     xp_hasher_fini(&h);
     drop_coded(&k);
     drop_books(&b);
+}
+
+static void compare_whole(struct check *c, const struct xp_gpu *g, const struct xp_kernels *plain)
+{
+    const int first = c->compared == 0; /* once is enough */
+
+    for (int dithered = 0; dithered < 2 && first; dithered++)
+        compare_whole_call(c, g, plain, dithered);
 }
 
 /* ---- timing ---- */
@@ -387,14 +400,14 @@ static void run_encode(void *arg)
 {
     const struct book_bench *b = arg;
 
-    xp_cuda_book_encode(b->g, &b->book, &b->promise, &b->in, b->centroid, b->scratch, b->bytes, b->out_len, b->errors);
+    xp_cuda_book_encode(b->g, &b->book, &b->promise, NULL, &b->in, b->centroid, b->scratch, b->bytes, b->out_len, b->errors);
 }
 
 static void run_decode(void *arg)
 {
     const struct book_bench *b = arg;
 
-    xp_cuda_book_decode(b->g, &b->book, b->bytes, b->len, XP_BF16, b->in.rows, b->read_scratch, b->back, b->status);
+    xp_cuda_book_decode(b->g, &b->book, NULL, b->bytes, b->len, XP_BF16, b->in.rows, b->read_scratch, b->back, b->status);
 }
 
 /* 256 rows that the host has coded, 32 times over. */

@@ -145,7 +145,7 @@ static void compare_whole(struct check *c, const struct xp_gpu *all_sms, const s
     void *order = device_upload(NULL, ROWS * 4), *count = device_upload(NULL, 4), *centroids = device_upload(NULL, (size_t)ROWS * DIM * 4);
     struct xp_quantiser q = {DIM, device_upload(coder->quantiser.signs, xp_sign_words(DIM) * 4)};
     float *dev_mean = device_upload(mean, DIM * 4);
-    const struct xp_gpu_bases bases = {dev_mean, NULL, NULL};
+    const struct xp_gpu_bases bases = {dev_mean, NULL, NULL, NULL};
     dev_plan = plan;
     dev_plan.reference = dev_mean;
     void *slots = device_upload(NULL, ROWS * stride), *formats = device_upload(NULL, ROWS), *lengths = device_upload(NULL, ROWS * 4);

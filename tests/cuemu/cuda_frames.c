@@ -55,17 +55,17 @@ static size_t plain_frame(struct frames *f, size_t i, uint8_t *out, size_t cap)
 }
 
 /* What the device made of it, put together here. */
-static size_t device_frame(struct frames *f, size_t i, const uint8_t *pays, const uint8_t *typed, const uint8_t *formats, const uint64_t *at,
+static size_t device_frame(struct frames *f, size_t i, uint64_t seed, const uint8_t *pays, const uint8_t *typed, const uint8_t *formats, const uint64_t *at,
                            const uint8_t *payload, uint8_t *out)
 {
     const size_t first = f->frame[i].first, n = f->frame[i].rows, bytes = at[first + n] - at[first];
     if (!xp_quant_pays(f->coder, n, pays[i], bytes)) {
         for (size_t r = 0; r < n; r++)
             memcpy(out + XP_FRAME_HEADER + r * f->row_bytes, f->data + f->index[first + r] * f->row_bytes, f->row_bytes);
-        return xp_raw_close(f->coder, out, n);
+        return xp_raw_close(f->coder, out, seed, n);
     }
     memcpy(out + xp_quant_head_bytes(f->coder, n, pays[i]), payload + at[first], bytes);
-    return xp_quant_close(f->coder, out, pays[i] ? typed + i * f->row_bytes : NULL, formats + first, n, bytes);
+    return xp_quant_close(f->coder, out, seed, pays[i] ? typed + i * f->row_bytes : NULL, formats + first, n, bytes);
 }
 
 static void *zeroed(size_t bytes)
@@ -92,6 +92,20 @@ static uint8_t *fetched_means(const struct frames *f, const uint8_t *pays, const
     return host;
 }
 
+/* The seeds of frames and their signs are those of the C code. */
+static uint64_t *fetched_seeds(struct check *c, const struct frames *f, const struct xp_gpu_frame_signs *signs)
+{
+    const size_t words = xp_sign_words(f->dim);
+    uint64_t *seeds = fetched(signs->seeds, f->count * 8);
+    uint32_t *want = malloc(words * 4);
+    for (size_t i = 0; i < f->count; i++) {
+        xp_signs_fill(seeds[i], XP_SIGNS_QUANTISE, f->dim, want);
+        check_device(c, want, signs->signs + i * words, words * 4, 0, "signs of frame %zu", i);
+    }
+    free(want);
+    return seeds;
+}
+
 static void compare_on_device(struct check *c, const struct xp_gpu *g, struct frames *f, const char *what)
 {
     struct xp_row_plan plan;
@@ -101,33 +115,40 @@ static void compare_on_device(struct check *c, const struct xp_gpu *g, struct fr
     struct xp_gpu_means m = {device_upload(NULL, f->count * f->dim * 4), device_upload(NULL, f->count * f->row_bytes), device_upload(NULL, f->count),
                              device_upload(NULL, f->rows * 4), f->coder->desc.eps_ref == XP_EPS_REF_ROW ? NULL : device_upload(NULL, f->rows * 4)};
     struct xp_quantiser q = {f->dim, device_upload(f->coder->quantiser.signs, xp_sign_words(f->dim) * 4)};
-    const struct xp_gpu_bases bases = {m.rows, m.base_of, m.reference_of};
+    const int dithers = f->coder->desc.dither;
+    const struct xp_gpu_frame_signs signs = {device_upload(NULL, f->rows * 8), device_upload(NULL, f->count * 8), device_upload(NULL, f->rows * 4),
+                                             device_upload(NULL, f->count * xp_sign_words(f->dim) * 4)};
+    const struct xp_quantiser frame_q = {f->dim, dithers ? signs.signs : q.signs};
+    const struct xp_gpu_bases bases = {m.rows, m.base_of, m.reference_of, dithers ? signs.of : NULL};
     void *slots = device_upload(NULL, f->rows * f->stride), *formats = device_upload(NULL, f->rows), *lengths = device_upload(NULL, f->rows * 4);
     void *errors = device_upload(NULL, f->rows * 4), *places = zeroed(xp_cuda_pack_scratch(g)), *at = device_upload(NULL, (f->rows + 1) * 8);
     void *payload = device_upload(NULL, f->rows * f->stride);
 
     xp_row_plan_init(&plan, f->coder, f->coder->formats, NULL);
     check_launched(c, xp_cuda_means(g, &in, table, f->count, &m), "means");
-    check_launched(c, xp_cuda_row_encode(g, &plan, &q, &in, &bases, slots, f->stride, formats, lengths, errors), "encode");
+    if (dithers)
+        check_launched(c, xp_cuda_frame_signs(g, &in, table, f->count, f->coder->desc.seed, &signs), "frame signs");
+    check_launched(c, xp_cuda_row_encode(g, &plan, &frame_q, &in, &bases, slots, f->stride, formats, lengths, errors), "encode");
     check_launched(c, xp_cuda_pack(g, slots, f->stride, lengths, NULL, f->rows, places, at, payload), "pack");
 
     uint8_t *got_pays = fetched(m.pays, f->count), *got_formats = fetched(formats, f->rows), *got_typed = fetched_means(f, got_pays, m.typed);
     uint64_t *got_at = fetched(at, (f->rows + 1) * 8);
     uint8_t *got_payload = fetched(payload, got_at[f->rows]);
+    uint64_t *seeds = dithers ? fetched_seeds(c, f, &signs) : NULL;
     for (size_t i = 0; i < f->count; i++) {
         const size_t cap = xp_frame_bound(f->t, f->dim, f->frame[i].rows);
         uint8_t *want = calloc(1, cap), *got = calloc(1, cap);
-        const size_t want_len = plain_frame(f, i, want, cap), got_len = device_frame(f, i, got_pays, got_typed, got_formats, got_at, got_payload, got);
+        const size_t want_len = plain_frame(f, i, want, cap), got_len = device_frame(f, i, dithers ? seeds[i] : f->coder->desc.seed, got_pays, got_typed, got_formats, got_at, got_payload, got);
         check_same(c, &want_len, &got_len, sizeof want_len, "length of frame %zu of %u rows, %s", i, f->frame[i].rows, what);
         check_same(c, want, got, want_len < got_len ? want_len : got_len, "frame %zu of %u rows, %s", i, f->frame[i].rows, what);
         free(want);
         free(got);
     }
     void *device[] = {(void *)(uintptr_t)in.data, (void *)(uintptr_t)in.index, table, m.rows, m.typed, m.pays, m.base_of, m.reference_of, q.signs, slots, formats,
-                      lengths, errors, places, at, payload};
+                      lengths, errors, places, at, payload, signs.sums, signs.seeds, signs.of, signs.signs};
     for (size_t i = 0; i < sizeof device / sizeof *device; i++)
         device_free(device[i]);
-    void *host[] = {got_pays, got_formats, got_typed, got_at, got_payload};
+    void *host[] = {seeds, got_pays, got_formats, got_typed, got_at, got_payload};
     for (size_t i = 0; i < sizeof host / sizeof *host; i++)
         free(host[i]);
 }
@@ -137,7 +158,7 @@ static void compare_frames(struct check *c, const struct xp_gpu *gpu, const stru
     const struct xp_gpu few = check_gpu(c, gpu);
     struct frames f = {.count = 1 + check_below(c, MOST_FRAMES), .dim = check_below(c, 4) ? check_dim(c) : 1 + check_below(c, 40), .t = types[check_below(c, 3)]};
     struct xp_coder_desc d = {.dtype = f.t, .dim = f.dim, .mode = XP_MODE_BOUNDED, .eps = 0.5 * exp(-(double)check_below(c, 600) / 100),
-                              .eps_ref = check_below(c, 2) ? XP_EPS_REF_MIN : XP_EPS_REF_ROW, .isa = XP_ISA_C, .seed = check_random(c)};
+                              .eps_ref = check_below(c, 2) ? XP_EPS_REF_MIN : XP_EPS_REF_ROW, .isa = XP_ISA_C, .seed = check_random(c), .dither = (int)check_below(c, 2)};
     char what[120];
 
     (void)plain;
@@ -148,7 +169,7 @@ static void compare_frames(struct check *c, const struct xp_gpu *gpu, const stru
         exit(2);
     }
     make_rows(c, &f);
-    snprintf(what, sizeof what, "%zu %s rows of %zu, eps %g of %s", f.rows, check_dtype_name(f.t), f.dim, d.eps, d.eps_ref == XP_EPS_REF_ROW ? "the row" : "the less");
+    snprintf(what, sizeof what, "%zu %s rows of %zu, eps %g of %s, dither %d", f.rows, check_dtype_name(f.t), f.dim, d.eps, d.eps_ref == XP_EPS_REF_ROW ? "the row" : "the less", d.dither);
     compare_on_device(c, &few, &f, what);
     free(f.data);
     xp_coder_destroy(f.coder);

@@ -146,7 +146,7 @@ static void choose_bases(struct batch *b, struct check *c, size_t kinds, int ref
     b->q.signs = device_upload(b->coder->quantiser.signs, xp_sign_words(b->dim) * 4);
     b->dev_plan = b->plan;
     b->dev_plan.reference = b->plan.reference ? b->dev_mean : NULL;
-    b->base = (struct xp_gpu_bases){kinds ? b->dev_bases : NULL, b->dev_of, NULL};
+    b->base = (struct xp_gpu_bases){kinds ? b->dev_bases : NULL, b->dev_of, NULL, NULL};
 }
 
 static void close_batch(struct batch *b)
@@ -249,7 +249,7 @@ static void compare_dequantise(struct check *c, const struct xp_gpu *gpu, const 
             plain->dequantise(&q, f, in + r * stride, has_base ? base : NULL, t, want + r * row_bytes);
         void *dev_in = device_upload(in, rows * stride), *out = device_upload(NULL, rows * row_bytes), *dev_base = device_upload(base, dim * 4);
         dev.signs = device_upload(q.signs, xp_sign_words(dim) * 4);
-        const struct xp_gpu_bases bases = {has_base ? dev_base : NULL, NULL, NULL};
+        const struct xp_gpu_bases bases = {has_base ? dev_base : NULL, NULL, NULL, NULL};
         check_launched(c, xp_cuda_row_decode(g, &dev, NULL, f, dev_in, NULL, stride, &bases, t, rows, out), "dequantise");
         check_device(c, want, out, rows * row_bytes, 0, "%zu %s rows of %zu, format %d%s", rows, check_dtype_name(t), dim, (int)f, has_base ? ", base" : "");
         device_free(dev_in);

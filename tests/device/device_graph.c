@@ -117,7 +117,7 @@ static int compress_quant(void *arg)
 static int decompress_quant(void *arg)
 {
     struct quant *k = arg;
-    const struct xp_gpu_bases bases = {k->means.rows, k->means.base_of, NULL};
+    const struct xp_gpu_bases bases = {k->means.rows, k->means.base_of, NULL, NULL};
     return xp_cuda_row_decode(&k->gpu, &k->q, k->formats, XP_Q_RAW, k->payload, k->at, 0, &bases, XP_BF16, ROWS, k->back);
 }
 
@@ -137,7 +137,7 @@ static void open_quant(struct quant *k, const struct xp_gpu *g)
     k->frames = on_device(frames, sizeof frames);
     k->means = (struct xp_gpu_means){on_device(NULL, FRAMES * DIM * 4), on_device(NULL, FRAMES * ROW_BYTES), on_device(NULL, FRAMES),
                                      on_device(NULL, ROWS * 4), on_device(NULL, ROWS * 4)};
-    k->bases = (struct xp_gpu_bases){k->means.rows, k->means.base_of, k->means.reference_of};
+    k->bases = (struct xp_gpu_bases){k->means.rows, k->means.base_of, k->means.reference_of, NULL};
     k->slots = on_device(NULL, ROWS * ROW_BYTES);
     k->formats = on_device(NULL, ROWS);
     k->lengths = on_device(NULL, ROWS * 4);
@@ -175,7 +175,7 @@ static void check_quant(struct quant *k, const char *rows)
         size_t want_len = 0;
         sure(xp_coder_encode(k->coder, &in, want, sizeof want, &want_len, NULL) == XP_OK, "the C code's frame");
         memcpy(got + xp_quant_head_bytes(k->coder, FRAME_ROWS, pays[i]), payload + at[first], bytes);
-        const size_t len = xp_quant_close(k->coder, got, pays[i] ? typed + i * ROW_BYTES : NULL, formats + first, FRAME_ROWS, bytes);
+        const size_t len = xp_quant_close(k->coder, got, k->coder->desc.seed, pays[i] ? typed + i * ROW_BYTES : NULL, formats + first, FRAME_ROWS, bytes);
         sure(len == want_len && memcmp(want, got, len) == 0, "a frame of codec quant has the bytes of the C code's");
         sure(xp_coder_decode(k->coder, want, want_len, want_back, FRAME_ROWS) == XP_OK, "the C code's rows");
         sure(memcmp(want_back, back + first * ROW_BYTES, sizeof want_back) == 0, "decoded rows of codec quant are the C code's");
@@ -222,13 +222,13 @@ static int compress_book(void *arg)
     int e = xp_cuda_hash(&k->gpu, &k->hasher, &k->in, k->ids, k->sketch);
     if (!e)
         e = xp_cuda_assign(&k->gpu, k->sketch, ROWS, SKETCH, k->centroid_sketch, CENTROIDS, k->of);
-    return e ? e : xp_cuda_book_encode(&k->gpu, &k->device, &k->promise, &k->in, k->of, k->scratch, k->bytes, k->len, k->errors);
+    return e ? e : xp_cuda_book_encode(&k->gpu, &k->device, &k->promise, NULL, &k->in, k->of, k->scratch, k->bytes, k->len, k->errors);
 }
 
 static int decompress_book(void *arg)
 {
     struct book *k = arg;
-    return xp_cuda_book_decode(&k->gpu, &k->device, k->bytes, k->read, XP_BF16, ROWS, k->read_scratch, k->back, k->status);
+    return xp_cuda_book_decode(&k->gpu, &k->device, NULL, k->bytes, k->read, XP_BF16, ROWS, k->read_scratch, k->back, k->status);
 }
 
 /* A book as its reader has it. */
