@@ -263,7 +263,7 @@ static void describe(xp_plan_desc *in, enum xp_moe_channel ch, const xp_plan_des
     in->eps = !lossy ? 0 : ch == XP_CHANNEL_DISPATCH ? r->eps : ch == XP_CHANNEL_COMBINE ? r->eps_combine : r->eps_grad;
     in->eps_ref = d->eps_ref;
     in->dither = (xp_dither)r->dither;
-    if (r->dither == XP_DITHER_DEFAULT && d->memory == XP_MEMORY_HOST && (ch == XP_CHANNEL_GRAD_OUT || ch == XP_CHANNEL_GRAD_BACK))
+    if (r->dither == XP_DITHER_DEFAULT && (ch == XP_CHANNEL_GRAD_OUT || ch == XP_CHANNEL_GRAD_BACK))
         in->dither = XP_DITHER_ON;
     in->codec = r->mode == XP_MODE_FOLDED ? NULL : d->codec;
 }

@@ -136,8 +136,6 @@ static void resolve_memory(struct record *r, const xp_plan_desc *d)
         refuse(r, XP_ERR_UNSUPPORTED, "rows in device memory go directly to their ranks (algorithm flat), not by \"%s\"", r->algo);
     else if (d->transport && strcmp(d->transport, "auto") != 0 && strcmp(d->transport, "nccl") != 0)
         refuse(r, XP_ERR_UNSUPPORTED, "transport \"%.40s\" of a plan is neither auto nor nccl", d->transport);
-    else if (r->dither)
-        refuse(r, XP_ERR_UNSUPPORTED, "dither is not for rows in device memory");
     else
         resolve_device_codec(r);
     r->nccl = d->nccl_comm ? 2 : d->transport && strcmp(d->transport, "nccl") == 0;

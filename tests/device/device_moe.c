@@ -57,7 +57,6 @@ static void open_step(struct device_rank *r, const struct layer *l, xp_plan *pla
     t->l = l;
     t->row_bytes = l->dim * xp_dtype_size(l->dtype);
     layer_plan(l, r->ranks, &d, &m);
-    d.dither = XP_DITHER_OFF; /* the device has none */
     t->tokens = d.max_send_rows;
     t->rows = d.max_recv_rows;
     must(r, cudaStreamCreateWithFlags(&t->stream, xp_cudaStreamNonBlocking) == 0, "a stream");
@@ -251,14 +250,15 @@ static void plain(struct device_rank *r)
     }
 }
 
-/* Rows coded between nodes. Flat sends a token to several ranks of a node: the host's plan codes these copies once, against one mean row for all
- * ranks, so where there are several its bytes are the device's only with a codec that has no mean row. */
+/* Rows coded between nodes, gradients dithered. Flat sends a token to several ranks of a node: the host's plan codes these copies once, with one seed
+ * and against one mean row for all ranks, so where there are several its bytes are the device's only without dither and with a codec that has no mean row. */
 static void coded(struct device_rank *r)
 {
     static const size_t dims[] = {64, 100, 257};
     for (unsigned n = 0; n < 3; n++) {
+        const int several = n == 0 && r->ranks > 2;
         struct layer l = {.choice = n == 1 ? CHOICE_VARYING : CHOICE_RANDOM, .tokens = 12, .dim = dims[n], .experts = 8, .topk = 3, .dtype = XP_BF16 + n,
-                          .mode = XP_MODE_BOUNDED, .eps = 0.05, .codec = n == 2 || (n == 0 && r->ranks > 2) ? "int4" : "quant", .algo = algorithms[n], .steps = 2, .seed = n + 20};
+                          .mode = XP_MODE_BOUNDED, .eps = 0.05, .codec = n == 2 || several ? "int4" : "quant", .algo = algorithms[n], .dither = several ? XP_DITHER_OFF : XP_DITHER_DEFAULT, .steps = 2, .seed = n + 20};
         compare_layer(r, &l, 0);
     }
 }

@@ -36,14 +36,15 @@ static void raw_rows(struct device_rank *r)
 /* Coded rows: the same frames, and so the same rows, as a plan for host memory with the same codec. */
 static void coded_rows(struct device_rank *r)
 {
-    static const struct { size_t dim, rows; xp_dtype dtype; double eps; const char *codec; enum filling filling; enum pattern pattern; } cases[] = {
-        {64, 40, XP_BF16, 0.03, "quant", DISTINCT, UNIFORM},      {100, 30, XP_F32, 0.1, "quant", WITH_NAN, RANDOM_SKEW},
-        {129, 20, XP_F16, 0.01, "quant", DISTINCT, HOT_PEER},     {256, 9, XP_BF16, 0.2, "int4", DISTINCT, EMPTY_RANK},
-        {3, 90, XP_F32, 0.05, "fp8", DISTINCT, UNIFORM},
+    static const struct { size_t dim, rows; xp_dtype dtype; double eps; const char *codec; enum filling filling; enum pattern pattern; xp_dither dither; } cases[] = {
+        {64, 40, XP_BF16, 0.03, "quant", DISTINCT, UNIFORM, 0},          {100, 30, XP_F32, 0.1, "quant", WITH_NAN, RANDOM_SKEW, 0},
+        {129, 20, XP_F16, 0.01, "quant", DISTINCT, HOT_PEER, 0},         {256, 9, XP_BF16, 0.2, "int4", DISTINCT, EMPTY_RANK, 0},
+        {3, 90, XP_F32, 0.05, "fp8", DISTINCT, UNIFORM, 0},              {100, 30, XP_BF16, 0.1, "quant", WITH_NAN, RANDOM_SKEW, XP_DITHER_ON},
+        {700, 12, XP_F32, 0.05, "quant", DISTINCT, UNIFORM, XP_DITHER_ON}, {8, 70, XP_F16, 0.2, "int4", DISTINCT, HOT_PEER, XP_DITHER_ON},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct exchange e = {.pattern = cases[i].pattern, .filling = cases[i].filling, .rows = cases[i].rows, .dim = cases[i].dim, .dtype = cases[i].dtype,
-                             .mode = XP_MODE_BOUNDED, .eps = cases[i].eps, .codec = cases[i].codec, .algo = "flat", .seed = 30 + i, .calls = 2};
+                             .mode = XP_MODE_BOUNDED, .eps = cases[i].eps, .codec = cases[i].codec, .algo = "flat", .dither = cases[i].dither, .seed = 30 + i, .calls = 2};
         device_compare(r, &e);
     }
 }

@@ -167,6 +167,7 @@ void exchange_plan(const struct exchange *e, int ranks, xp_plan_desc *d)
     d->eps = e->eps;
     d->algo = e->algo;
     d->codec = e->codec;
+    d->dither = e->dither;
 }
 
 #define GUARD 64

@@ -180,6 +180,7 @@ void layer_plan(const struct layer *l, int ranks, xp_plan_desc *d, xp_moe_desc *
     d->eps = l->eps;
     d->algo = l->algo;
     d->codec = l->codec;
+    d->dither = l->dither;
     d->moe = m;
 }
 

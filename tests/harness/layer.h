@@ -21,6 +21,7 @@ struct layer {
     xp_mode mode;
     double eps;
     const char *algo, *codec;
+    xp_dither dither;
     xp_combine_sum combine;
     int moving;  /* experts change ranks from step to step */
     int steps;   /* 0: 1 */

@@ -47,6 +47,7 @@ struct exchange {
     xp_mode mode;
     double eps;
     const char *algo, *codec;
+    xp_dither dither;
     uint64_t seed;
     int calls;        /* one after another on one plan; each with other rows. 0: 1 */
 };

@@ -113,9 +113,9 @@ typedef enum xp_eps_ref {
  * ever, know nothing of its values, of other rows or of other steps; on gradients it costs 2 to 4 % more bytes. Codecs quant and lsh have random signs of
  * their own for each frame instead, which makes errors differ from frame to frame only. */
 typedef enum xp_dither {
-    XP_DITHER_DEFAULT = 0, /* bounded mode: the gradients of a MoE layer in host memory; nothing else */
+    XP_DITHER_DEFAULT = 0, /* bounded mode: the gradients of a MoE layer; nothing else */
     XP_DITHER_OFF = 1,
-    XP_DITHER_ON = 2       /* all rows of the plan. Not for device memory, whose codecs have none */
+    XP_DITHER_ON = 2       /* all rows of the plan */
 } xp_dither;
 
 /* Where rows are. */
@@ -580,13 +580,13 @@ XP_API xp_status xp_dispatch_backward(xp_plan *plan, xp_routing *routing, const 
  * Bounded mode. Rows for other nodes are coded and decoded on the device, into the bytes that a plan for host memory would send: codec quant
  * ("auto"), or one of its fixed formats (fp8, int8 ... int2); others are refused (XP_ERR_UNSUPPORTED), as are rows that do not fit
  * the shared memory of a multiprocessor (some 15,000 values). Every row is within eps, checked on the device by decoding it; the
- * statistics count rows_raw, but err_mean, err_max and err_ref_max stay 0.
+ * statistics count rows_raw, but err_mean, err_max and err_ref_max stay 0. Where rows are dithered, each frame's random signs are made on the device.
  *
  * MoE layers. A plan with moe set takes device memory as well: x, rows, y and their gradients are device pointers, ordered on the plan's stream as
  * above. What xp_route takes, what the routing's functions return and grad_weight are in host memory: xp_route exchanges them as messages
  * of the host, and its copies to the device are waited for by the stream alone; xp_combine_backward with grad_weight returns when the weights'
  * gradients are here. Raw, exact and bounded mode with all algorithms and both sums; folded mode is refused (XP_ERR_UNSUPPORTED). The
- * results are those of a plan for host memory with the same codec and without dither, bit for bit, but for which NaN it is where a sum is
+ * results are those of a plan for host memory with the same codec, bit for bit, but for which NaN it is where a sum is
  * none, and, in bounded mode, for tokens that go to several nodes (flat: to several ranks of other nodes): a plan for host memory
  * codes these once, this one for each. Exact mode sends one copy of a token to a rank or node, as in host memory. Memory on the device
  * beside that of the exchanges: three times the most rows that a hop may bring, and for each routing in use some 50 bytes a row.
