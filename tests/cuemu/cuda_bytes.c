@@ -196,7 +196,43 @@ static void compare_whole(struct check *c, const struct xp_gpu *all_sms, const s
     xp_coder_destroy(coder);
 }
 
+/* What dither adds to frames: their rows are read once more. */
+static void compare_frame_signs(struct check *c, const struct xp_gpu *g, const struct xp_kernels *plain)
+{
+    enum { FRAMES = 4 };
+    const size_t words = xp_sign_words(DIM);
+    struct xp_gpu_frame frames[FRAMES];
+    uint64_t seeds[FRAMES];
+
+    (void)plain;
+    if (c->compared > 0)
+        return;
+    char *data = clustered_rows(c);
+    uint32_t *want = malloc(words * 4);
+    for (uint32_t i = 0; i < FRAMES; i++)
+        frames[i] = (struct xp_gpu_frame){i * (ROWS / FRAMES), ROWS / FRAMES};
+    const struct xp_rows in = {.data = device_upload(data, (size_t)ROWS * DIM * 2), .rows = ROWS, .dim = DIM, .dtype = XP_BF16};
+    void *table = device_upload(frames, sizeof(frames));
+    const struct xp_gpu_frame_signs out = {device_upload(NULL, ROWS * 8), device_upload(NULL, FRAMES * 8), device_upload(NULL, ROWS * 4),
+                                           device_upload(NULL, FRAMES * words * 4)};
+    device_count_begin();
+    check_launched(c, xp_cuda_frame_signs(g, &in, table, FRAMES, 3, &out), "frame signs");
+    if (device_is_emulated())
+        limit(c, "frame signs", ROWS * (DIM * 2 + 4) + FRAMES * (8 + 8 + words * 4), 1.1);
+    device_download(seeds, out.seeds, sizeof(seeds));
+    for (size_t i = 0; i < FRAMES; i++) {
+        xp_signs_fill(seeds[i], XP_SIGNS_QUANTISE, DIM, want);
+        check_device(c, want, out.signs + i * words, words * 4, 0, "signs of frame %zu", i);
+    }
+    void *all[] = {(void *)(uintptr_t)in.data, table, out.sums, out.seeds, out.of, out.signs};
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+        device_free(all[i]);
+    free(data);
+    free(want);
+}
+
 const struct cuda_case cuda_bytes_cases[] = {
     {"whole", compare_whole, NULL},
+    {"frame_signs", compare_frame_signs, NULL},
     {NULL, NULL, NULL},
 };
