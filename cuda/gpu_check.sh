@@ -1,7 +1,7 @@
 #!/bin/bash
 # gpu_check.sh - everything that needs a GPU, in one call, within a time limit
 #
-# usage: cuda/gpu_check.sh [STAGE...]     stages: env build unit planted sanitize bench nccl profile; default: all
+# usage: cuda/gpu_check.sh [STAGE...]     stages: env build unit planted sanitize bench exchange nccl profile; default: all
 #   OUT=gpu-out          where log.txt, bench.txt and summary.txt go
 #   GPU_LIMIT_S=540      of the whole run; stages that no time is left for say so
 #   GPU_BUILD=build-gpu  build folder
@@ -14,14 +14,14 @@ cd "$(dirname "$0")/.." || exit 1
 limit=${GPU_LIMIT_S:-540}
 OUT=${OUT:-gpu-out}
 build=${GPU_BUILD:-build-gpu}
-stages=" ${*:-env build unit planted sanitize bench nccl profile} "
-device_stages="unit planted sanitize bench nccl profile"
+stages=" ${*:-env build unit planted sanitize bench exchange nccl profile} "
+device_stages="unit planted sanitize bench exchange nccl profile"
 started=$SECONDS
 table=()
 mkdir -p "$OUT" || exit 1
 log=$OUT/log.txt
 : >"$log"
-rm -f "$OUT/bench.txt"
+rm -f "$OUT/bench.txt" "$OUT/exchange.txt"
 PATH=$PATH:/usr/local/cuda/bin
 
 wanted() { [[ $stages == *" $1 "* ]]; }
@@ -87,12 +87,13 @@ build_all() {
     else
         rm -rf "$build"
         meson setup "$build" -Dcuda=enabled -Dtests=disabled -Ducx=auto "-Dgpu_arch=$(gpu_arch)"
-    fi && ninja -C "$build" tests/cuemu/checkcuda_gpu tests/cuemu/planted_gpu tests/device/device_graph_gpu
+    fi && ninja -C "$build" tests/cuemu/checkcuda_gpu tests/cuemu/planted_gpu tests/device/device_graph_gpu perf/xp_perf
 }
 
 checks=$build/tests/cuemu/checkcuda_gpu
 planted=$build/tests/cuemu/planted_gpu
 graphs=$build/tests/device/device_graph_gpu
+perf=$build/perf/xp_perf
 sanitizer="compute-sanitizer --error-exitcode 9 --target-processes all --print-limit 20"
 
 # The tool must find a planted bug, else what it says of the kernels means nothing.
@@ -104,7 +105,48 @@ bench() {
     "$checks" --bench | tee "$OUT/bench.txt"
 }
 
-# A communicator of one rank; several ranks on one GPU are refused by most versions of NCCL.
+# Ranks on one GPU and two pretended nodes: rows from device to device, each result checked. The arguments of xp_perf follow the number of ranks.
+exchange() { # RANKS COMMAND ARG...
+    local ranks=$1 command=$2
+    shift 2
+    CROSSPRESS_TRANSPORT=shm "$perf" "$command" --spawn "$ranks" --nodes 2 --memory device --rows 2048 --dim 4096 --iters 5 --check "$@" 2>&1 | tee -a "$OUT/exchange.txt"
+    return "${PIPESTATUS[0]}"
+}
+
+staged_exchanges() {
+    exchange 2 alltoallv --mode raw && exchange 2 alltoallv --mode bounded --eps 0.05 && exchange 4 moe --mode bounded --eps 0.05 --backward
+}
+
+# NCCL as the loader or Python's packages have it.
+find_nccl() {
+    [ -n "${CROSSPRESS_NCCL_PATH:-}" ] && return
+    CROSSPRESS_NCCL_PATH=$(python3 -c 'import glob, site
+print(next((f for d in site.getsitepackages() for f in glob.glob(d + "/nvidia/nccl/lib/libnccl.so.2")), ""))' 2>/dev/null)
+    export CROSSPRESS_NCCL_PATH
+}
+
+# Several ranks on one GPU, which xp_perf makes hosts of their own for NCCL. 77: NCCL is not there, or refuses.
+nccl_exchange() { # RANKS
+    local out code
+    find_nccl
+    out=$(NCCL_DEBUG=WARN NCCL_MAX_CTAS=2 exchange "$1" alltoallv --transport nccl --mode raw 2>&1)
+    code=$?
+    echo "$out"
+    case $out in
+    *"NCCL may refuse"* | *libnccl.so.2*) return 77 ;;
+    esac
+    return $code
+}
+
+# Why there was no exchange by NCCL.
+nccl_reason() {
+    case $(tail -20 "$log") in
+    *"NCCL may refuse"*) note nccl "NCCL refuses ranks that share a GPU (log.txt has its words)" ;;
+    *) note nccl "libnccl.so.2 cannot be used" ;;
+    esac
+}
+
+# A communicator of one rank.
 nccl_one_rank() {
     nvidia-smi -L || return 77
     python3 - <<'PY'
@@ -130,8 +172,8 @@ assert lib.ncclCommInitRank(ctypes.byref(comm), 1, unique, 0) == 0, "one rank"
 assert lib.ncclCommDestroy(comm) == 0
 PY
 }
-export -f have show_environment gpu_arch build_all finds_planted bench nccl_one_rank
-export build checks planted sanitizer OUT PATH
+export -f have show_environment gpu_arch build_all finds_planted bench exchange staged_exchanges find_nccl nccl_exchange nccl_one_rank
+export build checks planted perf sanitizer OUT PATH
 
 # Stages that need a GPU.
 check_device() {
@@ -151,7 +193,11 @@ check_device() {
         step bench 90 bash -c bench
         step bench-again 90 bash -c 'OUT=$OUT/again; mkdir -p $OUT; bench'
     fi
-    wanted nccl && need python3 nccl && step nccl-one-rank 30 bash -c nccl_one_rank
+    wanted exchange && step exchange 60 bash -c staged_exchanges
+    if wanted nccl && need python3 nccl; then
+        step nccl-one-rank 30 bash -c nccl_one_rank
+        step nccl-2-ranks 45 bash -c 'nccl_exchange 2' || nccl_reason
+    fi
     if wanted profile && need ncu profile; then
         step profile 60 ncu --clock-control none --set basic --launch-skip 3 --launch-count 6 --csv --log-file "$OUT/ncu.csv" "$checks" --bench --kernel hash
     fi
@@ -178,7 +224,7 @@ if wanted build; then
 fi
 if [ $gpu = no ]; then
     skip_device "skipped: no GPU"
-elif [ -x "$checks" ] && [ -x "$planted" ] && [ -x "$graphs" ]; then
+elif [ -x "$checks" ] && [ -x "$planted" ] && [ -x "$graphs" ] && [ -x "$perf" ]; then
     check_device
 else
     skip_device "not run: nothing was built"
@@ -187,6 +233,8 @@ fi
 printf '%s\n' "${table[@]}" >"$OUT/summary.txt"
 echo "== kernels against a copy of as many bytes on the same device"
 if [ -s "$OUT/bench.txt" ]; then grep -v '^#' "$OUT/bench.txt"; else echo "none were timed"; fi
+echo "== exchanges of ranks that share this GPU"
+if [ -s "$OUT/exchange.txt" ]; then cat "$OUT/exchange.txt"; else echo "none were made"; fi
 echo "== stages"
 awk -F'|' '{ printf "%-26s %-40s %4s s\n", $1, $2, $3 }' "$OUT/summary.txt"
 failed=$(grep -c '|FAILED' "$OUT/summary.txt")

@@ -21,6 +21,7 @@ extern const struct xp_cuda_table xp_cuda_table;
 
 struct xp_device {
     const char *(*text)(int error);
+    int (*count)(int *devices);
     int (*get)(int *device);
     int (*set)(int device);
     int (*captures)(int *mode); /* exchanges what captures of streams forbid to the calling thread */

@@ -70,6 +70,7 @@ static int event_query(void *event)
 
 static const struct xp_device table = {
     .text = cudaGetErrorString,
+    .count = cudaGetDeviceCount,
     .get = cudaGetDevice,
     .set = cudaSetDevice,
     .captures = cudaThreadExchangeStreamCaptureMode,

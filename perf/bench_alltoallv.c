@@ -27,7 +27,8 @@ struct exchange {
     double eps;
     size_t *send_rows, *recv_rows;
     size_t total_recv;
-    void *send, *recv;
+    struct memory memory;
+    struct place send, recv;
     double *seconds;       /* [iters], this rank's */
 };
 
@@ -55,15 +56,20 @@ static int api_fail(struct exchange *x, const char *what, xp_status s)
     return perf_fail(x->p, "%s: %s", what, text[0] != '\0' ? text : xp_status_string(s));
 }
 
+static int memory_fail(struct exchange *x, const char *err)
+{
+    return perf_fail(x->p, "rank %d: %s", x->rank, err);
+}
+
 static int make_buffers(struct exchange *x)
 {
+    char err[200];
     const struct options *o = x->opt;
     size_t row_bytes = x->p->rows.row_bytes, *counts = calloc((size_t)x->n, sizeof(size_t));
 
     x->send_rows = calloc((size_t)x->n, sizeof(size_t));
     x->recv_rows = calloc((size_t)x->n, sizeof(size_t));
     x->seconds = calloc((size_t)o->iters, sizeof(double));
-    x->send = malloc(o->rows * row_bytes + 64);
     if (counts != NULL && x->send_rows != NULL && x->recv_rows != NULL) {
         rows_spread(o->rows, x->n, x->rank, x->send_rows);
         for (int s = 0; s < x->n; s++) {
@@ -73,12 +79,11 @@ static int make_buffers(struct exchange *x)
         }
     }
     free(counts);
-    x->recv = malloc(x->total_recv * row_bytes + 64);
-    if (x->send == NULL || x->recv == NULL || x->seconds == NULL || x->recv_rows == NULL || x->send_rows == NULL)
+    if (memory_take(&x->memory, &x->send, o->rows * row_bytes) != 0 || memory_take(&x->memory, &x->recv, x->total_recv * row_bytes) != 0 || x->seconds == NULL || x->recv_rows == NULL || x->send_rows == NULL)
         return perf_fail(x->p, "rank %d: no memory for %zu rows of %zu bytes", x->rank, o->rows, row_bytes);
     for (size_t i = 0; i < o->rows; i++)
-        rows_get(&x->p->rows, (uint64_t)x->rank * o->rows + i, (char *)x->send + i * row_bytes);
-    return 0;
+        rows_get(&x->p->rows, (uint64_t)x->rank * o->rows + i, x->send.host + i * row_bytes);
+    return memory_put(&x->memory, &x->send, err, sizeof(err)) != 0 ? memory_fail(x, err) : 0;
 }
 
 static int make_plan(struct exchange *x)
@@ -99,15 +104,20 @@ static int make_plan(struct exchange *x)
     d.codec = o->codec;
     d.algo = o->algo;
     d.seed = o->seed;
+    d.transport = perf_plan_transport(o);
+    memory_of_plan(&x->memory, &d);
     s = xp_plan_create(&x->plan, x->comm, &d);
-    return s == XP_OK ? 0 : api_fail(x, "plan", s);
+    return s == XP_OK ? 0 : api_fail(x, perf_plan_name(o, &x->memory), s);
 }
 
 static int exchange_once(struct exchange *x)
 {
-    xp_status s = xp_alltoallv(x->plan, x->send, x->send_rows, x->recv, x->recv_rows, NULL);
+    xp_status s = xp_alltoallv(x->plan, x->send.rows, x->send_rows, x->recv.rows, x->recv_rows, NULL);
+    char err[200];
 
-    return s == XP_OK ? 0 : api_fail(x, "alltoallv", s);
+    if (s != XP_OK)
+        return api_fail(x, "alltoallv", s);
+    return memory_wait(&x->memory, err, sizeof(err)) != 0 ? memory_fail(x, err) : 0;
 }
 
 static int time_exchanges(struct exchange *x)
@@ -138,13 +148,16 @@ static int check_exchange(struct exchange *x, struct report *rep)
     struct reference ref = {.rows = &x->p->rows, .T = x->opt->rows, .rank = x->rank, .nranks = x->n,
                             .eps = x->mode == XP_MODE_BOUNDED ? x->eps : 0.0};
     int *counted = calloc((size_t)x->n, sizeof(int)), bad;
+    char err[200];
 
-    memset(x->recv, 0xa5, x->total_recv * x->p->rows.row_bytes);
-    bad = exchange_once(x);
+    memset(x->recv.host, 0xa5, x->recv.bytes);
+    bad = memory_put(&x->memory, &x->recv, err, sizeof(err)) != 0 ? memory_fail(x, err) : exchange_once(x);
+    if (!bad && memory_get(&x->memory, &x->recv, err, sizeof(err)) != 0)
+        bad = memory_fail(x, err);
     for (int r = 0; counted != NULL && r < x->n; r++)
         counted[r] = x->comm->nodes > 1 ? x->comm->node_of[r] != x->comm->node : r != x->rank;
     ref.counted = counted;
-    if (!bad && (counted == NULL || reference_check(&ref, x->recv, &rep->check) != 0))
+    if (!bad && (counted == NULL || reference_check(&ref, x->recv.host, &rep->check) != 0))
         bad = perf_fail(x->p, "rank %d: no memory to check", x->rank);
     free(counted);
     return bad;
@@ -238,8 +251,8 @@ static void print_table(const struct exchange *x, const xp_stats *st, const stru
     const struct row_source *rows = &x->p->rows;
     double bytes = (double)x->opt->rows * (double)rows->row_bytes;
 
-    printf("alltoallv: %d ranks on %d nodes over %s, %zu x %zu %s rows a rank (%s), mode %s", x->n, x->comm->nodes,
-           sum->transport, x->opt->rows, rows->dim, perf_dtype_name(rows->dtype), rows->name, perf_mode_name(x->mode));
+    printf("alltoallv: %d ranks on %d nodes over %s, %zu x %zu %s rows a rank (%s%s), mode %s", x->n, x->comm->nodes, sum->transport, x->opt->rows,
+           rows->dim, perf_dtype_name(rows->dtype), rows->name, x->memory.device != NULL ? ", on the device" : "", perf_mode_name(x->mode));
     if (x->mode == XP_MODE_BOUNDED)
         printf(" eps %g", x->eps);
     printf("\n  time   median %.3f ms, best %.3f ms of %d (%.2f GB/s a rank; encode %.3f, decode %.3f, wait %.3f ms)\n",
@@ -263,6 +276,7 @@ static void write_json(struct exchange *x, const xp_stats *st, const struct summ
     json_pair(j, "shape", x->opt->rows, x->p->rows.dim);
     json_text(j, "dtype", perf_dtype_name(x->p->rows.dtype));
     json_text(j, "data", x->p->rows.name);
+    json_text(j, "memory", x->memory.device != NULL ? "device" : "host");
     json_whole(j, "ranks", (uint64_t)x->n);
     json_whole(j, "nodes", (uint64_t)x->comm->nodes);
     json_text(j, "mode", perf_mode_name(x->mode));
@@ -316,7 +330,7 @@ static int report(struct exchange *x)
         summarise_times(x, times, times + n * iters, &sum);
         summarise_bytes(x, all, &sum);
         summarise_errors(x, all, &sum);
-        perf_name_transports(x->comm, sum.transport, sizeof(sum.transport));
+        perf_name_transports(x->p, x->comm, sum.transport, sizeof(sum.transport));
         if (x->rank == 0) {
             print_table(x, &all[0].stats, &sum);
             write_json(x, &all[0].stats, &sum);
@@ -343,14 +357,15 @@ static int run(struct exchange *x)
 int bench_alltoallv(struct perf *p)
 {
     struct exchange x = {.p = p, .opt = p->opt};
-    int code = perf_comm(p, &x.comm);
+    int code = perf_comm(p, &x.comm, &x.memory);
 
     if (code == 0)
         code = run(&x);
     xp_plan_destroy(x.plan);
     xp_comm_destroy(x.comm);
-    free(x.send);
-    free(x.recv);
+    memory_free(&x.memory, &x.send);
+    memory_free(&x.memory, &x.recv);
+    memory_close(&x.memory);
     free(x.send_rows);
     free(x.recv_rows);
     free(x.seconds);

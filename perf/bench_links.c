@@ -224,7 +224,7 @@ static int measure_class(struct perf *p, xp_comm *comm, int across, int *found)
 int bench_links(struct perf *p)
 {
     xp_comm *comm = NULL;
-    int found = 0, code = perf_comm(p, &comm);
+    int found = 0, code = perf_comm(p, &comm, NULL);
 
     for (int across = 0; across < 2 && code == 0; across++)
         code = measure_class(p, comm, across, &found);

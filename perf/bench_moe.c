@@ -68,7 +68,7 @@ static int check_folded(struct layer *l, struct reference_result *out)
     if (s != XP_OK)
         bad = layer_fail(l, "clusters", s);
     if (!bad)
-        bad = moe_check_folded(&l->plain, l->y, centroids, clusters, cluster, alpha, out);
+        bad = moe_check_folded(&l->plain, l->y.host, centroids, clusters, cluster, alpha, out);
     free(cluster);
     free(alpha);
     free(centroids);
@@ -81,18 +81,18 @@ static int check_layer(struct layer *l, struct report *rep)
     double unused[PHASES];
     int bad;
 
-    memset(l->rows, 0xa5, l->max_recv * l->p->rows.row_bytes);
-    memset(l->y, 0xa5, l->opt->rows * l->p->rows.row_bytes);
+    memset(l->rows.host, 0xa5, l->rows.bytes);
+    memset(l->y.host, 0xa5, l->y.bytes);
     l->have_results = 0;
-    bad = layer_iterate(l, unused);
+    bad = layer_put(l, &l->rows) || layer_put(l, &l->y) || layer_iterate(l, unused) || layer_get(l, &l->rows) || layer_get(l, &l->y);
     if (bad)
         return bad;
     if (l->plain.mode == XP_MODE_FOLDED)
         bad = check_folded(l, &rep->check);
     else if (!l->opt->moe.backward) /* backward has written over the rows */
-        bad = moe_check_rows(&l->plain, l->rows, xp_routing_rows(l->routing), &rep->check);
+        bad = moe_check_rows(&l->plain, l->rows.host, xp_routing_rows(l->routing), &rep->check);
     if (!bad)
-        bad = moe_check_results(&l->plain, l->y, &rep->check);
+        bad = moe_check_results(&l->plain, l->y.host, &rep->check);
     return bad ? perf_fail(l->p, "rank %d: no memory to check", l->rank) : 0;
 }
 
@@ -198,7 +198,7 @@ static int open_twin(struct twin *t, struct layer *l, size_t dim)
     t->perf.opt = &t->opt;
     if (rows_open_generated(&t->perf.rows, "gaussian", l->p->rows.dtype, dim, t->opt.seed) != 0)
         return perf_fail(l->p, "no plain rows of %zu values", dim);
-    t->layer = (struct layer){.p = &t->perf, .opt = &t->opt, .comm = l->comm, .rank = l->rank, .n = l->n};
+    t->layer = (struct layer){.p = &t->perf, .opt = &t->opt, .comm = l->comm, .memory = l->memory, .rank = l->rank, .n = l->n};
     return layer_open(&t->layer);
 }
 
@@ -259,8 +259,9 @@ static void print_table(const struct layer *l, const xp_stats *st, const struct 
 {
     const struct row_source *rows = &l->p->rows;
 
-    printf("moe: %d ranks on %d nodes over %s, %zu tokens x %zu %s a rank (%s), top-%d of %d experts (%s), experts %s, mode %s", l->n,
-           l->comm->nodes, sum->transport, l->opt->rows, rows->dim, perf_dtype_name(rows->dtype), rows->name, l->routes.k,
+    printf("moe: %d ranks on %d nodes over %s, %zu tokens x %zu %s a rank (%s%s), top-%d of %d experts (%s), experts %s, mode %s", l->n,
+           l->comm->nodes, sum->transport, l->opt->rows, rows->dim, perf_dtype_name(rows->dtype), rows->name,
+           l->memory.device != NULL ? ", on the device" : "", l->routes.k,
            l->routes.experts, l->routes.name, expert_name(&l->expert), perf_mode_name(l->plain.mode));
     if (l->plain.mode == XP_MODE_BOUNDED)
         printf(" eps %g", l->plain.eps);
@@ -292,6 +293,7 @@ static void write_json(struct layer *l, const xp_stats *st, const struct summary
     json_pair(j, "shape", l->opt->rows, l->p->rows.dim);
     json_text(j, "dtype", perf_dtype_name(l->p->rows.dtype));
     json_text(j, "data", l->p->rows.name);
+    json_text(j, "memory", l->memory.device != NULL ? "device" : "host");
     json_text(j, "routing", l->routes.name);
     json_whole(j, "k", (uint64_t)l->routes.k);
     json_whole(j, "experts", (uint64_t)l->routes.experts);
@@ -360,7 +362,7 @@ static int report(struct layer *l)
     if (!bad) {
         summarise_times(l, times, times + n * values, &sum);
         summarise(l, all, &sum);
-        perf_name_transports(l->comm, sum.transport, sizeof(sum.transport));
+        perf_name_transports(l->p, l->comm, sum.transport, sizeof(sum.transport));
         if (l->opt->moe.exposed)
             bad = measure_exposed(l, times, &sum);
     }
@@ -389,11 +391,12 @@ static int run(struct layer *l)
 int bench_moe(struct perf *p)
 {
     struct layer l = {.p = p, .opt = p->opt};
-    int code = perf_comm(p, &l.comm);
+    int code = perf_comm(p, &l.comm, &l.memory);
 
     if (code == 0)
         code = run(&l);
     layer_close(&l);
+    memory_close(&l.memory);
     xp_comm_destroy(l.comm);
     return code;
 }

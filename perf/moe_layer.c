@@ -20,6 +20,25 @@ int layer_fail(struct layer *l, const char *what, xp_status s)
     return perf_fail(l->p, "%s: %s", what, text[0] != '\0' ? text : xp_status_string(s));
 }
 
+static int memory_fail(struct layer *l, const char *err)
+{
+    return perf_fail(l->p, "rank %d: %s", l->rank, err);
+}
+
+int layer_put(struct layer *l, const struct place *p)
+{
+    char err[200];
+
+    return memory_put(&l->memory, p, err, sizeof(err)) != 0 ? memory_fail(l, err) : 0;
+}
+
+int layer_get(struct layer *l, const struct place *p)
+{
+    char err[200];
+
+    return memory_get(&l->memory, p, err, sizeof(err)) != 0 ? memory_fail(l, err) : 0;
+}
+
 /* ---- set-up -------------------------------------------------------------------------------------------------------- */
 
 static int open_routing(struct layer *l)
@@ -69,19 +88,17 @@ static int make_buffers(struct layer *l)
     l->ids = calloc(T * k + 1, sizeof(*l->ids));
     l->weights = calloc(T * k + 1, sizeof(*l->weights));
     l->grad_weights = calloc(T * k + 1, sizeof(*l->grad_weights));
-    l->x = malloc(T * row_bytes + 64);
-    l->y = malloc(T * row_bytes + 64);
-    l->grad = malloc(T * row_bytes + 64);
-    l->rows = malloc(l->max_recv * row_bytes + 64);
-    l->results = malloc(l->max_recv * row_bytes + 64);
+    const int none = memory_take(&l->memory, &l->x, T * row_bytes) | memory_take(&l->memory, &l->y, T * row_bytes) |
+                     memory_take(&l->memory, &l->grad, T * row_bytes) | memory_take(&l->memory, &l->rows, l->max_recv * row_bytes) |
+                     memory_take(&l->memory, &l->results, l->max_recv * row_bytes);
     l->seconds = calloc((size_t)l->opt->iters * PHASES, sizeof(double));
-    if (!l->ids || !l->weights || !l->grad_weights || !l->x || !l->y || !l->grad || !l->rows || !l->results || !l->seconds)
+    if (!l->ids || !l->weights || !l->grad_weights || none || !l->seconds)
         return perf_fail(l->p, "rank %d: no memory for %zu tokens of %zu bytes", l->rank, T, row_bytes);
     for (size_t t = 0; t < T; t++) {
-        rows_get(&l->p->rows, (uint64_t)l->rank * T + t, l->x + t * row_bytes);
+        rows_get(&l->p->rows, (uint64_t)l->rank * T + t, l->x.host + t * row_bytes);
         routing_get(&l->routes, (uint64_t)l->rank * T + t, l->ids + t * k, l->weights + t * k);
     }
-    return 0;
+    return layer_put(l, &l->x);
 }
 
 static int make_plan(struct layer *l)
@@ -114,8 +131,10 @@ static int make_plan(struct layer *l)
     d.algo = o->algo;
     d.seed = o->seed;
     d.moe = &m;
+    d.transport = perf_plan_transport(o);
+    memory_of_plan(&l->memory, &d);
     s = xp_plan_create(&l->plan, l->comm, &d);
-    return s == XP_OK ? 0 : layer_fail(l, "plan", s);
+    return s == XP_OK ? 0 : layer_fail(l, perf_plan_name(o, &l->memory), s);
 }
 
 int layer_open(struct layer *l)
@@ -135,24 +154,27 @@ void layer_close(struct layer *l)
     free(l->ids);
     free(l->weights);
     free(l->grad_weights);
-    free(l->x);
-    free(l->y);
-    free(l->grad);
-    free(l->rows);
-    free(l->results);
+    memory_free(&l->memory, &l->x);
+    memory_free(&l->memory, &l->y);
+    memory_free(&l->memory, &l->grad);
+    memory_free(&l->memory, &l->rows);
+    memory_free(&l->memory, &l->results);
     free(l->seconds);
 }
 
 /* ---- one iteration --------------------------------------------------------------------------------------------------- */
 
-/* The experts of this rank, on what dispatch brought. */
-static void run_experts(const struct layer *l)
+/* The experts of this rank, on what dispatch brought; they are on the host. */
+static int run_experts(struct layer *l)
 {
     const int32_t *id = xp_routing_expert_ids(l->routing);
     const size_t *at = xp_routing_offsets(l->routing), row_bytes = l->p->rows.row_bytes;
 
+    if (layer_get(l, &l->rows) != 0)
+        return 1;
     for (int e = 0; e < xp_routing_local_experts(l->routing); e++)
-        expert_run(&l->expert, id[e], l->rows + at[e] * row_bytes, at[e + 1] - at[e], l->results + at[e] * row_bytes);
+        expert_run(&l->expert, id[e], l->rows.host + at[e] * row_bytes, at[e + 1] - at[e], l->results.host + at[e] * row_bytes);
+    return layer_put(l, &l->results);
 }
 
 static xp_status step(struct layer *l, enum phase ph)
@@ -167,11 +189,11 @@ static xp_status step(struct layer *l, enum phase ph)
         d.expert = l->ids;
         d.weight = l->weights;
         return xp_route(l->plan, &d, &l->routing);
-    case DISPATCH: return xp_dispatch(l->plan, l->routing, l->x, l->rows, NULL);
-    case COMBINE: return xp_combine(l->plan, l->routing, l->results, l->x, l->y, NULL);
+    case DISPATCH: return xp_dispatch(l->plan, l->routing, l->x.rows, l->rows.rows, NULL);
+    case COMBINE: return xp_combine(l->plan, l->routing, l->results.rows, l->x.rows, l->y.rows, NULL);
     /* The gradients of y are x here, those of the experts' rows their results: any rows serve to be timed. */
-    case COMBINE_BACKWARD: return xp_combine_backward(l->plan, l->routing, l->x, l->results, l->rows, l->grad_weights, NULL);
-    default: return xp_dispatch_backward(l->plan, l->routing, l->rows, l->x, l->grad, NULL);
+    case COMBINE_BACKWARD: return xp_combine_backward(l->plan, l->routing, l->x.rows, l->results.rows, l->rows.rows, l->grad_weights, NULL);
+    default: return xp_dispatch_backward(l->plan, l->routing, l->rows.rows, l->x.rows, l->grad.rows, NULL);
     }
 }
 
@@ -179,6 +201,7 @@ int layer_iterate(struct layer *l, double *seconds)
 {
     static const char *const what[PHASES] = {"route", "dispatch", "combine", "combine_backward", "dispatch_backward"};
     int phases = l->opt->moe.backward ? PHASES : COMBINE + 1;
+    char err[200];
     xp_status s;
 
     xp_routing_destroy(l->routing);
@@ -192,10 +215,12 @@ int layer_iterate(struct layer *l, double *seconds)
         s = step(l, (enum phase)ph);
         if (s != XP_OK)
             return layer_fail(l, what[ph], s);
+        if (memory_wait(&l->memory, err, sizeof(err)) != 0)
+            return memory_fail(l, err);
         seconds[ph] = bench_now() - start;
         if (ph == DISPATCH) {
-            if (!l->have_results || l->plain.mode == XP_MODE_FOLDED)
-                run_experts(l);
+            if ((!l->have_results || l->plain.mode == XP_MODE_FOLDED) && run_experts(l) != 0)
+                return 1;
             l->have_results = 1;
             s = xp_comm_barrier(l->comm);
             if (s != XP_OK)

@@ -25,17 +25,21 @@ struct layer {
     size_t max_recv;
     int32_t *ids;           /* [T][k] */
     float *weights, *grad_weights;
-    char *x, *y, *grad;     /* [T][dim] */
-    char *rows, *results;   /* [max_recv][dim] */
+    struct memory memory;
+    struct place x, y, grad;     /* [T][dim] */
+    struct place rows, results;  /* [max_recv][dim] */
     int have_results;       /* of these rows: they are the same in every iteration, but for folded mode's centroids */
     double *seconds;        /* [iters][PHASES], this rank's */
 };
 
-/* p, opt, comm, rank and n are set. All return 0, or 1 with p->error filled. */
+/* p, opt, comm, memory, rank and n are set. All return 0, or 1 with p->error filled. */
 int layer_open(struct layer *l);
 /* The exchanges once; seconds: [PHASES]. l->routing is left to be looked at until the next time. */
 int layer_iterate(struct layer *l, double *seconds);
 void layer_close(struct layer *l);
+/* Rows between the host and where they lie. */
+int layer_put(struct layer *l, const struct place *p);
+int layer_get(struct layer *l, const struct place *p);
 
 /* Keeps the text of a call of the library that failed; returns 1. */
 int layer_fail(struct layer *l, const char *what, xp_status s);

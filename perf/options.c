@@ -35,7 +35,8 @@ const char options_help[] =
     "  --dither D       on or off: bounded rows' errors are made random (default: those of a layer's gradients)\n"
     "  --codec C        a codec of xp_info's list (default auto)\n"
     "  --algo A         auto, flat, hier or leader\n"
-    "  --transport T    auto, shm, tcp or ucx\n"
+    "  --memory M       host or device: where rows lie (default host; device is for alltoallv and moe, and for one GPU a rank or shared ones)\n"
+    "  --transport T    auto, shm, tcp or ucx; of rows in device memory also nccl\n"
     "  --seed S         of generated rows and random signs\n"
     "  --iters N        timed exchanges (default 10)\n"
     "  --check          compare with a plain reference and the promise of the mode; exit code 1 on a miss\n"
@@ -112,6 +113,7 @@ static const struct word modes[] = {{"raw", XP_MODE_RAW}, {"exact", XP_MODE_EXAC
 static const struct word dtypes[] = {{"bf16", XP_BF16}, {"f16", XP_F16}, {"f32", XP_F32}, {0}};
 static const struct word refs[] = {{"min", XP_EPS_REF_MIN}, {"row", XP_EPS_REF_ROW}, {0}};
 static const struct word dithers[] = {{"off", XP_DITHER_OFF}, {"on", XP_DITHER_ON}, {0}};
+static const struct word memories[] = {{"host", XP_MEMORY_HOST}, {"device", XP_MEMORY_DEVICE}, {0}};
 static const struct word centroids[] = {{"mean", XP_CENTROID_MEAN}, {"leader", XP_CENTROID_LEADER}, {0}};
 static const struct word combines[] = {{"rows", XP_COMBINE_ROWS}, {"sum", XP_COMBINE_SUM}, {0}};
 static const struct word routings[] = {{"uniform", 0}, {"zipf", 1}, {0}};
@@ -194,6 +196,9 @@ static int set_word(struct options *o, const char *name, const char *text, char 
     } else if (strcmp(name, "--dither") == 0) {
         v = lookup(dithers, text);
         o->dither = (xp_dither)v;
+    } else if (strcmp(name, "--memory") == 0) {
+        v = lookup(memories, text);
+        o->memory = (xp_memory)v;
     } else if (strcmp(name, "--preset") == 0) {
         v = lookup(presets, text);
         o->moe.preset = text;
@@ -251,7 +256,7 @@ static const struct {
 } options[] = {
     {"--spawn", set_number}, {"--nodes", set_number}, {"--rows", set_number}, {"--dim", set_number},
     {"--seed", set_number}, {"--iters", set_number}, {"--dtype", set_word}, {"--data", set_word},
-    {"--mode", set_word}, {"--eps-ref", set_word}, {"--dither", set_word}, {"--eps", set_eps}, {"--input", set_text},
+    {"--mode", set_word}, {"--eps-ref", set_word}, {"--dither", set_word}, {"--memory", set_word}, {"--eps", set_eps}, {"--input", set_text},
     {"--codec", set_text}, {"--algo", set_text}, {"--transport", set_text}, {"--json", set_text},
     {"--experts", set_number}, {"--k", set_number}, {"--refine", set_number}, {"--centroid", set_word}, {"--combine", set_word}, {"--routing", set_word},
     {"--preset", set_word}, {"--topk", set_text}, {"--weights", set_text}, {"--expert", set_text}, {"--rate", set_rate},
@@ -291,6 +296,12 @@ static int consistent(const struct options *o, char *err, size_t size)
         return refuse(err, size, "--mode folded is for xp_perf moe: %s has no experts", o->command);
     if (!moe && !fold && moe_given(o))
         return refuse(err, size, "--experts, --topk, --rate and what goes with them are for xp_perf moe and fold");
+    if (o->memory == XP_MEMORY_DEVICE && !moe && strcmp(o->command, "alltoallv") != 0)
+        return refuse(err, size, "--memory device is for xp_perf alltoallv and moe");
+    if (o->memory == XP_MEMORY_DEVICE && o->mode == XP_MODE_FOLDED)
+        return refuse(err, size, "--mode folded has its rows in the host's memory");
+    if (o->transport != NULL && strcmp(o->transport, "nccl") == 0 && o->memory != XP_MEMORY_DEVICE)
+        return refuse(err, size, "--transport nccl moves rows in device memory: it needs --memory device");
     if (o->moe.exposed && (!moe || o->mode != XP_MODE_BOUNDED))
         return refuse(err, size, "--exposed is for xp_perf moe --mode bounded");
     if (o->moe.topk != NULL && o->moe.routing != NULL)

@@ -51,20 +51,76 @@ void perf_progress(const char *what, int done, int all)
     fflush(stderr);
 }
 
-int perf_comm(struct perf *p, xp_comm **comm)
+static int is_nccl(const struct options *o)
 {
-    xp_config cfg;
-    xp_status s;
-
-    xp_config_init(&cfg);
-    cfg.transport = p->opt->transport;
-    s = xp_comm_create(comm, NULL, &cfg);
-    return s == XP_OK ? 0 : perf_fail(p, "cannot join the ranks: %s (%s)", xp_last_error(), xp_status_string(s));
+    return o->transport != NULL && strcmp(o->transport, "nccl") == 0;
 }
 
-void perf_name_transports(const xp_comm *c, char *text, size_t size)
+const char *perf_plan_name(const struct options *o, const struct memory *m)
 {
-    text[0] = '\0';
+    return is_nccl(o) && m->shared ? "plan of ranks that share a GPU, which NCCL may refuse" : "plan";
+}
+
+const char *perf_plan_transport(const struct options *o)
+{
+    return is_nccl(o) ? "nccl" : NULL;
+}
+
+/* NCCL refuses two ranks on one GPU. It takes ranks with host ids of their own for separate hosts, which may share what they like (and talk over
+ * sockets then), and from 2.30 on it can be told to allow it. What the environment says of it stays. */
+static void let_nccl_share(const struct memory *m, const xp_comm *c, int ranks)
+{
+    char id[64];
+
+    if (!m->shared)
+        return;
+    snprintf(id, sizeof(id), "xp_perf-rank-%d", c->rank);
+    setenv("NCCL_HOSTID", id, 0);
+    setenv("NCCL_MULTI_RANK_GPU_ENABLE", "1", 0);
+    if (c->rank == 0)
+        fprintf(stderr, "xp_perf: %d ranks share GPUs: for NCCL each is a host of its own (NCCL_HOSTID)\n", ranks);
+}
+
+/* The ranks of this rank's machine, and which of them it is. Started here they are all on one, whatever nodes they play. */
+static int ranks_here(const struct options *o, const xp_comm *c, int *ranks)
+{
+    int before = 0;
+
+    *ranks = 0;
+    for (int r = 0; r < c->size; r++) {
+        const int here = o->spawn > 0 || c->node_of[r] == c->node;
+
+        *ranks += here;
+        before += here && r < c->rank;
+    }
+    return before;
+}
+
+int perf_comm(struct perf *p, xp_comm **comm, struct memory *memory)
+{
+    char err[SPAWN_ERROR];
+    xp_config cfg;
+    xp_status s;
+    int local, ranks;
+
+    xp_config_init(&cfg);
+    cfg.transport = is_nccl(p->opt) ? NULL : p->opt->transport;
+    s = xp_comm_create(comm, NULL, &cfg);
+    if (s != XP_OK)
+        return perf_fail(p, "cannot join the ranks: %s (%s)", xp_last_error(), xp_status_string(s));
+    if (memory == NULL)
+        return 0;
+    local = ranks_here(p->opt, *comm, &ranks);
+    if (memory_open(memory, p->opt->memory, local, ranks, err, sizeof(err)) != 0)
+        return perf_fail(p, "%s", err);
+    if (is_nccl(p->opt))
+        let_nccl_share(memory, *comm, ranks);
+    return 0;
+}
+
+void perf_name_transports(const struct perf *p, const xp_comm *c, char *text, size_t size)
+{
+    snprintf(text, size, "%s", is_nccl(p->opt) ? "nccl" : "");
     for (int r = 0; r < c->size; r++) {
         const char *name = c->route[r] != NULL ? c->route[r]->ops->name : NULL;
 

@@ -8,6 +8,7 @@
 
 #include "crosspress/crosspress.h"
 #include "perf/bench.h"
+#include "perf/memory.h"
 #include "perf/rows.h"
 
 /* Of xp_perf moe; zero where not given. */
@@ -32,6 +33,7 @@ struct options {
     double eps;                    /* 0: CROSSPRESS_EPS */
     xp_eps_ref eps_ref;
     xp_dither dither;
+    xp_memory memory;
     const char *codec, *algo, *transport;
     uint64_t seed;
     int iters, check;
@@ -54,8 +56,14 @@ int perf_fail(struct perf *p, const char *fmt, ...) __attribute__((format(printf
 /* Shows "what: done of all" on a terminal, nothing elsewhere; all == 0 wipes it. */
 void perf_progress(const char *what, int done, int all);
 
-/* Creates the comm of --transport and the launcher's environment. Returns 0 or perf_fail. */
-int perf_comm(struct perf *p, xp_comm **comm);
+/* Creates the comm of --transport and the launcher's environment, and opens the memory of --memory. Returns 0 or perf_fail. */
+int perf_comm(struct perf *p, xp_comm **comm, struct memory *memory);
+
+/* The transport of a plan: NCCL where --transport says so, which is none of a comm. */
+const char *perf_plan_transport(const struct options *o);
+
+/* What to call a plan that could not be made. */
+const char *perf_plan_name(const struct options *o, const struct memory *m);
 
 const char *perf_mode_name(xp_mode m);
 const char *perf_dtype_name(xp_dtype t);
@@ -69,7 +77,7 @@ int bench_fold(struct perf *p);
 int bench_moe(struct perf *p);
 
 /* What reports of a group have in common: "shm+ucx", the transports of this rank's peers; the instruction set in use. */
-void perf_name_transports(const xp_comm *c, char *text, size_t size);
+void perf_name_transports(const struct perf *p, const xp_comm *c, char *text, size_t size);
 const char *perf_isa(const xp_comm *c);
 
 #endif

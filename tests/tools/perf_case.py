@@ -11,12 +11,12 @@ from tap import case, run
 folder = tempfile.TemporaryDirectory()
 
 
-def measured(command, fields, name, args, check):
+def measured(command, fields, name, args, check, env=None):
     """Runs `command` (a list) with args; good when it ends well, its JSON has the fields, and check says so of them."""
     path = os.path.join(folder.name, 'out.json')
     if os.path.exists(path):
         os.remove(path)
-    code, out, err = run([*command, '--iters', '2', '--check', '--json', path, *args], timeout=60)
+    code, out, err = run([*command, '--iters', '2', '--check', '--json', path, *args], timeout=60, env=env)
     if code != 0 or not os.path.exists(path):
         return case(name, False, f'exit code {code}\n{out}\n{err}')
     c = json.loads(open(path).read())
