@@ -7,17 +7,14 @@
 
 #include <string.h>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include "collectives/wire.h"
+#include "hash/codec.h"
 
 #define ROWMAP_MAGIC 0x4d525058u /* "XPRM" */
 enum { ROWMAP_MAPPED = 1, ROWMAP_FRAMED = 2, ROWMAP_BOOK = 4 };
 
 /* Copies must be at least one row in SAVING_STEP before they are looked for. */
 #define SAVING_STEP 32
-#define SAMPLE_BYTES 32 /* from the front and from the middle of a row */
 
 static unsigned number_bits(size_t distinct)
 {
@@ -123,13 +120,6 @@ xp_status xp_rowmap_read(const uint8_t *in, size_t len, size_t rows, size_t *dis
     return next == n ? XP_OK : XP_ERR_CORRUPT;
 }
 
-static uint64_t sample_of(const char *row, size_t bytes)
-{
-    if (bytes <= 2 * SAMPLE_BYTES)
-        return XXH3_64bits(row, bytes);
-    return XXH3_64bits(row, SAMPLE_BYTES) * 31 + XXH3_64bits(row + bytes / 2 - SAMPLE_BYTES / 2, SAMPLE_BYTES);
-}
-
 int xp_rowmap_may_pay(const struct xp_rows *in, uint32_t *work)
 {
     size_t needed = in->rows / SAVING_STEP + 1, seen_twice = 0, bytes = xp_row_bytes(in);
@@ -139,7 +129,7 @@ int xp_rowmap_may_pay(const struct xp_rows *in, uint32_t *work)
     memset(work, 0, slots * sizeof *work);
     /* Linear probing over a table that is at most half full; unlike samples that share 32 bits only make the answer "yes". */
     for (size_t r = 0; r < in->rows; r++) {
-        uint64_t h = sample_of(xp_row(in, r), bytes);
+        uint64_t h = xp_row_sample(xp_row(in, r), bytes);
         uint32_t key = (uint32_t)(h >> 32) | 1;
         size_t at = h & (slots - 1);
         while (work[at] && work[at] != key)

@@ -118,5 +118,7 @@ int xp_coder_book_may_pay(const struct xp_coder *c);
 /* Duplicate rows (dedup.c): first[u] = index of the u-th distinct row in order of appearance, map[r] = u. Distinctness is
  * proven byte by byte. first and map have room for in->rows; work for 2 * next_power_of_two(2 * rows) words. Returns U. */
 size_t xp_dedup(const struct xp_rows *in, uint32_t *first, uint32_t *map, uint32_t *work);
+/* A hash of 64 bytes of a row: equal rows have equal ones, unlike rows seldom. */
+uint64_t xp_row_sample(const void *row, size_t bytes);
 
 #endif
