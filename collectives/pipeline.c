@@ -139,6 +139,7 @@ void xp_pipe_begin(struct xp_pipe *p, const struct xp_call *c, xp_stats *stats)
     p->number = c->number;
     p->store = c->store;
     p->distinct = c->distinct;
+    p->own_numbers = 0;
     xp_books_begin(s->books, &p->all);
     p->coding = -1;
     p->stats = stats;

@@ -63,6 +63,7 @@ struct xp_pipe {
     struct xp_coded_rows *store; /* where they are kept when coded; NULL: nowhere */
     int distinct;          /* of them none goes to two ranks of other nodes */
     uint32_t *own_number, *part_number; /* for calls that do not bring numbers: of all rows, with as much room behind; of the rows of one chunk */
+    size_t own_numbers;                 /* of this call: how many numbers its rows have; 0: they have none */
     struct xp_coded_rows *own_store;    /* NULL: equal rows are not looked for across streams */
     int coding;            /* of this call: -1 not yet decided, else whether coding pays */
     int coded_streams, framed_streams; /* of this call */

@@ -67,14 +67,51 @@ static struct xp_rows rows_of(struct xp_send_stream *s)
     return in;
 }
 
+/* Equal rows get one number, so that one that goes to several peers is coded once; not where few are equal. */
+static void number_rows(struct xp_pipe *p)
+{
+    if (p->store || p->distinct || !p->own_store || p->all.rows < 2 || !xp_rowmap_may_pay(&p->all, p->dedup_work))
+        return;
+    p->own_numbers = xp_dedup(&p->all, p->own_number + p->all.rows, p->own_number, p->dedup_work);
+    if (p->own_numbers > p->own_store->cap)
+        return;
+    xp_coded_rows_begin(p->own_store, &p->all);
+    p->store = p->own_store;
+    p->number = p->own_number;
+}
+
+/* Where the numbers of these rows, the first ones of a batch, are among those of all rows. */
+static const uint32_t *numbers_of(const struct xp_pipe *p, const uint32_t *number, const struct xp_rows *in)
+{
+    return number + (size_t)((const char *)in->data - (const char *)p->all.data) / p->shape->row_bytes;
+}
+
+/* xp_dedup for rows that have numbers: none is looked at. */
+static size_t distinct_numbers(struct xp_pipe *p, const struct xp_rows *in, uint32_t *first)
+{
+    const uint32_t *number = numbers_of(p, p->own_number, in);
+    uint32_t *seen = p->dedup_work; /* the place of a number among the distinct rows, plus one */
+    size_t found = 0;
+    memset(seen, 0, p->own_numbers * sizeof *seen);
+    for (size_t r = 0; r < in->rows; r++) {
+        uint32_t *place = &seen[number[in->index ? in->index[r] : r]];
+        if (!*place) {
+            first[found] = (uint32_t)r;
+            *place = (uint32_t)++found;
+        }
+        p->dedup_map[r] = *place - 1;
+    }
+    return found;
+}
+
 /* Leaves the distinct rows of `in` in s->distinct. Returns whether leaving out the copies pays. */
 static int deduplicate(struct xp_send_stream *s, const struct xp_rows *in)
 {
     struct xp_pipe *p = s->pipe;
-    if (!p->shape->dedup || in->rows < 2 || !xp_rowmap_may_pay(in, p->dedup_work))
+    if (!p->shape->dedup || in->rows < 2 || !(p->own_numbers || xp_rowmap_may_pay(in, p->dedup_work)))
         return 0;
     uint32_t *first = p->index_out + p->index_out_used;
-    size_t distinct = xp_dedup(in, first, p->dedup_map, p->dedup_work);
+    size_t distinct = p->own_numbers ? distinct_numbers(p, in, first) : xp_dedup(in, first, p->dedup_map, p->dedup_work);
     if (!xp_cost_dedup_pays(p->shape, in->rows, distinct))
         return 0;
     p->index_out_used += in->rows;
@@ -84,19 +121,6 @@ static int deduplicate(struct xp_send_stream *s, const struct xp_rows *in)
     s->distinct.index = first;
     s->distinct.rows = distinct;
     return 1;
-}
-
-/* Equal rows get one number, so that one that goes to several peers is coded once; not where few are equal. */
-static void number_rows(struct xp_pipe *p)
-{
-    if (p->store || p->distinct || !p->own_store || p->all.rows < 2 || !xp_rowmap_may_pay(&p->all, p->dedup_work))
-        return;
-    size_t distinct = xp_dedup(&p->all, p->own_number + p->all.rows, p->own_number, p->dedup_work);
-    if (distinct > p->own_store->cap)
-        return;
-    xp_coded_rows_begin(p->own_store, &p->all);
-    p->store = p->own_store;
-    p->number = p->own_number;
 }
 
 /* The coder keeps one choice, so the first stream of a call asks for all of them. */
@@ -120,8 +144,8 @@ void xp_send_prepare(struct xp_send_stream *s)
     s->prepared = 1;
     struct xp_rows in = rows_of(s);
     s->distinct = in;
+    s->framed = coding_pays(p); /* first, for it may number the rows */
     int mapped = deduplicate(s, &in);
-    s->framed = coding_pays(p);
     if (!mapped && !s->framed)
         return; /* plain */
 
@@ -201,7 +225,7 @@ static xp_status encode(struct xp_send_stream *s, const struct xp_rows *part, st
     struct xp_coder *coder = p->shape->coder;
     if (!p->store || (part->index && !p->part_number))
         return xp_coder_encode(coder, part, slot->buf, p->chunk_bytes, len, p->shape->codec_stats);
-    const uint32_t *number = p->number + (size_t)((const char *)part->data - (const char *)p->all.data) / p->shape->row_bytes;
+    const uint32_t *number = numbers_of(p, p->number, part);
     for (size_t r = 0; part->index && r < part->rows; r++)
         p->part_number[r] = number[part->index[r]];
     if (part->index)
