@@ -52,6 +52,7 @@ struct xp_call {
     const uint32_t *number;  /* of every row sent: equal numbers are equal rows, coded once, in */
     struct xp_coded_rows *store; /* hash/coded_rows.h; NULL: not known */
     int distinct;            /* no row goes to two ranks of other nodes */
+    const char *ready;       /* [size] rows for this rank are written and may be read; NULL: all are */
     void *stream;            /* rows in device memory: of the caller */
     int grad_weights;        /* MoE: gradients of the gate weights follow the rows; equal on all ranks */
 };
@@ -59,6 +60,7 @@ struct xp_call {
 struct xp_algo_ops {
     size_t size;
     const char *name, *about;
+    int heeds_ready; /* call.ready: rows that are not ready are left alone */
     /* Predicted seconds of a call of average size, from rank-uniform values only; < 0: cannot serve this comm. */
     double (*score)(const struct xp_shape *s);
     xp_status (*create)(void **state, const struct xp_shape *s);

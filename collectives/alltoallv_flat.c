@@ -24,6 +24,7 @@ struct flat {
     struct xp_recv_stream *recv;
     struct xp_segment *send_seg, *recv_seg;
     char *settled; /* [size] header seen and acted upon */
+    const char *ready; /* of the call */
     struct xp_self_copy self;
     int turn;      /* which stream is offered work first */
     int active;
@@ -99,6 +100,7 @@ static xp_status flat_start(void *state, const struct xp_call *call, xp_stats *s
     xp_pipe_begin(&f->pipe, call, stats);
     xp_counts_begin(&f->counts, call);
     memset(f->settled, 0, (size_t)n);
+    f->ready = call->ready;
     f->turn = 0;
     f->active = 1;
     for (int i = 0; i < n; i++) {
@@ -116,6 +118,11 @@ static xp_status flat_start(void *state, const struct xp_call *call, xp_stats *s
     for (int i = 1; i < n; i++)
         xp_counts_send(&f->counts, (me + i) % n, NULL, 0, stats);
     return XP_OK;
+}
+
+static int is_ready(const struct flat *f, int peer)
+{
+    return !f->ready || f->ready[peer];
 }
 
 /* Acts on a header that has come: a pair that disagrees moves nothing. */
@@ -140,7 +147,9 @@ static xp_status stream_round(struct flat *f, int *moved, int *done)
         if (!f->settled[to] && xp_counts_here(&f->counts, to))
             settle(f, to);
         xp_status st = XP_OK;
-        if (f->settled[to]) {
+        if (!is_ready(f, to)) {
+            ; /* its rows are still being written */
+        } else if (f->settled[to]) {
             st = xp_send_progress(out, &encodes, moved);
         } else if (!out->prepared && encodes > 0) { /* time spent waiting for headers is used to look at the rows */
             xp_send_prepare(out);
@@ -168,7 +177,7 @@ static xp_status flat_progress(void *state, int *moved)
         st = stream_round(f, moved, &done);
     if (st != XP_OK)
         return st;
-    done &= xp_self_copy_progress(&f->self, moved);
+    done &= is_ready(f, f->shape->comm->rank) && xp_self_copy_progress(&f->self, moved);
     if (!done || !xp_counts_done(&f->counts) || !xp_pipe_idle(&f->pipe))
         return XP_IN_PROGRESS;
     st = xp_counts_verdict(&f->counts);
@@ -218,6 +227,7 @@ const struct xp_algo_ops xp_algo_flat = {
     .size = sizeof(struct xp_algo_ops),
     .name = "flat",
     .about = "every pair of ranks directly",
+    .heeds_ready = 1,
     .score = flat_score,
     .create = flat_create,
     .start = flat_start,

@@ -136,6 +136,7 @@ void xp_pipe_begin(struct xp_pipe *p, const struct xp_call *c, xp_stats *stats)
     p->all = (struct xp_rows){.data = c->send, .dim = s->dim, .dtype = s->dtype};
     for (int i = 0; i < s->comm->size; i++)
         p->all.rows += c->send_rows[i];
+    p->early = c->ready != NULL;
     p->number = c->number;
     p->store = c->store;
     p->distinct = c->distinct;

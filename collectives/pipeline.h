@@ -58,7 +58,8 @@ struct xp_pipe {
     size_t heads_in_cap, heads_in_used, heads_out_cap, heads_out_used;
     uint32_t *index_in, *index_out; /* row lists; carved per call */
     size_t index_in_cap, index_in_used, index_out_cap, index_out_used;
-    struct xp_rows all;    /* all rows that this call sends */
+    struct xp_rows all;    /* all rows that this call sends; */
+    int early;             /* some may still be written when others are sent */
     const uint32_t *number; /* of these rows, and */
     struct xp_coded_rows *store; /* where they are kept when coded; NULL: nowhere */
     int distinct;          /* of them none goes to two ranks of other nodes */

@@ -124,12 +124,12 @@ static int deduplicate(struct xp_send_stream *s, const struct xp_rows *in)
 }
 
 /* The coder keeps one choice, so the first stream of a call asks for all of them. */
-static int coding_pays(struct xp_pipe *p)
+static int coding_pays(struct xp_pipe *p, const struct xp_rows *in)
 {
     if (!p->shape->coder)
         return 0;
     if (p->coding < 0) {
-        p->coding = xp_cost_coding_pays(p->shape, &p->all);
+        p->coding = xp_cost_coding_pays(p->shape, p->early ? in : &p->all);
         if (p->coding)
             number_rows(p);
     }
@@ -144,7 +144,7 @@ void xp_send_prepare(struct xp_send_stream *s)
     s->prepared = 1;
     struct xp_rows in = rows_of(s);
     s->distinct = in;
-    s->framed = coding_pays(p); /* first, for it may number the rows */
+    s->framed = coding_pays(p, &in); /* first, for it may number the rows */
     int mapped = deduplicate(s, &in);
     if (!mapped && !s->framed)
         return; /* plain */

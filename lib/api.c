@@ -3,6 +3,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include <limits.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -127,6 +128,20 @@ static xp_status exchange(struct xp_plan *p, const void *send, const size_t *sen
     return st == XP_OK ? xp_request_answer(p, req) : st;
 }
 
+static xp_status exchange_early(struct xp_plan *p, const void *send, const size_t *send_rows, void *recv, const size_t *recv_rows,
+                                xp_request **req)
+{
+    struct xp_comm *c = p->shape.comm;
+    if (!req)
+        return xp_error(c, XP_ERR_INVALID_ARG, "alltoallv: rank %d: rows that are not ready need a request", c->rank);
+    if (p->shape.device)
+        return xp_error(c, XP_ERR_UNSUPPORTED, "alltoallv: rank %d: rows in device memory are ready in the order of their stream", c->rank);
+    xp_status st = check_call(p, send, send_rows, recv, recv_rows);
+    if (st == XP_OK)
+        st = xp_request_start_early(p, "alltoallv", send, send_rows, recv, recv_rows);
+    return st == XP_OK ? xp_request_answer(p, req) : st;
+}
+
 xp_status xp_alltoallv(xp_plan *plan, const void *send, const size_t *send_rows, void *recv, const size_t *recv_rows,
                        xp_request **req)
 {
@@ -137,6 +152,20 @@ xp_status xp_alltoallv(xp_plan *plan, const void *send, const size_t *send_rows,
     if (st != XP_OK)
         return st;
     st = exchange(plan, send, send_rows, recv, recv_rows, req);
+    xp_comm_leave(c);
+    return st;
+}
+
+xp_status xp_alltoallv_early(xp_plan *plan, const void *send, const size_t *send_rows, void *recv, const size_t *recv_rows,
+                             xp_request **req)
+{
+    if (!is_plan(plan))
+        return xp_error(NULL, XP_ERR_INVALID_ARG, "alltoallv: not a plan");
+    struct xp_comm *c = plan->shape.comm;
+    xp_status st = xp_comm_enter(c);
+    if (st != XP_OK)
+        return st;
+    st = exchange_early(plan, send, send_rows, recv, recv_rows, req);
     xp_comm_leave(c);
     return st;
 }
@@ -189,6 +218,35 @@ xp_status xp_request_test(xp_request *req)
 xp_status xp_request_wait(xp_request *req)
 {
     return advance(req, xp_request_finish);
+}
+
+xp_status xp_request_ready(xp_request *req, int rank)
+{
+    if (!is_request(req) || !req->held)
+        return xp_error(NULL, XP_ERR_INVALID_ARG, "request: not a request");
+    if (!req->plan)
+        return xp_error(NULL, XP_ERR_STATE, "request: its plan was destroyed");
+    struct xp_comm *c = req->plan->shape.comm;
+    if (!req->call.ready || rank < 0 || rank >= c->size)
+        return xp_error(c, XP_ERR_INVALID_ARG, "request: rank %d: no rows for rank %d are waited for", c->rank, rank);
+    req->unready -= !req->ready[rank];
+    req->ready[rank] = 1;
+    return XP_OK;
+}
+
+size_t xp_request_arrived(const xp_request *req, int rank)
+{
+    const struct xp_plan *p = is_request(req) && req->held ? req->plan : NULL;
+    if (!p || p->moe || rank < 0 || rank >= p->shape.comm->size)
+        return 0;
+    if (!req->active)
+        return req->status == XP_OK ? req->recv_rows[rank] : 0;
+    return req->begun && p->algo->arrived ? p->algo->arrived(p->state, rank) : 0;
+}
+
+int xp_request_idle(const xp_request *req)
+{
+    return is_request(req) && req->active && req->idle < INT_MAX ? (int)req->idle : 0;
 }
 
 void xp_request_free(xp_request *req)

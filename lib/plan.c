@@ -274,10 +274,11 @@ xp_status xp_plan_create_request(struct xp_plan *p)
         return XP_ERR_NO_MEMORY;
     r->magic = XP_REQUEST_MAGIC;
     r->plan = p;
+    r->ready = calloc(n, 1);
     r->send_rows = calloc(n, sizeof *r->send_rows);
     r->recv_rows = calloc(n, sizeof *r->recv_rows);
     p->equal_rows = calloc(n, sizeof *p->equal_rows);
-    return r->send_rows && r->recv_rows && p->equal_rows ? XP_OK : XP_ERR_NO_MEMORY;
+    return r->ready && r->send_rows && r->recv_rows && p->equal_rows ? XP_OK : XP_ERR_NO_MEMORY;
 }
 
 static void fill_shape(struct xp_plan *p, struct xp_comm *c, const struct record *r)
@@ -365,9 +366,11 @@ void xp_plan_release(struct xp_plan *p)
     free(p->maxima);
     free(p->equal_rows);
     if (p->request) {
+        free(p->request->ready);
         free(p->request->send_rows);
         free(p->request->recv_rows);
         p->request->send_rows = p->request->recv_rows = NULL;
+        p->request->ready = NULL;
         p->request->plan = NULL;
         if (!p->request->held)
             free(p->request);

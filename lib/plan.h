@@ -22,6 +22,9 @@ struct xp_request {
     int counted;          /* its rows go into the statistics */
     struct xp_call call;
     size_t *send_rows, *recv_rows; /* [size] copies of the caller's counts */
+    char *ready;          /* [size] xp_alltoallv_early: the rows for a rank are written */
+    int unready;          /* for how many ranks they are not */
+    int begun;            /* the algorithm has been started: it heeds what is not ready, or all is */
     double started, deadline, last_moved;
     unsigned idle; /* rounds in which nothing moved */
 };
@@ -55,6 +58,9 @@ void xp_plan_release(struct xp_plan *p);
  * operation in texts (a string that stays). */
 xp_status xp_request_start(struct xp_plan *p, const char *what, const void *send, const size_t *send_rows, void *recv,
                            const size_t *recv_rows);
+/* The same for rows that are still being written; r->ready and r->unready say which. */
+xp_status xp_request_start_early(struct xp_plan *p, const char *what, const void *send, const size_t *send_rows, void *recv,
+                                 const size_t *recv_rows);
 /* What a call that has started its exchange returns: the exchange is finished, or handed over as a request. */
 xp_status xp_request_answer(struct xp_plan *p, xp_request **req);
 /* One round. XP_IN_PROGRESS or how it ended. */

@@ -32,7 +32,8 @@ static xp_status end(struct xp_request *r, xp_status st)
 {
     struct xp_plan *p = r->plan;
     struct xp_comm *c = p->shape.comm;
-    p->algo->finish(p->state);
+    if (r->begun)
+        p->algo->finish(p->state);
     r->active = 0;
     r->status = st;
     if (st == XP_OK) {
@@ -45,8 +46,14 @@ static xp_status end(struct xp_request *r, xp_status st)
     return r->status;
 }
 
-xp_status xp_request_start(struct xp_plan *p, const char *what, const void *send, const size_t *send_rows, void *recv,
-                           const size_t *recv_rows)
+static xp_status begin(struct xp_request *r)
+{
+    r->begun = 1;
+    xp_status st = r->plan->algo->start(r->plan->state, &r->call, &r->plan->stats);
+    return st == XP_OK ? XP_OK : end(r, st);
+}
+
+static xp_status set_up(struct xp_plan *p, const char *what, const void *send, const size_t *send_rows, void *recv, const size_t *recv_rows)
 {
     struct xp_request *r = p->request;
     struct xp_comm *c = p->shape.comm;
@@ -63,21 +70,64 @@ xp_status xp_request_start(struct xp_plan *p, const char *what, const void *send
     r->call = (struct xp_call){
         .send = send, .send_rows = r->send_rows, .recv = recv, .recv_rows = r->recv_rows, .seq = p->calls++, .stream = p->stream};
     r->active = 1;
+    r->begun = r->unready = 0;
     r->status = XP_IN_PROGRESS;
     r->idle = 0;
     r->started = r->last_moved = xp_now();
     r->deadline = r->started + c->params.timeout;
-    st = p->algo->start(p->state, &r->call, &p->stats);
-    return st == XP_OK ? XP_OK : end(r, st);
+    return XP_OK;
+}
+
+xp_status xp_request_start(struct xp_plan *p, const char *what, const void *send, const size_t *send_rows, void *recv,
+                           const size_t *recv_rows)
+{
+    xp_status st = set_up(p, what, send, send_rows, recv, recv_rows);
+    return st == XP_OK ? begin(p->request) : st;
+}
+
+/* In bounded mode all rows are looked at when a call begins. */
+static int begins_early(const struct xp_plan *p)
+{
+    return p->algo->heeds_ready && p->shape.mode != XP_MODE_BOUNDED;
+}
+
+xp_status xp_request_start_early(struct xp_plan *p, const char *what, const void *send, const size_t *send_rows, void *recv,
+                                 const size_t *recv_rows)
+{
+    struct xp_request *r = p->request;
+    xp_status st = set_up(p, what, send, send_rows, recv, recv_rows);
+    if (st != XP_OK)
+        return st;
+    for (int i = 0; i < p->shape.comm->size; i++) {
+        r->ready[i] = send_rows[i] == 0;
+        r->unready += send_rows[i] != 0;
+    }
+    r->call.ready = r->ready;
+    return begins_early(p) ? begin(r) : XP_OK;
 }
 
 static xp_status deadline_passed(struct xp_request *r)
 {
     struct xp_plan *p = r->plan;
-    char waiting[300] = "";
-    p->algo->waiting_for(p->state, waiting, sizeof waiting);
+    char waiting[300] = "its own rows to be written";
+    if (!r->unready) {
+        waiting[0] = 0;
+        p->algo->waiting_for(p->state, waiting, sizeof waiting);
+    }
     return end(r, xp_error(p->shape.comm, XP_ERR_TIMEOUT, "%s: rank %d waited %.3g s for %s", r->what, p->shape.comm->rank,
                            p->shape.comm->params.timeout, waiting[0] ? waiting : "its own messages to leave"));
+}
+
+/* One round of the algorithm, or its start once all rows are there. */
+static xp_status advance(struct xp_request *r, int *moved)
+{
+    if (r->begun)
+        return r->plan->algo->progress(r->plan->state, moved);
+    if (r->unready)
+        return XP_IN_PROGRESS;
+    ++*moved;
+    xp_status st = begin(r);
+    return st == XP_OK ? XP_IN_PROGRESS : st;
 }
 
 xp_status xp_request_round(struct xp_request *r)
@@ -89,9 +139,9 @@ xp_status xp_request_round(struct xp_request *r)
     if (st != XP_OK)
         return end(r, st);
     int moved = xp_comm_progress(c);
-    st = r->plan->algo->progress(r->plan->state, &moved);
+    st = advance(r, &moved);
     if (st != XP_IN_PROGRESS)
-        return end(r, st);
+        return r->active ? end(r, st) : st;
     if (moved) {
         if (r->idle) {
             double now = xp_now();

@@ -310,6 +310,15 @@ typedef struct xp_request xp_request;
 XP_API xp_status xp_alltoallv(xp_plan *plan, const void *send, const size_t *send_rows, void *recv,
                               const size_t *recv_rows, xp_request **req);
 
+/*
+ * xp_alltoallv for rows that are still being written, by copies of a device, say: the exchange starts, and the rows for a rank are read
+ * once xp_request_ready has been called for it. Algorithms other than flat, and bounded mode, begin when the rows for all ranks are ready.
+ * Returns as xp_alltoallv with req; XP_ERR_INVALID_ARG also without req; XP_ERR_UNSUPPORTED for rows in device memory. An exchange some
+ * of whose rows never get ready ends at its deadline.
+ */
+XP_API xp_status xp_alltoallv_early(xp_plan *plan, const void *send, const size_t *send_rows, void *recv,
+                                    const size_t *recv_rows, xp_request **req);
+
 /* xp_alltoallv with rows_per_rank rows to and from every rank. */
 XP_API xp_status xp_alltoall(xp_plan *plan, const void *send, void *recv, size_t rows_per_rank, xp_request **req);
 
@@ -322,6 +331,18 @@ XP_API xp_status xp_alltoall(xp_plan *plan, const void *send, void *recv, size_t
  * The request stays valid until xp_request_free.
  */
 XP_API xp_status xp_request_test(xp_request *req);
+
+/* The rows for `rank` of an xp_alltoallv_early are written. Returns XP_OK; XP_ERR_INVALID_ARG (no such rank, not such a request). */
+XP_API xp_status xp_request_ready(xp_request *req, int rank);
+
+/*
+ * How many rows from `rank`, from its first on, are in their places and may be read while others are on their way. 0 where that is not
+ * known before the end: algorithms other than flat, rows in device memory, other operations than xp_alltoallv.
+ */
+XP_API size_t xp_request_arrived(const xp_request *req, int rank);
+
+/* How many xp_request_test in a row have found nothing to do. Who tests in a loop gives the core away meanwhile. */
+XP_API int xp_request_idle(const xp_request *req);
 
 /* Waits until the exchange is done or its deadline has passed. Returns XP_OK or the error that ended it. */
 XP_API xp_status xp_request_wait(xp_request *req);
