@@ -22,11 +22,11 @@ void xp_exchange_idle(unsigned rounds)
         nanosleep(&t, NULL);
 }
 
-/* Until the program's stream has filled the send buffer. */
+/* Until the program's stream has come to the exchange and filled the first part of the send buffer: deadlines count from here on. */
 static xp_status wait_packed(struct xp_proxy *p, const struct xp_slot *s)
 {
     for (unsigned i = 0;; i++) {
-        int packed = xp_gpu_is_over(p->gpu, s->packed);
+        int packed = xp_gpu_is_over(p->gpu, s->packed[0]);
         if (packed)
             return packed > 0 ? XP_OK : XP_ERR_SYSTEM;
         if (atomic_load_explicit(&p->abort, memory_order_acquire))
@@ -112,18 +112,61 @@ static void count(struct xp_proxy *p, int klass, xp_plan *plan)
     pthread_mutex_unlock(&p->lock);
 }
 
+/* Lets the exchange have the rows that the program's stream has copied meanwhile; *part: the next part. */
+static xp_status pass_on(struct xp_proxy *p, const struct xp_slot *s, xp_request *req, int *part)
+{
+    int size = p->side->size;
+
+    for (; *part < s->out_parts; ++*part) {
+        int packed = xp_gpu_is_over(p->gpu, s->packed[*part]);
+        if (packed <= 0)
+            return packed < 0 ? XP_ERR_SYSTEM : XP_OK;
+        for (int i = *part ? s->part_end[*part - 1] : 0; i < s->part_end[*part]; i++)
+            xp_request_ready(req, (p->side->rank + 1 + i) % size);
+    }
+    return XP_OK;
+}
+
+static int is_here(const struct xp_proxy *p, const struct xp_slot *s, const xp_request *req, int part)
+{
+    size_t end = (size_t)(part + 1) * s->part_rows;
+
+    for (int i = 0; i < p->side->size; i++)
+        if (xp_request_arrived(req, i) < (s->recv_rows[i] < end ? s->recv_rows[i] : end))
+            return 0;
+    return 1;
+}
+
+/* Lets the program's stream have the rows that are in their places; *part: the next part. The last one is here when all is over. */
+static void hand_over(const struct xp_proxy *p, const struct xp_slot *s, const xp_request *req, int *part)
+{
+    int before = *part;
+
+    while (*part < s->in_parts - 1 && is_here(p, s, req, *part))
+        ++*part;
+    if (*part > before)
+        atomic_store_explicit(s->flag, s->number - (uint32_t)(s->in_parts - *part), memory_order_release);
+}
+
 static xp_status move(struct xp_proxy *p, const struct xp_slot *s, xp_plan *plan)
 {
     xp_request *req = NULL;
-    xp_status st = xp_alltoallv(plan, s->send, s->send_rows, s->recv, s->recv_rows, &req);
+    xp_status st = xp_alltoallv_early(plan, s->send, s->send_rows, s->recv, s->recv_rows, &req);
+    int out = 0, in = 0;
+    unsigned rests = 0;
 
-    for (unsigned i = 0; st == XP_OK || st == XP_IN_PROGRESS; i++) {
+    while (st == XP_OK || st == XP_IN_PROGRESS) {
+        st = pass_on(p, s, req, &out);
+        if (st != XP_OK)
+            return st; /* the plan's end abandons the request, here and below */
         st = xp_request_test(req);
         if (st != XP_IN_PROGRESS)
             break;
+        hand_over(p, s, req, &in);
         if (atomic_load_explicit(&p->abort, memory_order_acquire))
-            return XP_ERR_STATE; /* the plan's end abandons the request */
-        xp_exchange_idle(i);
+            return XP_ERR_STATE;
+        if (xp_request_idle(req))
+            xp_exchange_idle(rests++);
     }
     xp_request_free(req);
     return st;

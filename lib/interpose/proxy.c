@@ -134,8 +134,10 @@ static int create_slot(struct xp_proxy *p, int i)
         return 0;
     s->recv_rows = s->send_rows + p->side->size;
     s->cursor = s->recv_rows + p->side->size;
-    return g->cudaEventCreateWithFlags(&s->packed, flags) == xp_cudaSuccess &&
-           g->cudaEventCreateWithFlags(&s->done, flags) == xp_cudaSuccess;
+    for (int k = 0; k < XP_PARTS; k++)
+        if (g->cudaEventCreateWithFlags(&s->packed[k], flags) != xp_cudaSuccess)
+            return 0;
+    return g->cudaEventCreateWithFlags(&s->done, flags) == xp_cudaSuccess;
 }
 
 /* Memory that streams read and write. */
@@ -157,8 +159,9 @@ static void free_slots(struct xp_proxy *p)
 {
     for (int i = 0; i < XP_SLOTS; i++) {
         struct xp_slot *s = &p->slot[i];
-        if (s->packed)
-            p->gpu->cudaEventDestroy(s->packed);
+        for (int k = 0; k < XP_PARTS; k++)
+            if (s->packed[k])
+                p->gpu->cudaEventDestroy(s->packed[k]);
         if (s->done)
             p->gpu->cudaEventDestroy(s->done);
         free(s->send_rows);
@@ -214,16 +217,16 @@ void xp_proxy_start(struct xp_proxy *p, int join)
     pthread_mutex_unlock(&p->lock);
 }
 
-static int over(const struct xp_slot *s)
+static int reached(const struct xp_slot *s, uint32_t value)
 {
     uint32_t now = atomic_load_explicit(s->flag, memory_order_acquire);
-    return (int32_t)(now - s->number) >= 0;
+    return (int32_t)(now - value) >= 0;
 }
 
-void xp_proxy_wait(struct xp_proxy *p, const struct xp_slot *s)
+void xp_proxy_wait(struct xp_proxy *p, const struct xp_slot *s, uint32_t value)
 {
     (void)p;
-    for (unsigned i = 0; !over(s); i++)
+    for (unsigned i = 0; !reached(s, value); i++)
         xp_exchange_idle(i);
 }
 
@@ -240,7 +243,7 @@ struct xp_slot *xp_proxy_next(struct xp_proxy *p)
     pthread_mutex_unlock(&p->lock);
     if (atomic_load(&p->abort))
         return NULL;
-    s->number = (uint32_t)p->issued + 1;
+    s->number = ((uint32_t)p->issued + 1) * XP_PARTS;
     s->agrees = 0;
     return s;
 }

@@ -1,10 +1,11 @@
 /*
  * proxy.h - the thread that moves the diverted exchanges of one communicator, and the slots they wait in
  *
- * The calling thread fills a slot and enqueues, on the program's stream: copies to the slot's send buffer, event `packed`, a wait
- * for the slot's flag, copies from the receive buffer, event `done`. The proxy sees `packed`, exchanges, and writes the flag. It
- * takes exchanges in the order they were issued, which is the same on all ranks; every communicator has a proxy of its own, so
- * one that waits holds up no other.
+ * The calling thread fills a slot and enqueues, on the program's stream: copies to the slot's send buffer and events `packed`, waits for
+ * the slot's flag and copies from the receive buffer, event `done`. The proxy sees `packed`, exchanges, and writes the flag. Copies are
+ * in parts, so that rows travel while others are copied: an event stands behind the rows for some of the ranks, and the flag counts
+ * the parts of the receive buffer that are complete. The proxy takes exchanges in the order they were issued, which is the same on all
+ * ranks; every communicator has a proxy of its own, so one that waits holds up no other.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -19,6 +20,7 @@
 #include "lib/interpose/side.h"
 
 #define XP_SLOTS 4 /* exchanges under way before the calling thread waits */
+#define XP_PARTS 8 /* most parts of the copies of an exchange, in each direction */
 #define XP_RECORD 160
 #define XP_TRIAL 4 /* exchanges before the first verdict whether diverting pays, and before each later one after a bypass */
 #define XP_PATIENCE_SECONDS 5
@@ -31,7 +33,7 @@ struct xp_piece {
 };
 
 struct xp_slot {
-    uint32_t number; /* what the flag holds when the exchange is over */
+    uint32_t number; /* what the flag holds when the exchange is over; before, less by the parts that are not here yet */
     int klass;       /* index into side->classes */
     int agrees;      /* no exchange: the ranks agree on something about the class */
     double pace[2];
@@ -46,7 +48,10 @@ struct xp_slot {
     size_t nout, nin, out_cap, in_cap;
     _Atomic uint32_t *flag;
     uint64_t flag_address; /* for the device */
-    cudaEvent_t packed, done;
+    int out_parts, in_parts;
+    int part_end[XP_PARTS]; /* the rows for ranks own + 1 .. own + part_end[i], modulo the size, are in parts 0 .. i */
+    size_t part_rows;       /* rows of every rank in a part of the receive buffer */
+    cudaEvent_t packed[XP_PARTS], done;
     int pending; /* `done` has been recorded and not yet been seen */
 };
 
@@ -101,8 +106,8 @@ void xp_proxy_drain(struct xp_proxy *p);
 /* What all exchanges so far were. */
 void xp_proxy_total(struct xp_proxy *p, struct xp_traffic *out);
 
-/* Waits until the exchange of this slot is over. */
-void xp_proxy_wait(struct xp_proxy *p, const struct xp_slot *s);
+/* Waits until the flag of this slot has come to a value. */
+void xp_proxy_wait(struct xp_proxy *p, const struct xp_slot *s, uint32_t value);
 
 /* Ends thread, plans and comm. abort: without waiting for anybody. Returns 0 when the thread could not be ended in time: it then goes
  * on to use p->side and p. */

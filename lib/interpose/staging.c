@@ -13,6 +13,7 @@
 #include "lib/interpose/divert.h"
 #include "lib/interpose/options.h"
 
+#define PART_LEAST ((size_t)256 << 10) /* bytes of a copy that is worth being one of its own */
 #define SPARE_MAX ((size_t)64 << 20) /* staging buffers up to this size are made for all slots at once */
 
 static size_t message_bytes(const struct xp_call *c)
@@ -166,6 +167,46 @@ static int reserve(struct xp_divert *d, size_t send, size_t recv)
     return 1;
 }
 
+/* ---- parts --------------------------------------------------------------------------------------------------------- */
+
+static int parts_of(size_t bytes, size_t copies)
+{
+    size_t parts = bytes / PART_LEAST / (copies ? copies : 1);
+    return parts < 1 ? 1 : parts > XP_PARTS ? XP_PARTS : (int)parts;
+}
+
+/* Of the send buffer: the rows for some ranks, beginning with those that the exchange sends first. */
+static void cut_send(struct xp_divert *d)
+{
+    struct xp_slot *s = d->slot;
+    int size = d->side->size, parts = parts_of(s->total_send * unit_of(d), 1);
+    size_t sum = 0;
+
+    s->out_parts = 0;
+    for (int i = 0; i < size; i++) {
+        sum += s->send_rows[(d->side->rank + 1 + i) % size];
+        if (i + 1 == size || sum * (size_t)parts >= s->total_send * (size_t)(s->out_parts + 1)) {
+            s->part_end[s->out_parts] = i + 1;
+            s->out_parts += s->out_parts < XP_PARTS - 1 && sum < s->total_send;
+        }
+    }
+    s->out_parts++;
+}
+
+/* Of the receive buffer: some rows of every rank, as they come. */
+static void cut_recv(struct xp_divert *d)
+{
+    struct xp_slot *s = d->slot;
+    size_t most = 0, peers = 0;
+
+    for (int p = 0; p < d->side->size; p++) {
+        most = s->recv_rows[p] > most ? s->recv_rows[p] : most;
+        peers += s->recv_rows[p] > 0;
+    }
+    s->in_parts = parts_of(s->total_recv * unit_of(d), peers);
+    s->part_rows = (most + (size_t)s->in_parts - 1) / (size_t)s->in_parts;
+}
+
 static int lay_out(struct xp_divert *d)
 {
     struct xp_slot *s = d->slot;
@@ -178,6 +219,8 @@ static int lay_out(struct xp_divert *d)
     s->nout = s->nin = 0;
     place_all(d, XP_CALL_SEND);
     place_all(d, XP_CALL_RECV);
+    cut_send(d);
+    cut_recv(d);
     return 1;
 }
 
@@ -259,6 +302,66 @@ static void leave_device(const struct xp_divert *d, int previous)
         d->side->proxy->gpu->cudaSetDevice(previous);
 }
 
+/* Copies what of the pieces lies in [from, to) of the staging buffer: out of the user's memory, or into it. */
+static int copy_range(const struct xp_divert *d, int out, size_t from, size_t to)
+{
+    const struct xp_slot *s = d->slot;
+    const struct xp_piece *pieces = out ? s->out : s->in;
+    cudaStream_t stream = d->calls[d->first].stream;
+    int e = xp_cudaSuccess;
+
+    for (size_t i = 0; e == xp_cudaSuccess && i < (out ? s->nout : s->nin); i++) {
+        size_t begin = pieces[i].offset > from ? pieces[i].offset : from, end = pieces[i].offset + pieces[i].bytes;
+        end = end < to ? end : to;
+        if (begin >= end)
+            continue;
+        char *user = pieces[i].user + (begin - pieces[i].offset), *staged = (out ? s->send : s->recv) + begin;
+        e = d->side->proxy->gpu->cudaMemcpyAsync(out ? staged : user, out ? user : staged, end - begin, xp_cudaMemcpyDefault, stream);
+    }
+    return e == xp_cudaSuccess;
+}
+
+static size_t first_row(const size_t *rows, int peer)
+{
+    size_t first = 0;
+    for (int p = 0; p < peer; p++)
+        first += rows[p];
+    return first;
+}
+
+static int copy_out(const struct xp_divert *d, int part)
+{
+    const struct xp_slot *s = d->slot;
+    size_t unit = unit_of(d);
+    int ok = 1;
+
+    if (s->out_parts == 1)
+        return copy_range(d, 1, 0, s->total_send * unit);
+    for (int i = part ? s->part_end[part - 1] : 0; ok && i < s->part_end[part]; i++) {
+        int peer = (d->side->rank + 1 + i) % d->side->size;
+        size_t at = first_row(s->send_rows, peer);
+        ok = copy_range(d, 1, at * unit, (at + s->send_rows[peer]) * unit);
+    }
+    return ok;
+}
+
+static int copy_in(const struct xp_divert *d, int part)
+{
+    const struct xp_slot *s = d->slot;
+    size_t unit = unit_of(d), at = 0;
+    int ok = 1;
+
+    if (s->in_parts == 1)
+        return copy_range(d, 0, 0, s->total_recv * unit);
+    for (int p = 0; ok && p < d->side->size; at += s->recv_rows[p++]) {
+        size_t begin = (size_t)part * s->part_rows, end = begin + s->part_rows;
+        end = end < s->recv_rows[p] ? end : s->recv_rows[p];
+        if (begin < end)
+            ok = copy_range(d, 0, (at + begin) * unit, (at + end) * unit);
+    }
+    return ok;
+}
+
 static ncclResult_t fill(struct xp_divert *d)
 {
     struct xp_proxy *p = d->side->proxy;
@@ -275,12 +378,12 @@ static ncclResult_t fill(struct xp_divert *d)
         return give_up(d, ncclSystemError, "no memory for the staging buffers of an exchange");
     if (!join_streams(d, 0))
         return give_up(d, ncclUnhandledCudaError, "the streams of an exchange cannot be joined");
-    for (size_t i = 0; i < s->nout; i++)
-        if (p->gpu->cudaMemcpyAsync(s->send + s->out[i].offset, s->out[i].user, s->out[i].bytes, xp_cudaMemcpyDefault, stream) !=
-            xp_cudaSuccess)
+    for (int k = 0; k < s->out_parts; k++) {
+        if (!copy_out(d, k))
             return give_up(d, ncclUnhandledCudaError, "a copy to the staging buffer failed");
-    if (p->gpu->cudaEventRecord(s->packed, stream) != xp_cudaSuccess)
-        return give_up(d, ncclUnhandledCudaError, "cudaEventRecord failed");
+        if (p->gpu->cudaEventRecord(s->packed[k], stream) != xp_cudaSuccess)
+            return give_up(d, ncclUnhandledCudaError, "cudaEventRecord failed");
+    }
     xp_proxy_submit(p, s);
     return ncclSuccess;
 }
@@ -306,12 +409,14 @@ static ncclResult_t unpack(struct xp_divert *d)
     cudaStream_t stream = d->calls[d->first].stream;
     struct xp_slot *s = d->slot;
 
-    if (!g->cuStreamWaitValue32 ||
-        g->cuStreamWaitValue32(stream, s->flag_address, s->number, xp_CU_STREAM_WAIT_VALUE_GEQ) != xp_cudaSuccess)
-        xp_proxy_wait(p, s);
-    for (size_t i = 0; i < s->nin; i++)
-        if (g->cudaMemcpyAsync(s->in[i].user, s->recv + s->in[i].offset, s->in[i].bytes, xp_cudaMemcpyDefault, stream) != xp_cudaSuccess)
+    for (int k = 0; k < s->in_parts; k++) {
+        uint32_t value = s->number - (uint32_t)(s->in_parts - 1 - k);
+        if (!g->cuStreamWaitValue32 ||
+            g->cuStreamWaitValue32(stream, s->flag_address, value, xp_CU_STREAM_WAIT_VALUE_GEQ) != xp_cudaSuccess)
+            xp_proxy_wait(p, s, value);
+        if (!copy_in(d, k))
             return give_up(d, ncclUnhandledCudaError, "a copy from the staging buffer failed");
+    }
     if (g->cudaEventRecord(s->done, stream) != xp_cudaSuccess || !join_streams(d, 1))
         return give_up(d, ncclUnhandledCudaError, "the streams of an exchange cannot be joined");
     s->pending = 1;
