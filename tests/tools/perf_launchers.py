@@ -39,6 +39,8 @@ took = time.monotonic() - started
 case('a rank that never comes: one line that names it, within the deadline', code == 1 and len(err.strip().splitlines()) == 1 and '1' in err and took < 10,
      f'{code} after {took:.1f} s: {err}')
 
+code, _, err = run([*small, '--spawn', '2', '--transport', 'quic'], timeout=30)
+case('a transport that there is not: one line', code == 1 and len(err.strip().splitlines()) == 1, f'{code} {err}')
 code, _, err = run([*small, '--spawn', '2', '--transport', 'nccl'], timeout=30)
-case('a transport that is not in this version: one line', code == 1 and len(err.strip().splitlines()) == 1, f'{code} {err}')
+case('nccl for rows of the host: one line', code == 2 and len(err.strip().splitlines()) == 1 and '--memory' in err, f'{code} {err}')
 done()
