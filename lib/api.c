@@ -142,8 +142,11 @@ static xp_status exchange_early(struct xp_plan *p, const void *send, const size_
     return st == XP_OK ? xp_request_answer(p, req) : st;
 }
 
-xp_status xp_alltoallv(xp_plan *plan, const void *send, const size_t *send_rows, void *recv, const size_t *recv_rows,
-                       xp_request **req)
+typedef xp_status (*exchange_fn)(struct xp_plan *p, const void *send, const size_t *send_rows, void *recv, const size_t *recv_rows,
+                                 xp_request **req);
+
+static xp_status enter_exchange(struct xp_plan *plan, exchange_fn how, const void *send, const size_t *send_rows, void *recv,
+                                const size_t *recv_rows, xp_request **req)
 {
     if (!is_plan(plan))
         return xp_error(NULL, XP_ERR_INVALID_ARG, "alltoallv: not a plan");
@@ -151,23 +154,21 @@ xp_status xp_alltoallv(xp_plan *plan, const void *send, const size_t *send_rows,
     xp_status st = xp_comm_enter(c);
     if (st != XP_OK)
         return st;
-    st = exchange(plan, send, send_rows, recv, recv_rows, req);
+    st = how(plan, send, send_rows, recv, recv_rows, req);
     xp_comm_leave(c);
     return st;
+}
+
+xp_status xp_alltoallv(xp_plan *plan, const void *send, const size_t *send_rows, void *recv, const size_t *recv_rows,
+                       xp_request **req)
+{
+    return enter_exchange(plan, exchange, send, send_rows, recv, recv_rows, req);
 }
 
 xp_status xp_alltoallv_early(xp_plan *plan, const void *send, const size_t *send_rows, void *recv, const size_t *recv_rows,
                              xp_request **req)
 {
-    if (!is_plan(plan))
-        return xp_error(NULL, XP_ERR_INVALID_ARG, "alltoallv: not a plan");
-    struct xp_comm *c = plan->shape.comm;
-    xp_status st = xp_comm_enter(c);
-    if (st != XP_OK)
-        return st;
-    st = exchange_early(plan, send, send_rows, recv, recv_rows, req);
-    xp_comm_leave(c);
-    return st;
+    return enter_exchange(plan, exchange_early, send, send_rows, recv, recv_rows, req);
 }
 
 xp_status xp_alltoall(xp_plan *plan, const void *send, void *recv, size_t rows_per_rank, xp_request **req)
@@ -195,14 +196,20 @@ static xp_status go_on(struct xp_request *r, xp_status (*how)(struct xp_request 
     return st == XP_OK ? how(r) : st;
 }
 
-static xp_status advance(xp_request *req, xp_status (*how)(struct xp_request *))
+static xp_status check_request(const xp_request *req)
 {
     if (!is_request(req) || !req->held)
         return xp_error(NULL, XP_ERR_INVALID_ARG, "request: not a request");
-    if (!req->plan)
-        return xp_error(NULL, XP_ERR_STATE, "request: its plan was destroyed");
+    return req->plan ? XP_OK : xp_error(NULL, XP_ERR_STATE, "request: its plan was destroyed");
+}
+
+static xp_status advance(xp_request *req, xp_status (*how)(struct xp_request *))
+{
+    xp_status st = check_request(req);
+    if (st != XP_OK)
+        return st;
     struct xp_comm *c = req->plan->shape.comm;
-    xp_status st = xp_comm_enter(c);
+    st = xp_comm_enter(c);
     if (st != XP_OK)
         return st;
     st = go_on(req, how);
@@ -222,10 +229,9 @@ xp_status xp_request_wait(xp_request *req)
 
 xp_status xp_request_ready(xp_request *req, int rank)
 {
-    if (!is_request(req) || !req->held)
-        return xp_error(NULL, XP_ERR_INVALID_ARG, "request: not a request");
-    if (!req->plan)
-        return xp_error(NULL, XP_ERR_STATE, "request: its plan was destroyed");
+    xp_status st = check_request(req);
+    if (st != XP_OK)
+        return st;
     struct xp_comm *c = req->plan->shape.comm;
     if (!req->call.ready || rank < 0 || rank >= c->size)
         return xp_error(c, XP_ERR_INVALID_ARG, "request: rank %d: no rows for rank %d are waited for", c->rank, rank);
