@@ -16,36 +16,31 @@ static uint32_t distance(const int16_t *a, const int16_t *c, unsigned s)
     return sum;
 }
 
-void xp_assign_c(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, size_t K, uint32_t *assign)
+/* Among the centroids of a list; NULL: the first `count`. */
+static void assign_among(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, const uint32_t *list, size_t count, uint32_t *assign)
 {
     for (size_t r = 0; r < n; r++) {
         uint32_t nearest = UINT32_MAX;
 
-        assign[r] = 0;
-        for (size_t k = 0; k < K; k++) {
-            const uint32_t d = distance(sketch + r * s, centroids + k * s, s);
+        assign[r] = list ? list[0] : 0;
+        for (size_t i = 0; i < count; i++) {
+            const uint32_t k = list ? list[i] : (uint32_t)i, d = distance(sketch + r * s, centroids + (size_t)k * s, s);
             if (d < nearest) {
                 nearest = d;
-                assign[r] = (uint32_t)k;
+                assign[r] = k;
             }
         }
     }
 }
 
+void xp_assign_c(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, size_t K, uint32_t *assign)
+{
+    assign_among(sketch, n, s, centroids, NULL, K, assign);
+}
+
 void xp_assign_listed_c(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, const uint32_t *list, size_t count, uint32_t *assign)
 {
-    for (size_t r = 0; r < n; r++) {
-        uint32_t nearest = UINT32_MAX;
-
-        assign[r] = list[0];
-        for (size_t k = 0; k < count; k++) {
-            const uint32_t d = distance(sketch + r * s, centroids + (size_t)list[k] * s, s);
-            if (d < nearest) {
-                nearest = d;
-                assign[r] = list[k];
-            }
-        }
-    }
+    assign_among(sketch, n, s, centroids, list, count, assign);
 }
 
 void xp_distances_c(const int16_t *a, unsigned s, const int16_t *centroids, size_t K, uint32_t *out)

@@ -345,44 +345,10 @@ static void run_assign(void *arg)
     r->k->assign(r->a, r->n, r->s, r->means, r->K, r->out);
 }
 
-static void bench_assign(struct check *c, const struct xp_kernels *k)
-{
-    struct assign_run r = {.k = k, .n = 1024, .K = 256, .s = 64};
-
-    r.a = malloc(r.n * r.s * 2);
-    r.means = malloc(r.K * r.s * 2);
-    r.out = malloc(r.n * sizeof(*r.out));
-    fill_sketches(c, 2, r.a, r.n * r.s);
-    fill_sketches(c, 2, r.means, r.K * r.s);
-    bench_line(c, "1024 sketches of 64, 256 centroids", r.a, r.n * r.s * 2, run_assign, &r);
-    free(r.a);
-    free(r.means);
-    free(r.out);
-}
-
 static void run_assign_listed(void *arg)
 {
     struct assign_run *r = arg;
     r->k->assign_listed(r->a, r->n, r->s, r->means, r->list, r->K, r->out);
-}
-
-static void bench_assign_listed(struct check *c, const struct xp_kernels *k)
-{
-    struct assign_run r = {.k = k, .n = 5, .K = 16, .s = 64};
-    uint32_t list[16];
-
-    r.list = list;
-    r.a = malloc(r.n * r.s * 2);
-    r.means = malloc(256 * r.s * 2);
-    r.out = malloc(r.n * sizeof(*r.out));
-    fill_sketches(c, 2, r.a, r.n * r.s);
-    fill_sketches(c, 2, r.means, 256 * r.s);
-    for (size_t i = 0; i < r.K; i++)
-        list[i] = (uint32_t)check_below(c, 256);
-    bench_line(c, "5 sketches of 64, 16 of 256 centroids", r.a, r.n * r.s * 2, run_assign_listed, &r);
-    free(r.a);
-    free(r.means);
-    free(r.out);
 }
 
 static void run_distances(void *arg)
@@ -391,19 +357,43 @@ static void run_distances(void *arg)
     r->k->distances(r->a, r->s, r->means, r->K, r->out);
 }
 
-static void bench_distances(struct check *c, const struct xp_kernels *k)
+/* n sketches of 64, some centroids, and a list of K of these. A lone sketch is measured by the bytes of the centroids. */
+static void bench_sketches(struct check *c, const struct xp_kernels *k, const char *what, size_t n, size_t K, size_t means, void (*run)(void *))
 {
-    struct assign_run r = {.k = k, .K = 400, .s = 64};
+    struct assign_run r = {.k = k, .n = n, .K = K, .s = 64};
+    uint32_t *list = malloc(K * sizeof(*list));
 
-    r.a = malloc(r.s * 2);
-    r.means = malloc(r.K * r.s * 2);
-    r.out = malloc(r.K * sizeof(*r.out));
-    fill_sketches(c, 2, r.a, r.s);
-    fill_sketches(c, 2, r.means, r.K * r.s);
-    bench_line(c, "400 centroids of 64", r.means, r.K * r.s * 2, run_distances, &r);
+    r.list = list;
+    r.a = malloc(n * r.s * 2);
+    r.means = malloc(means * r.s * 2);
+    r.out = malloc((n > K ? n : K) * sizeof(*r.out));
+    fill_sketches(c, 2, r.a, n * r.s);
+    fill_sketches(c, 2, r.means, means * r.s);
+    for (size_t i = 0; i < K; i++)
+        list[i] = (uint32_t)check_below(c, means);
+    if (n == 1)
+        bench_line(c, what, r.means, K * r.s * 2, run, &r);
+    else
+        bench_line(c, what, r.a, n * r.s * 2, run, &r);
     free(r.a);
     free(r.means);
     free(r.out);
+    free(list);
+}
+
+static void bench_assign(struct check *c, const struct xp_kernels *k)
+{
+    bench_sketches(c, k, "1024 sketches of 64, 256 centroids", 1024, 256, 256, run_assign);
+}
+
+static void bench_assign_listed(struct check *c, const struct xp_kernels *k)
+{
+    bench_sketches(c, k, "5 sketches of 64, 16 of 256 centroids", 5, 16, 256, run_assign_listed);
+}
+
+static void bench_distances(struct check *c, const struct xp_kernels *k)
+{
+    bench_sketches(c, k, "400 centroids of 64", 1, 400, 400, run_distances);
 }
 
 #define SLOT(entry) offsetof(struct xp_kernels, entry)
