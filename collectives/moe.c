@@ -6,6 +6,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "collectives/moe_device.h"
+#include "collectives/moe_staged.h"
 #include "collectives/books.h"
 #include "hash/coded_rows.h"
 
@@ -37,8 +38,9 @@ static const struct xp_moe_row_ops host_rows = {
 static xp_status allocate_rows(struct xp_moe *m)
 {
     size_t rows = m->cap_most + 1;
-    m->rows = m->shape.device ? &xp_moe_device_rows : &host_rows;
-    if (m->shape.device)
+    const int on_device = m->shape.device && m->shape.mode != XP_MODE_FOLDED;
+    m->rows = on_device ? &xp_moe_device_rows : &host_rows;
+    if (on_device)
         return xp_moe_device_create(m);
     m->out = malloc(rows * m->shape.row_bytes);
     m->in[0] = malloc(rows * m->shape.row_bytes);
@@ -96,6 +98,8 @@ xp_status xp_moe_create(struct xp_moe **out, const struct xp_moe_shape *shape, c
         if (!(m->virtual_rows = malloc((m->cap[0] + 1) * shape->row_bytes)))
             st = XP_ERR_NO_MEMORY;
     }
+    if (st == XP_OK && folder && shape->device)
+        st = xp_moe_stage_create(m);
     if (st != XP_OK) {
         xp_moe_destroy(m);
         return st;
@@ -129,6 +133,7 @@ void xp_moe_destroy(struct xp_moe *m)
     if (!m)
         return;
     xp_moe_device_destroy(m);
+    xp_moe_stage_destroy(m);
     drop_routings(m);
     xp_folder_destroy(m->folder);
     free(m->scalars[0]);
@@ -416,7 +421,7 @@ static xp_status end_call(struct xp_moe *m, const struct xp_moe_step *s)
 /* Whether rows in device memory are moved, else only what is on the host. */
 static int is_on_device(const struct xp_moe *m)
 {
-    return m->device && m->op.kind != XP_MOE_AGREE && m->op.kind != XP_MOE_RECORDS;
+    return m->device && xp_moe_moves_rows(m);
 }
 
 static xp_status moe_start(void *state, const struct xp_call *call, xp_stats *stats)

@@ -164,7 +164,8 @@ struct xp_moe_row_ops {
 struct xp_moe {
     struct xp_moe_shape shape;
     const struct xp_moe_row_ops *rows;
-    struct xp_moe_device *device;       /* NULL: rows are in the host's memory */
+    struct xp_moe_device *device;       /* NULL: rows are in the host's memory, or come there and go from there by */
+    struct xp_moe_stage *stage;         /* moe_staged.h; NULL: nothing does */
     void *stream;                       /* rows in device memory: of the operation */
     int hops, slow_hop;                 /* the hop between nodes */
     size_t cap[XP_MOE_HOPS + 1];        /* most entries at every level */
@@ -200,6 +201,12 @@ struct xp_moe {
     uint64_t bypassed_before, row_calls;
     char codec_before[16];
 };
+
+/* Whether the operation under way moves rows, or only messages of the host. */
+static inline int xp_moe_moves_rows(const struct xp_moe *m)
+{
+    return m->op.kind != XP_MOE_AGREE && m->op.kind != XP_MOE_RECORDS;
+}
 
 /* Whether the expert of an entry is on another node than its token. */
 static inline int xp_entry_is_far(const struct xp_moe *m, const struct xp_map *map, const struct xp_entry *e)

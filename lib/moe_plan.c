@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "collectives/moe.h"
+#include "collectives/moe_staged.h"
 #include "lib/device.h"
 #include "lib/plan.h"
 
@@ -58,8 +58,8 @@ static void resolve_memory(struct moe_record *r, const xp_plan_desc *d)
     r->memory = (int32_t)d->memory;
     if (d->memory > XP_MEMORY_DEVICE)
         refuse(r, XP_ERR_INVALID_ARG, "memory %u does not exist", (unsigned)d->memory);
-    else if (d->memory == XP_MEMORY_DEVICE && r->mode == XP_MODE_FOLDED)
-        refuse(r, XP_ERR_UNSUPPORTED, "rows of folded mode are in host memory");
+    else if (d->memory == XP_MEMORY_DEVICE && r->mode == XP_MODE_FOLDED && (d->nccl_comm || (d->transport && strcmp(d->transport, "auto") != 0)))
+        refuse(r, XP_ERR_UNSUPPORTED, "folded mode sends rows from the host, so its transport is auto");
     else if (d->memory == XP_MEMORY_DEVICE && !xp_device_find(why, sizeof why))
         refuse(r, XP_ERR_UNSUPPORTED, "rows in device memory: %s", why);
 }
@@ -245,10 +245,12 @@ static void describe(xp_plan_desc *in, enum xp_moe_channel ch, const xp_plan_des
     in->dtype = d->dtype;
     in->dim = d->dim;
     in->seed = d->seed;
-    in->memory = d->memory;
-    in->stream = d->stream;
-    in->transport = d->transport;
-    in->nccl_comm = d->nccl_comm;
+    if (r->mode != XP_MODE_FOLDED) { /* rows of a folded layer are sent from the host, wherever the caller has them */
+        in->memory = d->memory;
+        in->stream = d->stream;
+        in->transport = d->transport;
+        in->nccl_comm = d->nccl_comm;
+    }
     if (ch == XP_CHANNEL_FOLDED) {
         struct xp_folder_desc f = folder_desc(s->comm, d, d->moe);
         struct xp_coder_desc coder;
@@ -332,7 +334,7 @@ static void build(struct xp_plan *p, const xp_plan_desc *d, const struct xp_moe_
     p->shape.device = s->device;
     p->shape.device_number = s->device_number;
     p->codec_stats.size = sizeof p->codec_stats;
-    p->algo = &xp_moe_ops;
+    p->algo = s->device && s->mode == XP_MODE_FOLDED ? &xp_moe_staged_ops : &xp_moe_ops;
     xp_status st = xp_plan_create_request(p);
     if (st == XP_OK)
         st = xp_moe_create((struct xp_moe **)&p->state, s, channels, s->mode == XP_MODE_FOLDED ? &folder : NULL);

@@ -298,8 +298,8 @@ static int consistent(const struct options *o, char *err, size_t size)
         return refuse(err, size, "--experts, --topk, --rate and what goes with them are for xp_perf moe and fold");
     if (o->memory == XP_MEMORY_DEVICE && !moe && strcmp(o->command, "alltoallv") != 0)
         return refuse(err, size, "--memory device is for xp_perf alltoallv and moe");
-    if (o->memory == XP_MEMORY_DEVICE && o->mode == XP_MODE_FOLDED)
-        return refuse(err, size, "--mode folded has its rows in the host's memory");
+    if (o->transport != NULL && strcmp(o->transport, "nccl") == 0 && o->mode == XP_MODE_FOLDED)
+        return refuse(err, size, "--mode folded sends its rows from the host, not by NCCL");
     if (o->transport != NULL && strcmp(o->transport, "nccl") == 0 && o->memory != XP_MEMORY_DEVICE)
         return refuse(err, size, "--transport nccl moves rows in device memory: it needs --memory device");
     if (o->moe.exposed && (!moe || o->mode != XP_MODE_BOUNDED))

@@ -25,7 +25,7 @@ struct step {
     struct layer_step s;
     size_t row_bytes, tokens, rows; /* tokens, rows: most */
     size_t came;                    /* rows for the experts here */
-    int shares;                     /* the device's plan is that of another step */
+    int shares;                     /* its plans are those of another step */
     int captures;                   /* every operation is first tried while its stream is being captured */
     xp_plan *host, *device;
     xp_routing *host_routing, *routing;
@@ -47,8 +47,8 @@ static size_t bytes_of(const struct step *t, int place)
     return (place % 4 == 0 || place % 4 == 3 ? t->tokens : t->rows) * t->row_bytes + 1;
 }
 
-/* plan: of the device; NULL: one is made. */
-static void open_step(struct device_rank *r, const struct layer *l, xp_plan *plan, struct step *t)
+/* first: the step whose plans this one shares; NULL: it has its own. */
+static void open_step(struct device_rank *r, const struct layer *l, const struct step *first, struct step *t)
 {
     char **want[8], **dev[8], **got[8];
     xp_plan_desc d;
@@ -60,13 +60,14 @@ static void open_step(struct device_rank *r, const struct layer *l, xp_plan *pla
     t->tokens = d.max_send_rows;
     t->rows = d.max_recv_rows;
     must(r, cudaStreamCreateWithFlags(&t->stream, xp_cudaStreamNonBlocking) == 0, "a stream");
-    must(r, xp_plan_create(&t->host, r->comm, &d) == XP_OK, "the host's plan");
+    t->shares = first != NULL;
+    t->host = first ? first->host : NULL;
+    t->device = first ? first->device : NULL;
+    must(r, first || xp_plan_create(&t->host, r->comm, &d) == XP_OK, "the host's plan");
     d.memory = XP_MEMORY_DEVICE;
     d.stream = t->stream;
     d.transport = r->transport;
-    t->device = plan;
-    t->shares = plan != NULL;
-    must(r, plan || xp_plan_create(&t->device, r->comm, &d) == XP_OK, "the device's plan");
+    must(r, first || xp_plan_create(&t->device, r->comm, &d) == XP_OK, "the device's plan");
     places(&t->want, want);
     places(&t->dev, dev);
     places(&t->got, got);
@@ -83,9 +84,10 @@ static void open_step(struct device_rank *r, const struct layer *l, xp_plan *pla
 static void close_step(struct device_rank *r, struct step *t)
 {
     char **want[8], **dev[8], **got[8];
-    if (!t->shares)
+    if (!t->shares) {
         xp_plan_destroy(t->device);
-    xp_plan_destroy(t->host);
+        xp_plan_destroy(t->host);
+    }
     must(r, cudaStreamSynchronize(t->stream) == 0, "end of the stream");
     places(&t->want, want);
     places(&t->dev, dev);
@@ -132,6 +134,11 @@ static void run_on_host(struct device_rank *r, struct step *t)
     must(r, xp_dispatch_backward(t->host, t->host_routing, w->expert_grad, w->grad_y, w->grad_x, NULL) == XP_OK, "the host's dispatch_backward");
 }
 
+static int is_folded(const struct step *t)
+{
+    return t->l->mode == XP_MODE_FOLDED;
+}
+
 enum operation { DISPATCH, COMBINE, COMBINE_BACKWARD, DISPATCH_BACKWARD };
 
 static xp_status call(struct step *t, enum operation o)
@@ -139,9 +146,9 @@ static xp_status call(struct step *t, enum operation o)
     struct results *d = &t->dev;
     switch (o) {
     case DISPATCH: return xp_dispatch(t->device, t->routing, d->x, d->rows, NULL);
-    case COMBINE: return xp_combine(t->device, t->routing, d->expert, NULL, d->y, NULL);
+    case COMBINE: return xp_combine(t->device, t->routing, d->expert, is_folded(t) ? d->x : NULL, d->y, NULL);
     case COMBINE_BACKWARD: return xp_combine_backward(t->device, t->routing, d->grad_y, d->expert, d->grad_rows, t->got_weight, NULL);
-    default: return xp_dispatch_backward(t->device, t->routing, d->expert_grad, NULL, d->grad_x, NULL);
+    default: return xp_dispatch_backward(t->device, t->routing, d->expert_grad, is_folded(t) ? d->grad_y : NULL, d->grad_x, NULL);
     }
 }
 
@@ -163,19 +170,21 @@ static void run_on_device(struct device_rank *r, struct step *t)
     struct results *d = &t->dev, *got = &t->got, *w = &t->want;
     const size_t tokens = t->s.tokens, bytes = t->row_bytes;
     must(r, layer_route(&t->s, t->device, &t->routing) == XP_OK, "route");
-    const size_t rows = t->came = xp_routing_rows(t->routing);
-    must(r, rows == xp_routing_rows(t->host_routing), "as many rows as the host's plan");
     memcpy(got->x, w->x, tokens * bytes);
     memcpy(got->grad_y, w->grad_y, tokens * bytes);
-    memcpy(got->expert, w->expert, rows * bytes);
-    memcpy(got->expert_grad, w->expert_grad, rows * bytes);
 
     copy(r, t, d->x, got->x, tokens * bytes);
     operate(r, t, DISPATCH);
     spoil(r, t, d->x, tokens);
+    const size_t rows = t->came = xp_routing_rows(t->routing); /* a folded step has them now */
+    must(r, rows == xp_routing_rows(t->host_routing), "as many rows as the host's plan");
+    memcpy(got->expert, w->expert, rows * bytes);
+    memcpy(got->expert_grad, w->expert_grad, rows * bytes);
     copy(r, t, got->rows, d->rows, rows * bytes);
     spoil(r, t, d->rows, rows);
     copy(r, t, d->expert, got->expert, rows * bytes);
+    if (is_folded(t))
+        copy(r, t, d->x, got->x, tokens * bytes);
     operate(r, t, COMBINE);
     copy(r, t, got->y, d->y, tokens * bytes);
     spoil(r, t, d->y, tokens);
@@ -185,10 +194,14 @@ static void run_on_device(struct device_rank *r, struct step *t)
     operate(r, t, COMBINE_BACKWARD);
     spoil(r, t, d->expert, rows);
     spoil(r, t, d->grad_y, tokens);
+    spoil(r, t, d->x, tokens);
     copy(r, t, got->grad_rows, d->grad_rows, rows * bytes);
     copy(r, t, d->expert_grad, got->expert_grad, rows * bytes);
+    if (is_folded(t))
+        copy(r, t, d->grad_y, got->grad_y, tokens * bytes);
     operate(r, t, DISPATCH_BACKWARD);
     spoil(r, t, d->expert_grad, rows);
+    spoil(r, t, d->grad_y, tokens);
     copy(r, t, got->grad_x, d->grad_x, tokens * bytes);
 }
 
@@ -217,6 +230,32 @@ static void check_step(struct device_rank *r, struct step *t)
     must(r, memcmp(t->want_weight, t->got_weight, tokens * (size_t)t->s.topk * sizeof(float)) == 0, "gradients of weights are those of the host's plan");
 }
 
+/* Clusters, weights of residuals, and what the plans have counted. */
+static void check_folded(struct device_rank *r, const struct step *t)
+{
+    const size_t slots = t->s.tokens * (size_t)t->s.topk + 1;
+    int32_t *cluster[2];
+    float *alpha[2];
+    size_t clusters[2];
+    xp_status st[2];
+    for (int i = 0; i < 2; i++) {
+        cluster[i] = calloc(slots, sizeof **cluster);
+        alpha[i] = calloc(slots, sizeof **alpha);
+        st[i] = xp_routing_clusters(i ? t->routing : t->host_routing, cluster[i], alpha[i], NULL, &clusters[i]);
+    }
+    must(r, st[0] == st[1], "the step is folded where the host's is");
+    must(r, st[0] != XP_OK || clusters[0] == clusters[1], "as many clusters as the host's plan");
+    must(r, memcmp(cluster[0], cluster[1], slots * sizeof **cluster) == 0 && memcmp(alpha[0], alpha[1], slots * sizeof **alpha) == 0, "clusters are those of the host's plan");
+    for (int i = 0; i < 2; i++) {
+        free(cluster[i]);
+        free(alpha[i]);
+    }
+    xp_stats host = {.size = sizeof host}, device = {.size = sizeof device};
+    must(r, xp_plan_stats(t->host, &host) == XP_OK && xp_plan_stats(t->device, &device) == XP_OK, "statistics");
+    must(r, host.clusters == device.clusters && host.fold_fallbacks == device.fold_fallbacks && host.wire_bytes_slow == device.wire_bytes_slow &&
+                host.rate == device.rate && host.rho == device.rho && host.fold_err == device.fold_err, "statistics are those of the host's plan");
+}
+
 static void compare_layer(struct device_rank *r, const struct layer *l, int captures)
 {
     struct step t;
@@ -227,6 +266,8 @@ static void compare_layer(struct device_rank *r, const struct layer *l, int capt
         run_on_host(r, &t);
         run_on_device(r, &t);
         check_step(r, &t);
+        if (is_folded(&t))
+            check_folded(r, &t);
         xp_routing_destroy(t.routing);
         xp_routing_destroy(t.host_routing);
         layer_step_free(&t.s);
@@ -263,6 +304,19 @@ static void coded(struct device_rank *r)
     }
 }
 
+/* Every kind of centroid and form of the rows; steps that fall back, and such that fall back from the second on. */
+static void folded(struct device_rank *r)
+{
+    static const size_t dims[] = {64, 33, 100, 7};
+    static const char *const codecs[] = {NULL, "raw", "int4"};
+    for (unsigned n = 0; n < 9; n++) {
+        struct layer l = {.choice = (enum choice)(n % CHOICES), .tokens = 40, .dim = dims[n % 4], .experts = 6, .topk = 1 + (int)(n % 3), .dtype = XP_BF16 + n % 3,
+                          .mode = XP_MODE_FOLDED, .algo = algorithms[n % 3], .codec = codecs[n / 3], .centroid = n % 4 == 3 ? XP_CENTROID_LEADER : XP_CENTROID_MEAN,
+                          .eps = 0.05, .error_limit = n % 4 == 1 ? 1e-6 : 0, .steps = 3, .seed = n + 40};
+        compare_layer(r, &l, 0);
+    }
+}
+
 static void nccl_plain(struct device_rank *r)
 {
     r->transport = "nccl";
@@ -276,13 +330,12 @@ static void nccl_coded(struct device_rank *r)
 }
 
 /* Steps of one plan on a stream each, without a wait in between; all but the first use routings that have been used before. */
-static void streams(struct device_rank *r)
+static void on_streams(struct device_rank *r, const struct layer *l)
 {
-    const struct layer l = {.tokens = 20, .dim = 64, .experts = 6, .topk = 2, .dtype = XP_F32, .mode = XP_MODE_EXACT, .algo = "hier", .seed = 3};
     struct step t[4];
     for (int i = 0; i < 4; i++) {
-        open_step(r, &l, i ? t[0].device : NULL, &t[i]);
-        layer_step_make(&t[i].s, &l, r->ranks, r->rank, i);
+        open_step(r, l, i ? &t[0] : NULL, &t[i]);
+        layer_step_make(&t[i].s, l, r->ranks, r->rank, i);
         run_on_host(r, &t[i]);
     }
     for (int i = 0; i < 4; i++) {
@@ -299,6 +352,18 @@ static void streams(struct device_rank *r)
         close_step(r, &t[i]);
 }
 
+static void streams(struct device_rank *r)
+{
+    const struct layer l = {.tokens = 20, .dim = 64, .experts = 6, .topk = 2, .dtype = XP_F32, .mode = XP_MODE_EXACT, .algo = "hier", .seed = 3};
+    on_streams(r, &l);
+}
+
+static void folded_streams(struct device_rank *r)
+{
+    const struct layer l = {.tokens = 20, .dim = 64, .experts = 6, .topk = 2, .dtype = XP_F32, .mode = XP_MODE_FOLDED, .algo = "hier", .seed = 3};
+    on_streams(r, &l);
+}
+
 /* Operations are refused on ranks by turns, which changes nothing on any. */
 static void captured(struct device_rank *r)
 {
@@ -310,12 +375,15 @@ static void captured(struct device_rank *r)
         r->transport = transports[n / 6];
         compare_layer(r, &l, 1);
     }
+    r->transport = "auto";
+    struct layer l = {.tokens = 10, .dim = 64, .experts = 6, .topk = 2, .dtype = XP_F32, .mode = XP_MODE_FOLDED, .seed = 5};
+    compare_layer(r, &l, 1);
 }
 
 static void refused(struct device_rank *r)
 {
-    static const struct { xp_mode mode; const char *codec, *why; } cases[] = {
-        {XP_MODE_FOLDED, NULL, "folded mode"}, {XP_MODE_BOUNDED, "book", "does not run on the device"},
+    static const struct { xp_mode mode; const char *codec, *transport, *why; } cases[] = {
+        {XP_MODE_FOLDED, NULL, "nccl", "folded mode"}, {XP_MODE_BOUNDED, "book", NULL, "does not run on the device"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct layer l = {.tokens = 5, .dim = 8, .experts = 4, .topk = 1, .dtype = XP_F32, .mode = cases[i].mode, .eps = 0.1, .codec = cases[i].codec, .seed = 3};
@@ -324,6 +392,7 @@ static void refused(struct device_rank *r)
         xp_plan *plan = NULL;
         layer_plan(&l, r->ranks, &d, &m);
         d.memory = XP_MEMORY_DEVICE;
+        d.transport = cases[i].transport;
         must(r, xp_plan_create(&plan, r->comm, &d) == XP_ERR_UNSUPPORTED, "a plan is refused");
         must(r, strstr(xp_comm_last_error(r->comm), cases[i].why) != NULL, xp_comm_last_error(r->comm));
     }
@@ -332,7 +401,7 @@ static void refused(struct device_rank *r)
 int main(int argc, char **argv)
 {
     static const struct device_case cases[] = {
-        {"plain", plain}, {"coded", coded}, {"nccl_plain", nccl_plain}, {"nccl_coded", nccl_coded}, {"streams", streams},
+        {"plain", plain}, {"coded", coded}, {"folded", folded}, {"folded_streams", folded_streams}, {"nccl_plain", nccl_plain}, {"nccl_coded", nccl_coded}, {"streams", streams},
         {"captured", captured}, {"refused", refused}, {NULL, NULL},
     };
     return device_main(argc, argv, cases);

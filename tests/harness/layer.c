@@ -171,6 +171,8 @@ void layer_plan(const struct layer *l, int ranks, xp_plan_desc *d, xp_moe_desc *
     m->experts = l->experts;
     m->max_topk = l->topk ? l->topk : 1;
     m->combine = l->combine;
+    m->centroid = l->centroid;
+    m->error_limit = l->error_limit;
     xp_plan_desc_init(d);
     d->dtype = l->dtype;
     d->dim = l->dim;

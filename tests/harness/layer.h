@@ -26,6 +26,8 @@ struct layer {
     int moving;  /* experts change ranks from step to step */
     int steps;   /* 0: 1 */
     int no_backward;
+    xp_centroid centroid; /* folded mode */
+    double error_limit;
     uint64_t seed;
 };
 

@@ -36,6 +36,9 @@ for transport in ('shm', 'nccl'):
     device(f'moe, bounded, gradients too, {transport}', 'moe', *rows, '--experts', '8', '--mode', 'bounded', '--eps', '0.1', '--backward', '--algo', 'hier',
            check=within(0.25))
 
+device('moe, folded, gradients too', 'moe', '--rows', '40', '--dim', '64', '--experts', '8', '--mode', 'folded', '--backward', '--algo', 'hier',
+       check=lambda c: c['rel_err_max'] < 0.02)
+
 # ranks that share a GPU
 os.environ['CUEMU_DEVICES'] = '1'
 args = [on_doubles, 'alltoallv', *GROUP, '--transport', 'nccl', '--rows', '40', '--dim', '64', '--iters', '1']
@@ -50,7 +53,7 @@ case('no device', code == 1 and err.count('\n') == 1 and '--memory device: no CU
 code, out, err = run([xp_perf, 'alltoallv', '--spawn', '2', '--memory', 'device', '--rows', '8', '--dim', '8'], env=SHM)
 case('a machine without a GPU, or a build without CUDA', code in (0, 1) and (code == 0 or (err.count('\n') == 1 and 'CUDA' in err)), f'{code}\n{out}{err}')
 for args, word in ((['codec', '--memory', 'device'], 'alltoallv and moe'), (['alltoallv', '--transport', 'nccl'], '--memory device'),
-                   (['moe', '--memory', 'device', '--mode', 'folded'], 'folded'), (['moe', '--memory', 'gpu'], 'gpu')):
+                   (['moe', '--memory', 'device', '--mode', 'folded', '--transport', 'nccl'], 'NCCL'), (['moe', '--memory', 'gpu'], 'gpu')):
     code, out, err = run([xp_perf, *args])
     case('refused: ' + ' '.join(args), code == 2 and err.count('\n') == 1 and word in err, f'{code}\n{out}{err}')
 done()
