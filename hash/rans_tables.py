@@ -9,6 +9,7 @@ quantised value of standard deviation s (in steps), 85 % Gaussian and 15 % Lapla
 activations, where it costs 0.1 to 0.4 % more than each row batch's own histogram.
 """
 import math
+import struct
 
 SYMBOLS, UNITS, SHARE = 32, 4096, 0.85
 PLAIN = 20          # scale classes whose integers are coded whole; higher ones send low bits as they are
@@ -62,6 +63,15 @@ def distributions():
             yield 2 ** ((PLAIN + 4 * (low - 1) + c - UNIT_CLASS) / 4), low
 
 
+def search_tree(begin):
+    """Entry i has the children 2i and 2i + 1: those that begin after it, as the path of a binary search. Entry 0 is not used."""
+    tree = [0] * SYMBOLS
+    for depth in range(SYMBOLS.bit_length() - 1):
+        for i in range(2 ** depth):
+            tree[2 ** depth + i] = begin[(2 * i + 1) * SYMBOLS // 2 ** (depth + 1)]
+    return tree
+
+
 def rows(values, show):
     for i in range(0, SYMBOLS, 8):
         print('         ' + ' '.join(show(v) + ',' for v in values[i:i + 8]))
@@ -70,7 +80,7 @@ def rows(values, show):
 def main():
     print('/*\n * rans_tables.c - written by rans_tables.py; part of the wire format\n *\n'
           ' * SPDX-License-Identifier: Apache-2.0\n */\n#include "hash/rans.h"\n')
-    print('/* Cumulated frequency << 16 | frequency, even symbols first; reciprocals a little too small; symbols in use. */')
+    print('/* Cumulated frequency << 16 | frequency, even symbols first; reciprocals a little too small; beginnings as a search tree;\n   by symbol: frequencies, beginnings, low and high halves of the reciprocals; symbols in use. */')
     print('const struct xp_rans_table xp_rans_tables[XP_RANS_DISTRIBUTIONS] = {')
     for s, low in distributions():
         f = frequencies(s, low)
@@ -79,6 +89,16 @@ def main():
         rows([sum(f[:i]) << 16 | f[i] for i in ORDER], lambda v: f'0x{v:07x}')
         print('        },\n        {')
         rows([(1 - 2 ** -22) / f[i] if f[i] else 0.0 for i in ORDER], lambda v: f'{v:.9e}f')
+        print('        },\n        {')
+        rows(search_tree([sum(f[:i]) for i in range(SYMBOLS)]), str)
+        print('        },\n        {')
+        rows(f, str)
+        print('        },\n        {')
+        rows([sum(f[:i]) for i in range(SYMBOLS)], str)
+        inverse = [struct.unpack('<HH', struct.pack('<f', (1 - 2 ** -22) / v if v else 0.0)) for v in f]
+        for half in 0, 1:
+            print('        },\n        {')
+            rows([v[half] for v in inverse], str)
         print(f'        }},\n        {used[0]}, {used[-1]}, {dead_zone(s) if not low else 0.0}f }},')
     print('};')
 

@@ -1,67 +1,32 @@
 /*
  * rans_side_avx512.c - the entropy coder with AVX-512, for rows of fewer than 16 states: 16 / lanes rows fill a vector
  *
- * Rows in one vector must use the same tables, so rows are taken together that share an array of classes.
- *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "hash/x86/rans_avx512.h"
-
-#include <string.h>
-
-#define MOST_STEPS 512 /* n < 512 * lanes for fewer than 16 lanes (xp_rans_lanes) */
-#define CHUNK 64       /* rows among which partners are looked for */
-
-/* Up to 16 / lanes rows of one array of classes. Places without a row of their own repeat the first. */
-struct set {
-    unsigned rows, row[16];
-};
-
-/* Takes rows off *pending. classes[i]: of row i. */
-static struct set take_set(uint64_t *pending, const uint8_t *const *classes, unsigned most)
-{
-    const unsigned first = (unsigned)__builtin_ctzll(*pending);
-    struct set set = { 0 };
-
-    for (uint64_t rest = *pending; rest && set.rows < most; rest &= rest - 1) {
-        const unsigned i = (unsigned)__builtin_ctzll(rest);
-
-        if (classes[i] != classes[first])
-            continue;
-        set.row[set.rows++] = i;
-        *pending &= ~((uint64_t)1 << i);
-    }
-    for (unsigned i = set.rows; i < most; i++)
-        set.row[i] = first;
-    return set;
-}
+#include "hash/x86/rans_side.h"
 
 /* ---- encoding -------------------------------------------------------------------------------------------------- */
 
-XP_INLINE void encode(struct xp_rans_source *s, const struct set *set, size_t n, const unsigned lanes)
+XP_INLINE void encode(struct xp_rans_source *s, const struct xp_rans_set *set, size_t n, const unsigned lanes)
 {
-    const unsigned most = 16 / lanes;
     const size_t steps = xp_rans_steps(n, lanes);
     const uint8_t *classes = s[set->row[0]].classes;
-    uint8_t place[MOST_STEPS][16];
+    uint8_t place[XP_RANS_SIDE_STEPS][16];
     struct xp_rans_parts parts[16];
     struct xp_rans_work w[16];
     uint32_t state[16];
     uint8_t *words[16];
     __m512i x;
 
-    for (unsigned r = 0; r < most; r++) {
+    for (unsigned r = 0; r < set->rows; r++) {
         struct xp_rans_source *row = &s[set->row[r]];
 
-        if (r < set->rows) {
-            w[r] = xp_rans_cut(row->work, n);
-            parts[r] = xp_rans_split(row->q, n, row->classes, &w[r]);
-            words[r] = w[r].words_end;
-        }
-        xp_rans_begin(w[r < set->rows ? r : 0].place, n, lanes, state + r * lanes);
-        for (size_t k = 0; k < steps; k++)
-            memcpy(place[k] + r * lanes, w[r < set->rows ? r : 0].place + k * lanes, lanes);
+        w[r] = xp_rans_cut(row->work, n);
+        parts[r] = xp_rans_split(row->q, n, row->classes, &w[r]);
+        words[r] = w[r].words_end;
     }
+    xp_rans_lay_out_set(set, w, n, lanes, place, state);
     x = _mm512_loadu_si512(state);
     for (size_t k = steps; k-- > 0;) {
         const struct xp_rans_table *t = xp_rans_table(classes[k * lanes / XP_RANS_GROUP]);
@@ -86,15 +51,15 @@ XP_INLINE void encode(struct xp_rans_source *s, const struct set *set, size_t n,
 
 void xp_rans_encode_side(struct xp_rans_source *s, size_t count, size_t n, unsigned lanes)
 {
-    for (size_t done = 0; done < count; done += CHUNK) {
-        const size_t rows = count - done < CHUNK ? count - done : CHUNK;
-        uint64_t pending = rows == 64 ? ~(uint64_t)0 : ((uint64_t)1 << rows) - 1;
-        const uint8_t *classes[CHUNK];
+    for (size_t done = 0; done < count; done += XP_RANS_SIDE_CHUNK) {
+        const size_t rows = count - done < XP_RANS_SIDE_CHUNK ? count - done : XP_RANS_SIDE_CHUNK;
+        uint64_t pending = xp_rans_all_pending(rows);
+        const uint8_t *classes[XP_RANS_SIDE_CHUNK];
 
         for (size_t i = 0; i < rows; i++)
             classes[i] = s[done + i].classes;
         while (pending) {
-            const struct set set = take_set(&pending, classes, 16 / lanes);
+            const struct xp_rans_set set = xp_rans_take_set(&pending, classes, 16 / lanes);
 
             switch (lanes) {
             case 1: encode(s + done, &set, n, 1); break;
@@ -206,30 +171,7 @@ XP_INLINE void check_ends(struct cursor *c, const unsigned lanes)
     }
 }
 
-/* What a set needs before and after its steps. */
-struct decoding {
-    const uint8_t *p[16], *end[16], *planes[16], *classes;
-    uint32_t state[16];
-    unsigned bad;
-    int16_t symbol[MOST_STEPS][16];
-};
-
-static void open_set(struct decoding *d, const struct xp_rans_stream *s, const struct set *set, size_t n, unsigned lanes)
-{
-    d->bad = 0;
-    d->classes = s[set->row[0]].classes;
-    for (unsigned r = 0; r < 16 / lanes; r++) {
-        const struct xp_rans_stream *row = &s[set->row[r]];
-
-        d->end[r] = row->in + row->len;
-        if (!xp_rans_open(row, n, lanes, d->state + r * lanes, &d->planes[r], &d->p[r])) {
-            d->bad |= 1u << r;
-            d->p[r] = d->end[r];
-        }
-    }
-}
-
-static void close_set(struct decoding *d, struct xp_rans_stream *s, const struct set *set, const struct cursor *c, size_t n,
+static void close_set(struct xp_rans_side *d, struct xp_rans_stream *s, const struct xp_rans_set *set, const struct cursor *c, size_t n,
                       const unsigned lanes)
 {
     const size_t steps = xp_rans_steps(n, lanes);
@@ -252,15 +194,15 @@ static void close_set(struct decoding *d, struct xp_rans_stream *s, const struct
 }
 
 /* Decodes one or two sets side by side. */
-XP_INLINE void decode(struct xp_rans_stream *s, const struct set *set, const int count, size_t n, const unsigned lanes)
+XP_INLINE void decode(struct xp_rans_stream *s, const struct xp_rans_set *set, const int count, size_t n, const unsigned lanes)
 {
     const size_t steps = xp_rans_steps(n, lanes);
-    struct decoding d[2];
+    struct xp_rans_side d[2];
     struct cursor c[2];
     __m512i x[2];
 
     for (int i = 0; i < count; i++) {
-        open_set(&d[i], s, &set[i], n, lanes);
+        xp_rans_open_set(&d[i], s, &set[i], n, lanes);
         c[i] = put_cursor(d[i].p, d[i].end, lanes);
         x[i] = _mm512_loadu_si512(d[i].state);
     }
@@ -282,7 +224,7 @@ XP_INLINE void decode(struct xp_rans_stream *s, const struct set *set, const int
     }
 }
 
-XP_INLINE void decode_sets(struct xp_rans_stream *s, const struct set *set, int count, size_t n, const unsigned lanes)
+XP_INLINE void decode_sets(struct xp_rans_stream *s, const struct xp_rans_set *set, int count, size_t n, const unsigned lanes)
 {
     if (count == 2)
         decode(s, set, 2, n, lanes);
@@ -292,19 +234,19 @@ XP_INLINE void decode_sets(struct xp_rans_stream *s, const struct set *set, int 
 
 void xp_rans_decode_side(struct xp_rans_stream *s, size_t count, size_t n, unsigned lanes)
 {
-    for (size_t done = 0; done < count; done += CHUNK) {
-        const size_t rows = count - done < CHUNK ? count - done : CHUNK;
-        uint64_t pending = rows == 64 ? ~(uint64_t)0 : ((uint64_t)1 << rows) - 1;
-        const uint8_t *classes[CHUNK];
+    for (size_t done = 0; done < count; done += XP_RANS_SIDE_CHUNK) {
+        const size_t rows = count - done < XP_RANS_SIDE_CHUNK ? count - done : XP_RANS_SIDE_CHUNK;
+        uint64_t pending = xp_rans_all_pending(rows);
+        const uint8_t *classes[XP_RANS_SIDE_CHUNK];
 
         for (size_t i = 0; i < rows; i++)
             classes[i] = s[done + i].classes;
         while (pending) {
-            struct set set[2];
+            struct xp_rans_set set[2];
             int sets = 0;
 
             while (pending && sets < 2)
-                set[sets++] = take_set(&pending, classes, 16 / lanes);
+                set[sets++] = xp_rans_take_set(&pending, classes, 16 / lanes);
             switch (lanes) {
             case 1: decode_sets(s + done, set, sets, n, 1); break;
             case 2: decode_sets(s + done, set, sets, n, 2); break;

@@ -1,0 +1,85 @@
+/*
+ * rans_side.h - rows of fewer than 16 states, of which 16 / lanes are coded side by side: which ones, and how they begin
+ *
+ * Rows side by side must use the same tables, so rows are taken together that share an array of classes.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef XP_RANS_SIDE_H
+#define XP_RANS_SIDE_H
+
+#include "hash/rans.h"
+
+#include <string.h>
+
+#define XP_RANS_SIDE_STEPS 512 /* n < 512 * lanes for fewer than 16 lanes (xp_rans_lanes) */
+#define XP_RANS_SIDE_CHUNK 64  /* rows among which partners are looked for */
+
+/* Up to 16 / lanes rows of one array of classes. Places without a row of their own repeat the first. */
+struct xp_rans_set {
+    unsigned rows, row[16];
+};
+
+/* The first `rows` of a chunk, none of them taken. */
+static inline uint64_t xp_rans_all_pending(size_t rows)
+{
+    return rows == 64 ? ~(uint64_t)0 : ((uint64_t)1 << rows) - 1;
+}
+
+/* Takes rows off *pending. classes[i]: of row i. */
+static inline struct xp_rans_set xp_rans_take_set(uint64_t *pending, const uint8_t *const *classes, unsigned most)
+{
+    const unsigned first = (unsigned)__builtin_ctzll(*pending);
+    struct xp_rans_set set = { 0 };
+
+    for (uint64_t rest = *pending; rest && set.rows < most; rest &= rest - 1) {
+        const unsigned i = (unsigned)__builtin_ctzll(rest);
+
+        if (classes[i] != classes[first])
+            continue;
+        set.row[set.rows++] = i;
+        *pending &= ~((uint64_t)1 << i);
+    }
+    for (unsigned i = set.rows; i < most; i++)
+        set.row[i] = first;
+    return set;
+}
+
+/* The symbols' places of a set whose rows are split, step by step, and the states that hold the last ones. w[r]: of row r. */
+static inline void xp_rans_lay_out_set(const struct xp_rans_set *set, const struct xp_rans_work *w, size_t n, const unsigned lanes,
+                                       uint8_t (*place)[16], uint32_t *state)
+{
+    for (unsigned r = 0; r < 16 / lanes; r++) {
+        const uint8_t *from = w[r < set->rows ? r : 0].place;
+
+        xp_rans_begin(from, n, lanes, state + r * lanes);
+        for (size_t k = 0; k < xp_rans_steps(n, lanes); k++)
+            memcpy(place[k] + r * lanes, from + k * lanes, lanes);
+    }
+}
+
+/* What decoding a set needs before and after its steps. */
+struct xp_rans_side {
+    const uint8_t *p[16], *end[16], *planes[16], *classes;
+    uint32_t state[16];
+    unsigned bad; /* bit r: row r is none */
+    int16_t symbol[XP_RANS_SIDE_STEPS][16];
+};
+
+static inline void xp_rans_open_set(struct xp_rans_side *d, const struct xp_rans_stream *s, const struct xp_rans_set *set, size_t n,
+                                    unsigned lanes)
+{
+    d->bad = 0;
+    d->classes = s[set->row[0]].classes;
+    for (unsigned r = 0; r < 16 / lanes; r++) {
+        const struct xp_rans_stream *row = &s[set->row[r]];
+
+        d->end[r] = row->in + row->len;
+        if (!xp_rans_open(row, n, lanes, d->state + r * lanes, &d->planes[r], &d->p[r])) {
+            d->bad |= 1u << r;
+            d->p[r] = d->end[r];
+        }
+    }
+}
+
+#endif
