@@ -133,7 +133,7 @@ static double examine(struct subject *s, const struct xp_book_promise *p, uint32
     const double margin = ((double)b->dim / 16 + 16) * 0x1p-24; /* as in quant_rows.c */
     const int to_mean = p->to_mean && b->has_mean;
     double rest = 0;
-    float spread;
+    float spread, along[XP_BOOK_MAX_RANK];
 
     if (!(s->energy <= FLT_MAX))
         return -1;
@@ -152,10 +152,9 @@ static double examine(struct subject *s, const struct xp_book_promise *p, uint32
         rest = m->k->energy(m->rest, b->dim);
     }
     if (b->rank) {
-        for (unsigned j = 0; j < b->rank; j++) {
-            const float a = m->k->vector_dot(m->rest, b->direction + j * b->pad, b->groups) / b->coordinate_step;
-            s->q[j] = (int16_t)rintf(fminf(fmaxf(a, -XP_RANS_MAX_Q), XP_RANS_MAX_Q));
-        }
+        m->k->vector_dots(m->rest, b->direction, b->pad, b->rank, b->groups, along);
+        for (unsigned j = 0; j < b->rank; j++)
+            s->q[j] = (int16_t)rintf(fminf(fmaxf(along[j] / b->coordinate_step, -XP_RANS_MAX_Q), XP_RANS_MAX_Q));
         s->base = xp_book_base_of(m, b, centroid, s->q);
         m->k->residual(m->typed, m->dtype, s->base, b->dim, m->rest);
         rest = m->k->energy(m->rest, b->dim);

@@ -44,12 +44,15 @@ size_t xp_book_fit_floats(size_t dim, size_t count, unsigned rank)
 
 static float dot(const struct xp_book_fit *f, const float *a, const float *b)
 {
-    return f->k->vector_dot(a, b, f->pad / 16);
+    float sum;
+
+    f->k->vector_dots(a, b, 0, 1, f->pad / 16, &sum);
+    return sum;
 }
 
 static void add_scaled(const struct xp_book_fit *f, float *a, const float *b, float factor)
 {
-    f->k->vector_add(a, b, factor, f->pad / 16);
+    f->k->vector_adds(a, b, 0, &factor, 1, f->pad / 16);
 }
 
 static void scale_to_unit(const struct xp_book_fit *f, float *v)

@@ -162,12 +162,13 @@ int xp_book_use_offset(struct xp_book_room *m, const struct xp_book *b, int offs
 const float *xp_book_base_of(const struct xp_book_room *m, const struct xp_book *b, uint32_t centroid, const int16_t *coordinate)
 {
     const float *base = b->centroids ? b->centroid + centroid * b->pad : b->mean;
+    float along[XP_BOOK_MAX_RANK];
 
     if (!b->rank)
         return base;
     memcpy(m->base, base, b->pad * sizeof(*base));
     for (unsigned j = 0; j < b->rank; j++)
-        if (coordinate[j])
-            m->k->vector_add(m->base, b->direction + j * b->pad, (float)coordinate[j] * b->coordinate_step, b->groups);
+        along[j] = (float)coordinate[j] * b->coordinate_step;
+    m->k->vector_adds(m->base, b->direction, b->pad, along, b->rank, b->groups);
     return m->base;
 }

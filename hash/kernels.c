@@ -31,8 +31,8 @@ static void fill_c(struct xp_kernels *k)
     k->forecast = xp_forecast_c;
     k->code = xp_code_c;
     k->reorder = xp_reorder_c;
-    k->vector_dot = xp_vector_dot_c;
-    k->vector_add = xp_vector_add_c;
+    k->vector_dots = xp_vector_dots_c;
+    k->vector_adds = xp_vector_adds_c;
     k->uniform_spread = xp_uniform_spread_c;
     k->uniform_dither = xp_uniform_dither_c;
     k->uniform_error = xp_uniform_error_c;
@@ -45,8 +45,8 @@ static void fill_c(struct xp_kernels *k)
 #if XP_ARCH_X86_64
 static void fill_avx2(struct xp_kernels *k)
 {
-    k->vector_dot = xp_vector_dot_avx2;
-    k->vector_add = xp_vector_add_avx2;
+    k->vector_dots = xp_vector_dots_avx2;
+    k->vector_adds = xp_vector_adds_avx2;
     k->uniform_spread = xp_uniform_spread_avx2;
     k->uniform_dither = xp_uniform_dither_avx2;
     k->uniform_error = xp_uniform_error_avx2;
@@ -98,8 +98,8 @@ static void fill_avx512(struct xp_kernels *k)
     k->forecast = xp_forecast_avx512;
     k->code = xp_code_avx512;
     k->reorder = xp_reorder_avx512;
-    k->vector_dot = xp_vector_dot_avx512;
-    k->vector_add = xp_vector_add_avx512;
+    k->vector_dots = xp_vector_dots_avx512;
+    k->vector_adds = xp_vector_adds_avx512;
     k->uniform_spread = xp_uniform_spread_avx512;
     k->uniform_dither = xp_uniform_dither_avx512;
     k->uniform_error = xp_uniform_error_avx512;

@@ -194,11 +194,11 @@ typedef void (*xp_reorder_fn)(const void *in, const uint8_t *index, size_t n, si
  * i % 16, in increasing i; then partials p and p + 8, p + 4, p + 2, p + 1 are added pairwise.
  */
 
-/* vector_dot: 16-lane sum of a[i] * b[i]. Exact. */
-typedef float (*xp_vector_dot_fn)(const float *a, const float *b, size_t groups);
+/* vector_dots: for each of `count` vectors that begin `stride` values apart, out[j] = 16-lane sum of a[i] * b[j * stride + i]. Exact. */
+typedef void (*xp_vector_dots_fn)(const float *a, const float *b, size_t stride, size_t count, size_t groups, float *out);
 
-/* vector_add: a[i] += factor * b[i]. Exact. */
-typedef void (*xp_vector_add_fn)(float *a, const float *b, float factor, size_t groups);
+/* vector_adds: for each vector in turn whose factor is not 0, a[i] += factor[j] * b[j * stride + i]. Exact. */
+typedef void (*xp_vector_adds_fn)(float *a, const float *b, size_t stride, const float *factor, size_t count, size_t groups);
 
 /* uniform_spread: 16-lane sum of (x[i] * weight[i / 16])^2. Exact. */
 typedef float (*xp_uniform_spread_fn)(const float *x, size_t groups, const float *weight);
@@ -297,8 +297,8 @@ struct xp_kernels {
     xp_forecast_fn forecast;
     xp_code_fn code;
     xp_reorder_fn reorder;
-    xp_vector_dot_fn vector_dot;
-    xp_vector_add_fn vector_add;
+    xp_vector_dots_fn vector_dots;
+    xp_vector_adds_fn vector_adds;
     xp_uniform_spread_fn uniform_spread;
     xp_uniform_dither_fn uniform_dither;
     xp_uniform_error_fn uniform_error;

@@ -107,12 +107,12 @@ void xp_reorder_c(const void *in, const uint8_t *index, size_t n, size_t size, v
 void xp_reorder_avx512(const void *in, const uint8_t *index, size_t n, size_t size, void *out);
 
 /* vector.c, x86/vector_*.c */
-float xp_vector_dot_c(const float *a, const float *b, size_t groups);
-void xp_vector_add_c(float *a, const float *b, float factor, size_t groups);
-float xp_vector_dot_avx2(const float *a, const float *b, size_t groups);
-void xp_vector_add_avx2(float *a, const float *b, float factor, size_t groups);
-float xp_vector_dot_avx512(const float *a, const float *b, size_t groups);
-void xp_vector_add_avx512(float *a, const float *b, float factor, size_t groups);
+void xp_vector_dots_c(const float *a, const float *b, size_t stride, size_t count, size_t groups, float *out);
+void xp_vector_adds_c(float *a, const float *b, size_t stride, const float *factor, size_t count, size_t groups);
+void xp_vector_dots_avx2(const float *a, const float *b, size_t stride, size_t count, size_t groups, float *out);
+void xp_vector_adds_avx2(float *a, const float *b, size_t stride, const float *factor, size_t count, size_t groups);
+void xp_vector_dots_avx512(const float *a, const float *b, size_t stride, size_t count, size_t groups, float *out);
+void xp_vector_adds_avx512(float *a, const float *b, size_t stride, const float *factor, size_t count, size_t groups);
 
 /* uniform.c, x86/uniform_*.c; dither: dither.c, x86/dither_*.c */
 float xp_uniform_spread_c(const float *x, size_t groups, const float *weight);

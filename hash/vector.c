@@ -1,5 +1,5 @@
 /*
- * vector.c - inner products and sums of f32 vectors, in groups of 16 (C variants)
+ * vector.c - inner products with several f32 vectors, and sums of them, in groups of 16 (C variants)
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -7,7 +7,7 @@
 
 #define LANES 16
 
-float xp_vector_dot_c(const float *a, const float *b, size_t groups)
+static float dot(const float *a, const float *b, size_t groups)
 {
     float lane[LANES] = {0};
 
@@ -20,8 +20,15 @@ float xp_vector_dot_c(const float *a, const float *b, size_t groups)
     return lane[0];
 }
 
-void xp_vector_add_c(float *a, const float *b, float factor, size_t groups)
+void xp_vector_dots_c(const float *a, const float *b, size_t stride, size_t count, size_t groups, float *out)
 {
-    for (size_t i = 0; i < LANES * groups; i++)
-        a[i] += factor * b[i];
+    for (size_t j = 0; j < count; j++)
+        out[j] = dot(a, b + j * stride, groups);
+}
+
+void xp_vector_adds_c(float *a, const float *b, size_t stride, const float *factor, size_t count, size_t groups)
+{
+    for (size_t j = 0; j < count; j++)
+        for (size_t i = 0; factor[j] != 0 && i < LANES * groups; i++)
+            a[i] += factor[j] * b[j * stride + i];
 }

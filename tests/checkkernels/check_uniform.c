@@ -88,42 +88,69 @@ static void compare_error(struct check *c, const struct xp_kernels *plain, const
     compare_sum(c, plain, tested, 1);
 }
 
-static void compare_dot(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
+/* Vectors side by side, and some values between them. */
+struct vectors {
+    size_t count, stride;
+    struct guarded b, factor; /* some factors are 0 */
+};
+
+static struct vectors make_vectors(struct check *c, size_t groups)
+{
+    struct vectors v = {.count = check_below(c, 36), .stride = 16 * groups + 16 * check_below(c, 2)};
+
+    v.b = guard_alloc(4 * ((v.count ? v.count - 1 : 0) * v.stride + 16 * groups), 0, 0);
+    v.factor = guard_alloc(4 * v.count, 0, 0);
+    check_fill_row(c, FILL_GAUSS, XP_F32, v.b.size / 4, v.b.p);
+    for (size_t j = 0; j < v.count; j++)
+        ((float *)v.factor.p)[j] = check_below(c, 4) ? (float)check_gauss(c) : 0;
+    return v;
+}
+
+static void free_vectors(struct vectors *v)
+{
+    guard_free(&v->b);
+    guard_free(&v->factor);
+}
+
+static void compare_dots(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
 {
     for (int round = 0; round < 60; round++)
         for (int fill = 0; fill < FILL_COUNT; fill++) {
             struct values a = make_values(c, (enum check_fill)fill);
-            struct guarded b = guard_alloc(64 * a.groups, 0, 0), sum[2] = {guard_alloc(4, 0, 0), guard_alloc(4, 0, 0)};
+            struct vectors v = make_vectors(c, a.groups);
+            struct guarded sum[2] = {guard_alloc(4 * v.count, 0, 0), guard_alloc(4 * v.count, 0, 0)};
 
-            check_fill_row(c, FILL_GAUSS, XP_F32, 16 * a.groups, b.p);
             for (int i = 0; i < 2; i++) {
-                *(float *)sum[i].p = (i ? tested : plain)->vector_dot(a.x.p, b.p, a.groups);
-                if (isnan(*(float *)sum[i].p))
-                    *(float *)sum[i].p = NAN;
+                (i ? tested : plain)->vector_dots(a.x.p, v.b.p, v.stride, v.count, a.groups, sum[i].p);
+                for (size_t j = 0; j < v.count; j++)
+                    if (isnan(((float *)sum[i].p)[j]))
+                        ((float *)sum[i].p)[j] = NAN;
             }
-            check_equal(c, &sum[0], &sum[1], "%zu groups, fill %s", a.groups, check_fill_name((enum check_fill)fill));
-            guard_free(&b);
+            check_equal(c, &sum[0], &sum[1], "%zu groups, %zu vectors, fill %s", a.groups, v.count, check_fill_name((enum check_fill)fill));
             guard_free(&sum[0]);
             guard_free(&sum[1]);
+            free_vectors(&v);
             free_values(&a);
         }
 }
 
-static void compare_add(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
+static void compare_adds(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
 {
     for (int round = 0; round < 60; round++)
         for (int fill = 0; fill < FILL_COUNT; fill++) {
-            struct values b = make_values(c, (enum check_fill)fill);
-            struct guarded a[2] = {guard_alloc(64 * b.groups, 0, 0), guard_alloc(64 * b.groups, 0, 0)};
+            struct values x = make_values(c, (enum check_fill)fill);
+            struct vectors v = make_vectors(c, x.groups);
+            struct guarded a[2] = {guard_alloc(64 * x.groups, 0, 0), guard_alloc(64 * x.groups, 0, 0)};
 
-            check_fill_row(c, FILL_GAUSS, XP_F32, 16 * b.groups, a[0].p);
-            memcpy(a[1].p, a[0].p, a[0].size);
-            plain->vector_add(a[0].p, b.x.p, b.inverse, b.groups);
-            tested->vector_add(a[1].p, b.x.p, b.inverse, b.groups);
-            check_equal(c, &a[0], &a[1], "%zu groups, fill %s", b.groups, check_fill_name((enum check_fill)fill));
+            memcpy(a[0].p, x.x.p, a[0].size);
+            memcpy(a[1].p, x.x.p, a[1].size);
+            plain->vector_adds(a[0].p, v.b.p, v.stride, v.factor.p, v.count, x.groups);
+            tested->vector_adds(a[1].p, v.b.p, v.stride, v.factor.p, v.count, x.groups);
+            check_equal(c, &a[0], &a[1], "%zu groups, %zu vectors, fill %s", x.groups, v.count, check_fill_name((enum check_fill)fill));
             guard_free(&a[0]);
             guard_free(&a[1]);
-            free_values(&b);
+            free_vectors(&v);
+            free_values(&x);
         }
 }
 
@@ -234,18 +261,6 @@ static void run_reorder(void *arg)
     r->k->reorder(r->row, r->index, 16 * BENCH_GROUPS, 2, r->row2);
 }
 
-static void run_dot(void *arg)
-{
-    struct run *r = arg;
-    r->sum += r->k->vector_dot(r->x, r->x, BENCH_GROUPS);
-}
-
-static void run_add(void *arg)
-{
-    struct run *r = arg;
-    r->k->vector_add(r->y, r->x, 0.001f, BENCH_GROUPS);
-}
-
 static void run_dither(void *arg)
 {
     struct run *r = arg;
@@ -299,14 +314,47 @@ static void bench_reorder(struct check *c, const struct xp_kernels *k)
     bench(c, k, run_reorder);
 }
 
-static void bench_dot(struct check *c, const struct xp_kernels *k)
+#define BENCH_VECTORS 32
+#define BENCH_DIM 768
+
+struct vectors_run {
+    const struct xp_kernels *k;
+    float x[BENCH_DIM], b[BENCH_VECTORS * BENCH_DIM], sum[BENCH_VECTORS];
+};
+
+static void run_dots(void *arg)
 {
-    bench(c, k, run_dot);
+    struct vectors_run *r = arg;
+    r->k->vector_dots(r->x, r->b, BENCH_DIM, BENCH_VECTORS, BENCH_DIM / 16, r->sum);
 }
 
-static void bench_add(struct check *c, const struct xp_kernels *k)
+static void run_adds(void *arg)
 {
-    bench(c, k, run_add);
+    struct vectors_run *r = arg;
+    r->k->vector_adds(r->x, r->b, BENCH_DIM, r->sum, BENCH_VECTORS, BENCH_DIM / 16);
+}
+
+static void bench_vectors(struct check *c, const struct xp_kernels *k, void (*what)(void *))
+{
+    struct vectors_run *r = calloc(1, sizeof(*r));
+
+    r->k = k;
+    for (size_t i = 0; i < BENCH_VECTORS * BENCH_DIM; i++)
+        r->b[i] = (float)check_gauss(c);
+    for (size_t j = 0; j < BENCH_VECTORS; j++)
+        r->sum[j] = 1e-3f;
+    bench_line(c, "768 values as bf16, 32 vectors", r->x, 2 * BENCH_DIM, what, r);
+    free(r);
+}
+
+static void bench_dots(struct check *c, const struct xp_kernels *k)
+{
+    bench_vectors(c, k, run_dots);
+}
+
+static void bench_adds(struct check *c, const struct xp_kernels *k)
+{
+    bench_vectors(c, k, run_adds);
 }
 
 static void bench_dither(struct check *c, const struct xp_kernels *k)
@@ -336,8 +384,8 @@ static void bench_restore(struct check *c, const struct xp_kernels *k)
 
 const struct check_row check_uniform_rows[] = {
     {"reorder", offsetof(struct xp_kernels, reorder), compare_reorder, bench_reorder},
-    {"vector_dot", offsetof(struct xp_kernels, vector_dot), compare_dot, bench_dot},
-    {"vector_add", offsetof(struct xp_kernels, vector_add), compare_add, bench_add},
+    {"vector_dots", offsetof(struct xp_kernels, vector_dots), compare_dots, bench_dots},
+    {"vector_adds", offsetof(struct xp_kernels, vector_adds), compare_adds, bench_adds},
     {"uniform_spread", offsetof(struct xp_kernels, uniform_spread), compare_spread, bench_spread},
     {"uniform_dither", offsetof(struct xp_kernels, uniform_dither), compare_dither, bench_dither},
     {"uniform_error", offsetof(struct xp_kernels, uniform_error), compare_error, bench_error},
