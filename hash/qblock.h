@@ -2,7 +2,7 @@
  * qblock.h - one block of the quantisers: the table of row formats, the choice of the step, packing (FORMAT.md, "Quantised row")
  *
  * The C kernels (quantise.c) are made of these; the SIMD variants use the table and the choice of the step, and these functions
- * for a tail block.
+ * for FP8 and for the smallest tail block (x86/tail_avx2.h has the others).
  *
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -9,6 +9,7 @@
 #include "hash/variants.h"
 #include "hash/x86/prefetch.h"
 #include "hash/x86/quantise_avx2.h"
+#include "hash/x86/tail_avx2.h"
 #include "hash/x86/values_avx2.h"
 
 #include <string.h>
@@ -76,7 +77,7 @@ XP_INLINE void rotate_tail(const struct xp_quantiser *q, const char *row, const 
     if (has_base)
         memcpy(m, base + first, have * sizeof(*m));
     take_off_block(in, t, m, has_base, x, sums);
-    xp_qblock_rotate_avx2(q->signs + first / 32, x, n, xp_qintegers(to, first / XP_QBLOCK), &stats);
+    xp_qtail_rotate_avx2(q->signs + first / 32, x, n, xp_qintegers(to, first / XP_QBLOCK), &stats);
     xp_qstats_put(to, first / XP_QBLOCK, stats);
 }
 
@@ -159,7 +160,7 @@ double xp_forecast_avx2(const struct xp_quantiser *q, enum xp_qformat f, const s
     if (rest) {
         const struct xp_qstats tail = xp_qstats_get(from, blocks);
         const size_t n = xp_qblock_size(q->dim, q->dim - rest);
-        error += xp_qblock_forecast_avx2(f, &tail, xp_qintegers(from, blocks), n) * xp_qshare(n, rest);
+        error += xp_qtail_forecast_avx2(f, &tail, xp_qintegers(from, blocks), n) * xp_qshare(n, rest);
     }
     return error;
 }
@@ -270,7 +271,7 @@ static void measure_tail(const struct xp_quantiser *q, enum xp_qformat f, size_t
     uint16_t in[XP_QBLOCK] = {0}, out[XP_QBLOCK] = {0};
     float y[XP_QBLOCK];
 
-    xp_qblock_decode_avx2(f, q->signs + first / 32, step, codes, n, y);
+    xp_qtail_decode_avx2(f, q->signs + first / 32, step, codes, n, y);
     xp_restore_avx2(y, r->base ? r->base + first : NULL, have, XP_BF16, out);
     memcpy(in, (const char *)r->row + 2 * first, 2 * have);
     for (int i = 0; i < XP_QBLOCK / 16; i++)
@@ -296,7 +297,7 @@ float xp_code_avx2(const struct xp_quantiser *q, enum xp_qformat f, const struct
     (!measured ? code_not_measured : r->base ? code_with_base : code_alone)(q, f, from, r, out, &d);
     if (first < q->dim) {
         const struct xp_qstats stats = xp_qstats_get(from, blocks);
-        xp_qblock_code_avx2(f, &stats, xp_qintegers(from, blocks), xp_qblock_size(q->dim, first), out + 2 * blocks, codes + blocks * bytes);
+        xp_qtail_code_avx2(f, &stats, xp_qintegers(from, blocks), xp_qblock_size(q->dim, first), out + 2 * blocks, codes + blocks * bytes);
         if (measured)
             measure_tail(q, f, blocks, r, out + 2 * blocks, codes + blocks * bytes, &d);
     }

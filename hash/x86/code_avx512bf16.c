@@ -17,6 +17,7 @@
 #include "hash/x86/hadamard_avx512.h"
 #include "hash/x86/narrow_avx512.h"
 #include "hash/x86/quantise_avx512.h"
+#include "hash/x86/tail_avx2.h"
 
 #include <string.h>
 
@@ -489,7 +490,7 @@ static void rotate_tail(const struct xp_quantiser *q, const char *row, size_t fi
 
     memcpy(in, row + 2 * first, 2 * have);
     xp_residual_avx512(in, XP_BF16, NULL, have, x);
-    xp_qblock_rotate_avx512(q->signs + first / 32, x, n, xp_qintegers(to, first / XP_QBLOCK), &s);
+    xp_qtail_rotate_avx2(q->signs + first / 32, x, n, xp_qintegers(to, first / XP_QBLOCK), &s);
     xp_qstats_put(to, first / XP_QBLOCK, s);
     for (size_t i = 0; i < have; i += 32) {
         const __m512i a = _mm512_loadu_si512(in + i);
@@ -507,8 +508,8 @@ static void code_tail(const struct xp_quantiser *q, enum xp_qformat f, const str
     float y[XP_QBLOCK];
 
     memcpy(in, row + 2 * first, 2 * have);
-    xp_qblock_code_avx512(f, &s, xp_qintegers(from, first / XP_QBLOCK), n, step, codes);
-    xp_qblock_decode_avx512(f, q->signs + first / 32, step, codes, n, y);
+    xp_qtail_code_avx2(f, &s, xp_qintegers(from, first / XP_QBLOCK), n, step, codes);
+    xp_qtail_decode_avx2(f, q->signs + first / 32, step, codes, n, y);
     xp_restore_avx512(y, NULL, have, XP_BF16, out);
     for (size_t i = 0; i < have; i += 32) {
         const __m512i a = _mm512_loadu_si512(in + i), b = _mm512_loadu_si512(out + i);

@@ -9,6 +9,7 @@
 #include "hash/qblock.h"
 #include "hash/variants.h"
 #include "hash/x86/qblock_avx2.h"
+#include "hash/x86/tail_avx2.h"
 #include "hash/x86/values_avx2.h"
 
 #include <string.h>
@@ -77,13 +78,6 @@ XP_INLINE void get_pair_part(const int bits, const uint8_t *p, __m256i c[2])
     add_plane(c, p, 1 << at, 2);
 }
 
-/* Words of pairs to their two codes. */
-XP_INLINE void divide(__m256i pairs, const struct xp_qinfo *q, __m256i *first, __m256i *second)
-{
-    *first = _mm256_srl_epi16(_mm256_mulhi_epu16(pairs, _mm256_set1_epi16((short)q->div_mul)), _mm_cvtsi32_si128(q->div_shift));
-    *second = _mm256_sub_epi16(pairs, _mm256_mullo_epi16(*first, _mm256_set1_epi16((short)q->levels)));
-}
-
 XP_INLINE void get_pairs(const struct xp_qinfo *q, const int bits, const uint8_t *p, __m256i w[8])
 {
     const __m256i low = _mm256_set1_epi16(0xff);
@@ -103,8 +97,8 @@ XP_INLINE void get_pairs(const struct xp_qinfo *q, const int bits, const uint8_t
             even = _mm256_or_si256(even, _mm256_slli_epi16(upper[k], 8));
             odd = _mm256_or_si256(odd, _mm256_andnot_si256(low, upper[k]));
         }
-        divide(even, q, &w[2 * k], &w[4 + 2 * k]);
-        divide(odd, q, &w[2 * k + 1], &w[5 + 2 * k]);
+        xp_part_pairs256(even, q, &w[2 * k], &w[4 + 2 * k]);
+        xp_part_pairs256(odd, q, &w[2 * k + 1], &w[5 + 2 * k]);
     }
 }
 
@@ -196,14 +190,14 @@ static size_t f32_blocks(const struct xp_quantiser *q, enum xp_qformat f, const 
     return base ? blocks_of_type(q, f, in, base, 1, XP_F32, row) : blocks_of_type(q, f, in, base, 0, XP_F32, row);
 }
 
-/* A block that is not whole, or FP8: through the C functions. */
+/* A block that is not whole, or FP8. */
 static void other_block(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *step, const uint8_t *codes, size_t first,
                         const float *base, xp_dtype t, char *row)
 {
     const size_t n = xp_qblock_size(q->dim, first), have = q->dim - first < n ? q->dim - first : n;
     float x[XP_QBLOCK];
 
-    xp_qblock_decode_avx2(f, q->signs + first / 32, step, codes, n, x);
+    xp_qtail_decode_avx2(f, q->signs + first / 32, step, codes, n, x);
     xp_restore_avx2(x, base ? base + first : NULL, have, t, row + first * (t == XP_F32 ? 4 : 2));
 }
 

@@ -11,6 +11,7 @@
 #include "hash/variants.h"
 #include "hash/x86/qblock_avx512.h"
 #include "hash/x86/rows_avx512.h"
+#include "hash/x86/tail_avx2.h"
 
 #include <string.h>
 
@@ -215,14 +216,14 @@ XP_INLINE void compare(const __m512i w[4], const struct output *o, const int has
 
 /* ---- rows ---------------------------------------------------------------------------------------------------------- */
 
-/* A block that is not whole, or FP8: through the C functions. */
+/* A block that is not whole, or FP8. */
 static void other_block(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *step, const uint8_t *codes, size_t first,
                         const float *base, xp_dtype t, char *row)
 {
     const size_t n = xp_qblock_size(q->dim, first), have = q->dim - first < n ? q->dim - first : n;
     float x[XP_QBLOCK];
 
-    xp_qblock_decode_avx512(f, q->signs + first / 32, step, codes, n, x);
+    (f == XP_Q_FP8 ? xp_qblock_decode_avx512 : xp_qtail_decode_avx2)(f, q->signs + first / 32, step, codes, n, x);
     xp_restore_avx512(x, base ? base + first : NULL, have, t, row);
 }
 

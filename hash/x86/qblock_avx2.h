@@ -10,6 +10,7 @@
 #ifndef XP_QBLOCK_AVX2_H
 #define XP_QBLOCK_AVX2_H
 
+#include "hash/qblock.h"
 #include "hash/x86/unroll.h"
 
 #include <immintrin.h>
@@ -145,6 +146,13 @@ XP_INLINE void xp_get_half_quads256(const uint8_t *p, __m256i c[2])
 
     c[0] = xp_low_bits256(_mm256_srlv_epi32(x, _mm256_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2)), 2);
     c[1] = xp_low_bits256(_mm256_srlv_epi32(x, _mm256_setr_epi32(4, 4, 4, 4, 6, 6, 6, 6)), 2);
+}
+
+/* Words of pairs to their two codes. */
+XP_INLINE void xp_part_pairs256(__m256i pairs, const struct xp_qinfo *q, __m256i *first, __m256i *second)
+{
+    *first = _mm256_srl_epi16(_mm256_mulhi_epu16(pairs, _mm256_set1_epi16((short)q->div_mul)), _mm_cvtsi32_si128(q->div_shift));
+    *second = _mm256_sub_epi16(pairs, _mm256_mullo_epi16(*first, _mm256_set1_epi16((short)q->levels)));
 }
 
 /* The reverse; the bytes hold nothing but the field, shifts stay inside them. */

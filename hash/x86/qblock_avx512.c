@@ -1,5 +1,5 @@
 /*
- * qblock_avx512.c - blocks that the AVX-512 quantiser has no registers for: tails and FP8, compiled for AVX-512
+ * qblock_avx512.c - FP8 and the search of steps, compiled for AVX-512
  *
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -7,6 +7,7 @@
  */
 #include "hash/variants.h"
 #include "hash/x86/quantise_avx2.h"
+#include "hash/x86/tail_avx2.h"
 
 #include <string.h>
 
@@ -71,6 +72,6 @@ void xp_quantise_avx2(const struct xp_quantiser *q, enum xp_qformat f, const flo
         const size_t n = xp_qblock_size(q->dim, first), have = q->dim - first < n ? q->dim - first : n;
         memcpy(x, res + first, have * sizeof(*x));
         memset(x + have, 0, (n - have) * sizeof(*x));
-        xp_qblock_encode_avx2(f, q->signs + first / 32, x, n, out + 2 * b, codes + b * bytes);
+        xp_qtail_encode_avx2(f, q->signs + first / 32, x, n, out + 2 * b, codes + b * bytes);
     }
 }

@@ -154,7 +154,7 @@ static void search_step(const struct xp_rotated *r, size_t b, enum xp_qformat f,
 }
 
 /* Of `count` blocks from block b on. */
-static void xp_choose_steps256(const struct xp_rotated *r, size_t b, size_t count, enum xp_qformat f, struct xp_qsteps256 *to)
+XP_INLINE void xp_choose_steps256(const struct xp_rotated *r, size_t b, size_t count, enum xp_qformat f, struct xp_qsteps256 *to)
 {
     const struct xp_qinfo *q = &xp_qinfo[f];
     const __m256i energy = _mm256_loadu_si256((const __m256i *)(r->energy + b)), largest = _mm256_loadu_si256((const __m256i *)(r->largest + b));

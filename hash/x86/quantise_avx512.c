@@ -9,6 +9,7 @@
 #include "hash/variants.h"
 #include "hash/x86/prefetch.h"
 #include "hash/x86/quantise_avx512.h"
+#include "hash/x86/tail_avx2.h"
 
 #include <string.h>
 
@@ -182,7 +183,7 @@ void xp_quantise_avx512(const struct xp_quantiser *q, enum xp_qformat f, const f
         const size_t n = xp_qblock_size(q->dim, first), have = q->dim - first < n ? q->dim - first : n;
         memcpy(x, res + first, have * sizeof(*x));
         memset(x + have, 0, (n - have) * sizeof(*x));
-        xp_qblock_encode_avx512(f, q->signs + first / 32, x, n, out + 2 * b, codes + b * bytes);
+        (f == XP_Q_FP8 ? xp_qblock_encode_avx512 : xp_qtail_encode_avx2)(f, q->signs + first / 32, x, n, out + 2 * b, codes + b * bytes);
     }
 }
 
@@ -201,7 +202,7 @@ void xp_rotate_avx512(const struct xp_quantiser *q, const struct xp_code_row *r,
         float x[XP_QBLOCK] = {0};
         struct xp_qstats s;
         memcpy(x, r->residual + first, (q->dim - first) * sizeof(*x));
-        xp_qblock_rotate_avx512(q->signs + first / 32, x, xp_qblock_size(q->dim, first), xp_qintegers(to, blocks), &s);
+        xp_qtail_rotate_avx2(q->signs + first / 32, x, xp_qblock_size(q->dim, first), xp_qintegers(to, blocks), &s);
         xp_qstats_put(to, blocks, s);
     }
 }
@@ -241,7 +242,7 @@ double xp_forecast_avx512(const struct xp_quantiser *q, enum xp_qformat f, const
     if (rest) {
         const struct xp_qstats tail = xp_qstats_get(from, blocks);
         const size_t n = xp_qblock_size(q->dim, q->dim - rest);
-        error += xp_qblock_forecast_avx512(f, &tail, xp_qintegers(from, blocks), n) * xp_qshare(n, rest);
+        error += xp_qtail_forecast_avx2(f, &tail, xp_qintegers(from, blocks), n) * xp_qshare(n, rest);
     }
     return error;
 }
@@ -259,7 +260,7 @@ float xp_code_avx512(const struct xp_quantiser *q, enum xp_qformat f, const stru
     }
     for (size_t b = blocks_of_format(q, f, NULL, from, out); b < xp_qblocks(q->dim); b++) {
         const struct xp_qstats s = xp_qstats_get(from, b);
-        xp_qblock_code_avx512(f, &s, xp_qintegers(from, b), xp_qblock_size(q->dim, b * XP_QBLOCK), out + 2 * b, codes + b * bytes);
+        xp_qtail_code_avx2(f, &s, xp_qintegers(from, b), xp_qblock_size(q->dim, b * XP_QBLOCK), out + 2 * b, codes + b * bytes);
     }
     return xp_deviation_avx512(q, f, out, r->base, r->type, r->row, r->scratch);
 }
