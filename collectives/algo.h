@@ -18,6 +18,7 @@
 #include "hash/codec.h"
 #include "lib/comm.h"
 
+struct xp_algo_ops;
 struct xp_books;
 struct xp_device;
 
@@ -41,6 +42,7 @@ struct xp_shape {
     void *nccl_comm;       /* the program's communicator; NULL: none */
     const struct xp_device *device; /* rows are in its memory; NULL: in the host's */
     int device_number;              /* CUDA's, of the device that was current when the plan was created */
+    const struct xp_algo_ops *by_host; /* rows in device memory: the algorithm that exchanges them on the host; NULL: none does */
 };
 
 struct xp_call {
@@ -78,7 +80,7 @@ struct xp_algo_ops {
 };
 
 extern const struct xp_algo_ops xp_algo_flat, xp_algo_hier, xp_algo_leader;
-extern const struct xp_algo_ops xp_algo_staged, xp_algo_grouped; /* for rows in device memory; not in the list */
+extern const struct xp_algo_ops xp_algo_staged, xp_algo_hosted, xp_algo_grouped; /* for rows in device memory; not in the list */
 
 /* NULL-terminated (algo.c). */
 const struct xp_algo_ops *const *xp_algo_list(void);

@@ -29,6 +29,7 @@ struct record {
     uint64_t dim, max_send_rows, max_recv_rows, chunk, seed;
     double eps, link; /* link: bytes per second of the slow hop as this rank knows it; each has its own idea */
     uint32_t dither, row_wise; /* of the coder; row_wise: of an inner plan's */
+    uint32_t direct; /* the transports to other nodes take device memory; each rank has its own */
     char codec[32], algo[16], isa[16];
     char text[160]; /* of the error */
 };
@@ -110,11 +111,13 @@ static void resolve_names(struct record *r, const struct xp_comm *c, const xp_pl
         memcpy(r->algo, algo, strlen(algo));
 }
 
-/* The codecs that run on the device. */
+/* The codecs that run on the device; in exact mode rows may be coded by the host. */
 static void resolve_device_codec(struct record *r)
 {
     struct xp_codec_choice choice;
     xp_codec_parse(r->codec, &choice);
+    if (r->mode == XP_MODE_EXACT && !r->nccl)
+        return;
     if (choice.automatic)
         snprintf(r->codec, sizeof r->codec, r->mode == XP_MODE_BOUNDED ? "quant" : "raw");
     else if (choice.id != XP_CODEC_RAW && (choice.id != XP_CODEC_QUANT || r->mode != XP_MODE_BOUNDED))
@@ -126,19 +129,25 @@ static void resolve_memory(struct record *r, const xp_plan_desc *d)
 {
     char why[100];
     r->memory = d->memory;
+    r->nccl = r->memory != XP_MEMORY_DEVICE ? 0 : d->nccl_comm ? 2 : d->transport && strcmp(d->transport, "nccl") == 0;
     if (r->memory > XP_MEMORY_DEVICE)
         refuse(r, XP_ERR_INVALID_ARG, "memory %u does not exist", r->memory);
     else if (r->memory == XP_MEMORY_HOST)
         return;
     else if (!xp_device_find(why, sizeof why))
         refuse(r, XP_ERR_UNSUPPORTED, "rows in device memory: %s", why);
-    else if (strcmp(r->algo, "auto") != 0 && strcmp(r->algo, "flat") != 0)
-        refuse(r, XP_ERR_UNSUPPORTED, "rows in device memory go directly to their ranks (algorithm flat), not by \"%s\"", r->algo);
     else if (d->transport && strcmp(d->transport, "auto") != 0 && strcmp(d->transport, "nccl") != 0)
         refuse(r, XP_ERR_UNSUPPORTED, "transport \"%.40s\" of a plan is neither auto nor nccl", d->transport);
     else
         resolve_device_codec(r);
-    r->nccl = d->nccl_comm ? 2 : d->transport && strcmp(d->transport, "nccl") == 0;
+}
+
+static uint32_t has_direct_routes(const struct xp_comm *c)
+{
+    for (int i = 0; i < c->size; i++)
+        if (c->node_of[i] != c->node && c->route[i] && c->route[i]->takes_device_memory)
+            return 1;
+    return 0;
 }
 
 static void resolve(struct record *r, const struct xp_comm *c, const xp_plan_desc *d)
@@ -153,6 +162,7 @@ static void resolve(struct record *r, const struct xp_comm *c, const xp_plan_des
         resolve_names(r, c, d);
     if (r->status == XP_OK)
         resolve_memory(r, d);
+    r->direct = has_direct_routes(c);
 }
 
 /* ---- step 2: all ranks ask for the same --------------------------------------------------------------------------- */
@@ -249,6 +259,18 @@ static uint64_t config_hash(const struct record *r)
     return hash_bytes(h, r->algo, sizeof r->algo);
 }
 
+/* Whether the host exchanges rows in device memory, to look for copies and pack rows between nodes. Where rows need not pass
+ * through the host at all it does so only when a codec is named. */
+static int goes_by_host(const struct xp_comm *c, const struct record *all)
+{
+    const struct record *r = &all[0];
+    uint32_t direct = 0;
+    for (int i = 0; i < c->size; i++)
+        direct |= all[i].direct;
+    return r->memory == XP_MEMORY_DEVICE && r->mode == XP_MODE_EXACT && !r->nccl && strcmp(r->codec, "raw") != 0 && c->nodes > 1 &&
+           !(direct && strcmp(r->codec, "auto") == 0);
+}
+
 /* ---- step 3: the plan ---------------------------------------------------------------------------------------------- */
 
 static xp_status create_coder(struct xp_plan *p, const struct record *r)
@@ -259,7 +281,7 @@ static xp_status create_coder(struct xp_plan *p, const struct record *r)
                               .dither = (int)r->dither, .row_wise = (int)r->row_wise, .seed = r->seed, .isa = isa < 0 ? XP_ISA_C : (enum xp_isa)isa};
     xp_codec_parse(r->codec, &d.choice);
     s->automatic = d.choice.automatic;
-    s->coder_rows = s->device ? 0 : s->max_send_rows < CODER_ROWS_MAX ? s->max_send_rows : CODER_ROWS_MAX;
+    s->coder_rows = s->device && s->mode == XP_MODE_BOUNDED ? 0 : s->max_send_rows < CODER_ROWS_MAX ? s->max_send_rows : CODER_ROWS_MAX;
     if (s->coder_rows < s->chunk_rows)
         s->coder_rows = s->chunk_rows;
     d.max_rows = s->coder_rows;
@@ -281,7 +303,8 @@ xp_status xp_plan_create_request(struct xp_plan *p)
     return r->ready && r->send_rows && r->recv_rows && p->equal_rows ? XP_OK : XP_ERR_NO_MEMORY;
 }
 
-static void fill_shape(struct xp_plan *p, struct xp_comm *c, const struct record *r)
+/* by_host: algorithms of the host exchange the rows. */
+static void fill_shape(struct xp_plan *p, struct xp_comm *c, const struct record *r, int by_host)
 {
     struct xp_shape *s = &p->shape;
     s->comm = c;
@@ -293,7 +316,7 @@ static void fill_shape(struct xp_plan *p, struct xp_comm *c, const struct record
     s->max_recv_rows = r->max_recv_rows;
     s->chunk_rows = r->chunk / s->row_bytes ? r->chunk / s->row_bytes : 1;
     s->mode = (xp_mode)r->mode;
-    s->dedup = r->memory == XP_MEMORY_HOST && s->mode != XP_MODE_RAW && strcmp(r->codec, "raw") != 0;
+    s->dedup = by_host && s->mode != XP_MODE_RAW && strcmp(r->codec, "raw") != 0;
     s->codec_stats = &p->codec_stats;
     s->device = r->memory == XP_MEMORY_DEVICE ? xp_device_find(NULL, 0) : NULL;
     if (s->device)
@@ -323,35 +346,52 @@ static xp_status fill_maxima(struct xp_plan *p, const struct record *all)
 
 static int codes_on_device(const struct xp_plan *p, const struct record *r)
 {
-    return p->shape.device && strcmp(r->codec, "raw") != 0;
+    return p->shape.device && p->shape.mode == XP_MODE_BOUNDED && strcmp(r->codec, "raw") != 0;
+}
+
+/* The algorithm of the plan. NULL: the error is in *out. */
+static const struct xp_algo_ops *choose_algo(struct xp_plan *p, const struct record *r, int by_host, struct record *out)
+{
+    struct xp_shape *s = &p->shape;
+    const struct xp_algo_ops *of_host = xp_algo_choose(s, r->algo);
+    if (s->device && !by_host) {
+        if (strcmp(r->algo, "auto") == 0 || strcmp(r->algo, "flat") == 0)
+            return r->nccl ? &xp_algo_grouped : &xp_algo_staged;
+        refuse(out, XP_ERR_UNSUPPORTED, "rows in device memory go directly to their ranks (algorithm flat), not by \"%s\"", r->algo);
+        return NULL;
+    }
+    if (!of_host)
+        refuse(out, XP_ERR_UNSUPPORTED, "no algorithm called \"%s\" serves these ranks (xp_info lists them)", r->algo);
+    s->by_host = s->device ? of_host : NULL;
+    return of_host && s->device ? &xp_algo_hosted : of_host;
 }
 
 static void build(struct xp_plan *p, struct xp_comm *c, const struct record *all, double link, struct record *out)
 {
     const struct record *r = &all[c->rank];
     const char *why;
-    fill_shape(p, c, r);
+    int by_host = r->memory == XP_MEMORY_HOST || goes_by_host(c, all);
+    fill_shape(p, c, r, by_host);
     p->shape.link_bytes_per_s = link;
     xp_status st = fill_maxima(p, all);
     if (st == XP_OK)
         st = xp_plan_create_request(p);
     if (st == XP_OK && (p->shape.dedup || codes_on_device(p, r)))
         st = create_coder(p, r);
-    if (st == XP_OK && p->shape.device && p->shape.coder && !xp_device_coder_fits(&p->shape, &why)) {
+    if (st == XP_OK && codes_on_device(p, r) && !xp_device_coder_fits(&p->shape, &why)) {
         refuse(out, XP_ERR_UNSUPPORTED, "%s: %zu values in a row, %zu rows in a message", why, p->shape.dim, p->shape.chunk_rows);
         return;
     }
     if (st == XP_OK)
         st = xp_books_create(&p->shape.books, &p->shape);
-    p->algo = !p->shape.device ? xp_algo_choose(&p->shape, r->algo) : r->nccl ? &xp_algo_grouped : &xp_algo_staged;
-    if (st == XP_OK && !p->algo) {
-        refuse(out, XP_ERR_UNSUPPORTED, "no algorithm called \"%s\" serves these ranks (xp_info lists them)", r->algo);
-        return;
+    if (st == XP_OK) {
+        p->algo = choose_algo(p, r, by_host, out);
+        if (!p->algo)
+            return;
+        st = p->algo->create(&p->state, &p->shape);
     }
     if (st == XP_OK)
-        st = p->algo->create(&p->state, &p->shape);
-    if (st == XP_OK)
-        memcpy(p->stats.algo, p->algo->name, strlen(p->algo->name));
+        snprintf(p->stats.algo, sizeof p->stats.algo, "%s", p->shape.by_host ? p->shape.by_host->name : p->algo->name);
     else
         refuse(out, st, "setting up %zu rows to send and %zu to receive: %s", (size_t)r->max_send_rows, (size_t)r->max_recv_rows,
                xp_status_string(st));
@@ -389,7 +429,7 @@ static xp_status agree_on_link(struct xp_comm *c, const struct record *all, doub
     *link = r->link;
     for (int i = 1; i < c->size; i++)
         *link = all[i].link < *link ? all[i].link : *link;
-    if (c->nodes < 2 || *link > 0 || r->mode == XP_MODE_RAW || r->memory == XP_MEMORY_DEVICE)
+    if (c->nodes < 2 || *link > 0 || r->mode == XP_MODE_RAW || (r->memory == XP_MEMORY_DEVICE && !goes_by_host(c, all)))
         return XP_OK;
     xp_status st = xp_cost_measure(c, r->id);
     *link = c->link_bytes_per_s;

@@ -49,12 +49,27 @@ static void coded_rows(struct device_rank *r)
     }
 }
 
+/* Rows whose copies are left out, and that are packed: by every algorithm of the host, with its bytes on the wire. */
+static void exact_rows(struct device_rank *r)
+{
+    static const char *const algorithms[] = {"flat", "hier", "leader", NULL}, *const codecs[] = {NULL, "exact", "pack"};
+    static const size_t dims[] = {64, 33, 200, 5};
+    for (unsigned n = 0; n < 12; n++) {
+        struct exchange e = {.pattern = (enum pattern)(n % PATTERNS), .filling = (enum filling)(n % FILLINGS), .rows = 120, .dim = dims[n % 4], .dtype = XP_BF16 + n % 3,
+                             .mode = XP_MODE_EXACT, .codec = codecs[n % 3], .algo = algorithms[n / 3], .seed = 50 + n, .calls = 3};
+        device_compare(r, &e);
+    }
+    struct exchange bytes = {.pattern = RANDOM_SKEW, .filling = COPIES, .rows = 300, .dim = 100, .dtype = XP_BYTE, .mode = XP_MODE_EXACT, .seed = 3, .calls = 2};
+    device_compare(r, &bytes);
+}
+
 /* Rows that go to the transports straight from device memory, as UCX with CUDA takes them. */
 static void direct_rows(struct device_rank *r)
 {
     for (int i = 0; i < r->ranks; i++)
         if (i != r->rank)
             r->comm->route[i]->takes_device_memory = 1;
+    r->leaves_copies = 1;
     raw_rows(r);
 }
 
@@ -89,9 +104,9 @@ static void two_streams(struct device_rank *r)
     device_call_close(r, &c);
 }
 
-static void disagreement(struct device_rank *r)
+static void disagreement_in(struct device_rank *r, xp_mode mode)
 {
-    struct exchange e = {.pattern = UNIFORM, .rows = 50, .dim = 16, .dtype = XP_F32, .mode = XP_MODE_RAW, .seed = 9, .calls = 2};
+    struct exchange e = {.pattern = UNIFORM, .filling = COPIES, .rows = 50, .dim = 16, .dtype = XP_F32, .mode = mode, .seed = 9, .calls = 2};
     struct device_call c;
     device_call_open(r, &e, &c);
     device_call_fill(r, &c, 0);
@@ -104,6 +119,12 @@ static void disagreement(struct device_rank *r)
     device_call_close(r, &c);
 }
 
+static void disagreement(struct device_rank *r)
+{
+    disagreement_in(r, XP_MODE_RAW);
+    disagreement_in(r, XP_MODE_EXACT);
+}
+
 /* ---- streams that are being captured ---------------------------------------------------------------------------------- */
 
 /* The exchange of each row of cases is another way through the device plans. */
@@ -112,6 +133,7 @@ static void each_way(struct device_rank *r, void (*what)(struct device_rank *r, 
     static const struct exchange ways[] = {
         {.pattern = UNIFORM, .rows = 40, .dim = 16, .dtype = XP_F32, .mode = XP_MODE_RAW, .seed = 9, .calls = 3},
         {.pattern = RANDOM_SKEW, .rows = 30, .dim = 64, .dtype = XP_BF16, .mode = XP_MODE_BOUNDED, .eps = 0.05, .codec = "quant", .algo = "flat", .seed = 4, .calls = 3},
+        {.pattern = UNIFORM, .filling = COPIES, .rows = 40, .dim = 32, .dtype = XP_BF16, .mode = XP_MODE_EXACT, .seed = 8, .calls = 3},
     };
     static const char *const transports[] = {"auto", "nccl"};
     for (size_t t = 0; t < 2; t++)
@@ -234,7 +256,7 @@ static void refused(struct device_rank *r)
         {XP_MODE_RAW, "hier", NULL, "directly", XP_MEMORY_DEVICE, XP_ERR_UNSUPPORTED, 8},
         {XP_MODE_RAW, "flat", NULL, "does not exist", 7, XP_ERR_INVALID_ARG, 8},
         {XP_MODE_BOUNDED, NULL, "book", "does not run on the device", XP_MEMORY_DEVICE, XP_ERR_UNSUPPORTED, 8},
-        {XP_MODE_EXACT, NULL, "pack", "does not run on the device", XP_MEMORY_DEVICE, XP_ERR_UNSUPPORTED, 8},
+        {XP_MODE_RAW, NULL, "pack", "does not run on the device", XP_MEMORY_DEVICE, XP_ERR_UNSUPPORTED, 8},
         {XP_MODE_BOUNDED, NULL, "quant", "too long", XP_MEMORY_DEVICE, XP_ERR_UNSUPPORTED, 1 << 16},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -259,6 +281,7 @@ static void refused(struct device_rank *r)
 static void nccl_raw(struct device_rank *r)
 {
     r->transport = "nccl";
+    r->leaves_copies = 1;
     raw_rows(r);
 }
 
@@ -346,7 +369,7 @@ static void nccl_lost(struct device_rank *r)
 int main(int argc, char **argv)
 {
     static const struct device_case cases[] = {
-        {"raw", raw_rows}, {"coded", coded_rows}, {"direct", direct_rows}, {"two_plans", two_plans}, {"two_streams", two_streams},
+        {"raw", raw_rows}, {"exact", exact_rows}, {"coded", coded_rows}, {"direct", direct_rows}, {"two_plans", two_plans}, {"two_streams", two_streams},
         {"nccl_raw", nccl_raw}, {"nccl_coded", nccl_coded}, {"nccl_given", nccl_given}, {"nccl_even", nccl_even},
         {"nccl_disagreement", nccl_disagreement}, {"nccl_lost", nccl_lost}, {"disagreement", disagreement},
         {"captured", captured}, {"refused", refused}, {NULL, NULL},

@@ -13,6 +13,7 @@ struct device_rank {
     xp_comm *comm;
     int rank, ranks;
     int broken; /* the comm has failed, as the case wants it */
+    int leaves_copies; /* device plans do not look for copies of rows in exact mode */
     const char *transport; /* of the plans that device_call_open makes */
     void *nccl_comm;
 };

@@ -30,6 +30,7 @@ os.environ['CUEMU_DEVICES'] = '4'
 for transport in ('shm', 'nccl'):
     rows = ['--rows', '40', '--dim', '64', '--transport', transport]
     device(f'alltoallv, raw, {transport}', 'alltoallv', *rows, '--mode', 'raw', check=lambda c, t=transport: lossless(c) and t in c['transport'])
+    device(f'alltoallv, exact, {transport}', 'alltoallv', *rows, '--mode', 'exact')
     device(f'alltoallv, bounded, {transport}', 'alltoallv', *rows, '--mode', 'bounded', '--eps', '0.1', check=within(0.1))
     device(f'alltoallv, bounded and dithered, {transport}', 'alltoallv', *rows, '--mode', 'bounded', '--eps', '0.1', '--dither', 'on', check=within(0.1))
     device(f'moe, exact, {transport}', 'moe', *rows, '--experts', '8')

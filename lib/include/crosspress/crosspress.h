@@ -587,8 +587,13 @@ XP_API xp_status xp_dispatch_backward(xp_plan *plan, xp_routing *routing, const 
  * How rows travel. Between device and network they pass through pinned memory, in chunks (CROSSPRESS_CHUNK), copies and messages
  * side by side; transports that take device memory (UCX with CUDA) get plain rows without. Memory is allocated at plan creation: pinned
  * room for max_recv_rows rows and a few chunks; in bounded mode as much again, and a few batches of rows, on the device. Ranks exchange
- * directly (algorithm flat); the statistics name the algorithm "staged". In exact mode rows travel as they are: copies of rows are
- * not looked for.
+ * directly (algorithm flat); the statistics name the algorithm "staged".
+ *
+ * Exact mode between nodes. Copies of rows are left out, and rows packed where that pays (codecs exact and pack), by the host: the rows for each
+ * rank are copied to pinned memory, an algorithm of the host exchanges them there, with the messages of a plan for host memory, and what has come is
+ * copied to the device. All algorithms serve; the statistics name the one that does. Rows for a rank travel while those for the next are copied
+ * (flat). Pinned memory: max_send_rows and max_recv_rows rows. Where UCX takes device memory between nodes, rows go from there as they are
+ * unless a codec is named; with NCCL, with codec "raw" and inside a node they travel as they are, too.
  *
  * NCCL. With a communicator, given or made, all rows of a call go from device to device in one group of ncclSend and ncclRecv (the statistics
  * name the algorithm "nccl"), or, where nothing is coded, all counts are equal and every rank's NCCL has it, by ncclAlltoAll; coded rows travel as
