@@ -13,18 +13,10 @@
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "tests/harness/clock.h"
 #include "tests/harness/procs.h"
-
-static double now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 int procs_open(struct procs *p)
 {
@@ -100,14 +92,13 @@ static int look(struct procs *p, int rank)
     if (waitid(P_PID, (id_t)p->pid[rank], &info, WEXITED | WNOHANG | (p->no_reap ? WNOWAIT : 0)) != 0 || info.si_pid == 0)
         return 0;
     p->code[rank] = info.si_code == CLD_EXITED ? info.si_status : PROCS_KILLED;
-    p->ended[rank] = now();
+    p->ended[rank] = clock_now();
     return 1;
 }
 
 int procs_wait(struct procs *p, double seconds)
 {
-    const struct timespec nap = {0, 1000000};
-    double until = now() + seconds;
+    double until = clock_now() + seconds;
     char ended[PROCS_MAX] = {0};
     int left = 0, bad = 0, hung = 0;
 
@@ -122,13 +113,13 @@ int procs_wait(struct procs *p, double seconds)
             if (hung)
                 p->code[r] = PROCS_HUNG;
         }
-        if (left > 0 && now() > until && !hung) {
+        if (left > 0 && clock_now() > until && !hung) {
             hung = 1;
             for (int r = 0; r < p->n; r++)
                 if (p->pid[r] > 0 && !ended[r])
                     kill(p->pid[r], SIGKILL);
         }
-        nanosleep(&nap, NULL);
+        clock_nap(0.001);
     }
     for (int r = 0; r < p->n; r++) {
         if (p->pid[r] <= 0)

@@ -3,6 +3,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "tests/harness/clock.h"
 #include "tests/harness/wire_cases.h"
 
 #include <signal.h>
@@ -60,9 +61,9 @@ static int leave_early(struct wire *w, struct area *a, struct xp_op *op, int cou
 
     wire_doom(w, 0);
     *wire_flag(w, 0) = sent + 1;
-    for (double end = wire_now() + WIRE_WAIT; !w->ops->flushed(w->t);) {
+    for (double end = clock_now() + WIRE_WAIT; !w->ops->flushed(w->t);) {
         w->ops->progress(w->t);
-        if (wire_now() > end)
+        if (clock_now() > end)
             return wire_fail(w, "what was sent does not leave");
     }
     w->ops->close(w->t);
@@ -78,7 +79,7 @@ static int look_late(struct wire *w, struct area *a, struct xp_op *op, int count
 
     while (*wire_flag(w, 0) == 0)
         usleep(1000);
-    for (double end = wire_now() + 1.0; *wire_flag(w, 1) == 0 && wire_now() < end;)
+    for (double end = clock_now() + 1.0; *wire_flag(w, 1) == 0 && clock_now() < end;)
         usleep(1000);
     sent = *wire_flag(w, 0) - 1;
     if (sent < 1 && strcmp(w->ops->name, "shm") != 0) /* there a large message is done when the receiver has it */
@@ -158,7 +159,7 @@ static int peer_lost(struct wire *w, int how)
     wire_doom(w, 1);
     kill(wire_pid(w, 1), how);
     wire_run_for(w, 0.1);
-    double start = wire_now();
+    double start = clock_now();
     w->ops->fail(w->t, 1);
     int bad = 0;
     for (int i = 0; i < 2 * N + 2; i++) {
@@ -171,8 +172,8 @@ static int peer_lost(struct wire *w, int how)
     }
     if (op[2 * N].status != XP_ERR_REMOTE)
         bad = wire_fail(w, "the receive that waits: %s", xp_status_string(op[2 * N].status));
-    if (wire_now() - start > 2)
-        bad = wire_fail(w, "ending took %.1f s", wire_now() - start);
+    if (clock_now() - start > 2)
+        bad = wire_fail(w, "ending took %.1f s", clock_now() - start);
     struct xp_op late;
     if (w->ops->send(w->t, 1, XP_LANE_CTRL, 1, "x", 1, &late) != XP_ERR_REMOTE || late.status != XP_ERR_REMOTE)
         bad = wire_fail(w, "a send to the dead: %s", xp_status_string(late.status));
@@ -213,12 +214,12 @@ int wire_close_after_kill(struct wire *w, void *arg)
     wire_doom(w, 1);
     kill(wire_pid(w, 1), arg != NULL ? SIGSTOP : SIGKILL);
     wire_run_for(w, 0.05);
-    double start = wire_now();
+    double start = clock_now();
     w->ops->close(w->t);
     w->t = NULL;
     kill(wire_pid(w, 1), SIGKILL);
-    if (wire_now() - start > 2.2)
-        return wire_fail(w, "close took %.1f s", wire_now() - start);
+    if (clock_now() - start > 2.2)
+        return wire_fail(w, "close took %.1f s", clock_now() - start);
     if (in.status == XP_IN_PROGRESS || out.status == XP_IN_PROGRESS)
         return wire_fail(w, "close left operations under way");
     return 0;

@@ -14,9 +14,9 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "tests/harness/clock.h"
 #include "tests/harness/wires.h"
 
 struct wires_shared {
@@ -34,14 +34,6 @@ struct seat {
     wire_fn fn;
     void *arg;
 };
-
-double wire_now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 int wire_fail(struct wire *w, const char *fmt, ...)
 {
@@ -102,9 +94,9 @@ _Atomic int *wire_flag(struct wire *w, int i)
 
 xp_status wire_wait(struct wire *w, struct xp_op *op, double seconds)
 {
-    double end = wire_now() + seconds;
+    double end = clock_now() + seconds;
 
-    while (op->status == XP_IN_PROGRESS && wire_now() < end && atomic_load(&w->all->shared->failed) == 0) {
+    while (op->status == XP_IN_PROGRESS && clock_now() < end && atomic_load(&w->all->shared->failed) == 0) {
         if (w->ops->progress(w->t) == 0)
             sched_yield();
     }
@@ -113,7 +105,7 @@ xp_status wire_wait(struct wire *w, struct xp_op *op, double seconds)
 
 void wire_run_for(struct wire *w, double seconds)
 {
-    for (double end = wire_now() + seconds; wire_now() < end;) {
+    for (double end = clock_now() + seconds; clock_now() < end;) {
         if (w->ops->progress(w->t) == 0)
             usleep(200);
     }
@@ -158,11 +150,11 @@ static int live(struct seat *seat)
     if (join(w) == 0 && seat->fn(w, seat->arg) != 0)
         wire_fail(w, "the test says so");
     if (w->t != NULL) {
-        double start = wire_now();
+        double start = clock_now();
 
         w->ops->close(w->t);
-        if (wire_now() - start > 2.2)
-            wire_fail(w, "close took %.1f s", wire_now() - start);
+        if (clock_now() - start > 2.2)
+            wire_fail(w, "close took %.1f s", clock_now() - start);
     }
     return atomic_load(&s->failed);
 }
@@ -188,7 +180,7 @@ static void run_threads(struct wires *all, struct seat *seat)
 static void reap(struct wires *all, double seconds)
 {
     struct wires_shared *s = all->shared;
-    double end = wire_now() + seconds;
+    double end = clock_now() + seconds;
     struct wire someone = {.all = all, .rank = -1};
 
     for (int left = all->size; left > 0;) {
@@ -199,12 +191,12 @@ static void reap(struct wires *all, double seconds)
             return;
         if (pid == 0) {
             usleep(2000);
-            if (wire_now() < end)
+            if (clock_now() < end)
                 continue;
             wire_fail(&someone, "ranks still there after %.0f s", seconds);
             for (int r = 0; r < all->size; r++)
                 kill(atomic_load(&s->pid[r]), SIGKILL);
-            end = wire_now() + 5;
+            end = clock_now() + 5;
             continue;
         }
         left--;

@@ -54,6 +54,5 @@ _Atomic int *wire_flag(struct wire *w, int i);
 xp_status wire_wait(struct wire *w, struct xp_op *op, double seconds);
 /* Progress for that long. */
 void wire_run_for(struct wire *w, double seconds);
-double wire_now(void);
 
 #endif

@@ -16,10 +16,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "lib/transport/transport.h"
+#include "tests/harness/clock.h"
 
 #define MAX_RANKS 64
 #define MAX_ITERS 400
@@ -39,14 +39,6 @@ static size_t opt_chunk;
 static const char *exchange_dir;
 static const struct xp_transport_ops *chosen;
 static char **sizes;
-
-static double now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 static void die(const struct bench *b, const char *fmt, ...)
 {
@@ -88,7 +80,7 @@ static void publish(const struct bench *b, const char *what, const void *data, s
 static size_t collect(const struct bench *b, const char *what, int peer, void *data, size_t cap)
 {
     char name[PATH_MAX];
-    double end = now() + 30;
+    double end = clock_now() + 30;
 
     snprintf(name, sizeof name, "%s/%s.%d", b->dir, what, peer);
     for (;;) {
@@ -100,7 +92,7 @@ static size_t collect(const struct bench *b, const char *what, int peer, void *d
             fclose(f);
             return n;
         }
-        if (now() > end)
+        if (clock_now() > end)
             die(b, "no %s", name);
         usleep(1000);
     }
@@ -150,8 +142,8 @@ static void wait_for(struct bench *b, struct xp_op *op)
             continue;
         sched_yield();
         if (idle % 1024 == 0) {
-            end = end > 0 ? end : now() + 30;
-            if (now() > end)
+            end = end > 0 ? end : clock_now() + 30;
+            if (clock_now() > end)
                 die(b, "stuck");
         }
     }
@@ -304,9 +296,9 @@ static void measure(struct bench *b, double mib)
     memset(recv, 0, per * (size_t)b->size);
     while (n < MAX_ITERS && (n < 3 || (opt_iters > 0 ? n < opt_iters : total < 1.5))) {
         barrier_max(b, 0);
-        double t0 = now();
+        double t0 = clock_now();
         alltoall(b, pair, send, recv, per);
-        t[n] = barrier_max(b, now() - t0);
+        t[n] = barrier_max(b, clock_now() - t0);
         total += t[n++];
     }
     if (b->check)

@@ -12,8 +12,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "tests/harness/clock.h"
 #include "tests/harness/layer.h"
 #include "tests/harness/random.h"
 #include "tests/harness/ranks.h"
@@ -27,13 +27,6 @@ struct half {
     unsigned cases;
     char why[2 * WORLD_TEXT];
 };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static struct exchange random_exchange(struct random *r)
 {
@@ -92,7 +85,7 @@ static void run_case(struct half *h, struct world *w)
 static void *run_half(void *arg)
 {
     struct half *h = arg;
-    while (now() < h->until && !h->why[0]) {
+    while (clock_now() < h->until && !h->why[0]) {
         struct world w = worlds[random_below(&h->random, sizeof worlds / sizeof *worlds)];
         w.timeout = 60;
         w.no_watchdog = 1;
@@ -108,7 +101,7 @@ int main(int argc, char **argv)
     struct half halves[2] = {{.random = random_seeded(seed)}, {.random = random_seeded(seed + 1)}};
     pthread_t thread;
     printf("exchange_threads: seed %llu\n", (unsigned long long)seed);
-    halves[0].until = halves[1].until = now() + seconds;
+    halves[0].until = halves[1].until = clock_now() + seconds;
     if (pthread_create(&thread, NULL, run_half, &halves[1]) != 0)
         return 1;
     run_half(&halves[0]);

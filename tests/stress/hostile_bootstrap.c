@@ -15,30 +15,15 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <sodium.h>
 
 #include "lib/handshake.h"
+#include "tests/harness/clock.h"
 #include "tests/harness/procs.h"
 
 #define RANKS 8
-
-static double now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static void nap(double seconds)
-{
-    struct timespec t = {(time_t)seconds, (long)(1e9 * (seconds - (double)(time_t)seconds))};
-
-    nanosleep(&t, NULL);
-}
 
 /* ------------------------------------------------------------------------------------------- the strangers */
 
@@ -109,7 +94,7 @@ static void drip(void)
     xp_msg_head_write(head, XP_MSG_RESPONSE, 0, 200);
     for (size_t i = 0; i < sizeof(head) && fd >= 0; i++) {
         say(fd, head + i, 1);
-        nap(0.1);
+        clock_nap(0.1);
     }
 }
 
@@ -188,7 +173,7 @@ static void besiege(const char *secret)
     guess_the_secret();
     replay(secret);
     drip();
-    nap(20);
+    clock_nap(20);
 }
 
 /* ----------------------------------------------------------------------------------------------- the ranks */
@@ -209,7 +194,7 @@ static int start_and_gather(int rank, void *arg)
 
     (void)arg;
     if (rank != 0)
-        nap(0.3); /* the strangers have a head start */
+        clock_nap(0.3); /* the strangers have a head start */
     if (xp_comm_create(&comm, NULL, NULL) != XP_OK) {
         fprintf(stderr, "rank %d: %s\n", rank, xp_last_error());
         return 1;
@@ -219,7 +204,7 @@ static int start_and_gather(int rank, void *arg)
     for (int r = 0; r < xp_comm_size(comm); r++)
         if (all[r] != r)
             return 3;
-    ready_at[rank] = now();
+    ready_at[rank] = clock_now();
     xp_comm_destroy(comm);
     return 0;
 }
@@ -229,7 +214,7 @@ static double timed_start(int hostile)
 {
     struct procs p = {.n = RANKS};
     pid_t stranger = 0;
-    double start = now(), last = 0;
+    double start = clock_now(), last = 0;
     int bad;
 
     if (procs_open(&p) != 0)
@@ -276,7 +261,7 @@ static int expect_refusal(int rank, void *arg)
     if (rank == want->odd_rank && want->name)
         setenv(want->name, want->value, 1);
     s = xp_comm_create(&comm, NULL, NULL);
-    ready_at[rank] = now();
+    ready_at[rank] = clock_now();
     if (s == want->status && strstr(xp_last_error(), want->part))
         return 0;
     fprintf(stderr, "rank %d: %s: %s\n", rank, xp_status_string(s), s == XP_OK ? "" : xp_last_error());
@@ -287,7 +272,7 @@ static int expect_refusal(int rank, void *arg)
 static void refused_start(const char *what, int n, int absent, struct refusal want, double limit)
 {
     struct procs p = {.n = n};
-    double start = now(), last = 0;
+    double start = clock_now(), last = 0;
     int bad;
 
     memset(ready_at, 0, PROCS_MAX * sizeof(*ready_at));

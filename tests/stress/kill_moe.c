@@ -6,14 +6,13 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "tests/harness/board.h"
+#include "tests/harness/clock.h"
 #include "tests/harness/procs.h"
 #include "tests/harness/random.h"
 
@@ -30,22 +29,6 @@ struct trial {
     double delay; /* > 0: killed from outside, that long after it has its communicator; kill_rank kills during the start-up */
 };
 
-static struct { atomic_int joined; double when; char failure[512]; } *board; /* joined: the victim has its communicator */
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static int complain(const char *text, const char *detail)
-{
-    if (board->failure[0] == '\0')
-        snprintf(board->failure, sizeof board->failure, "%s: %s", text, detail);
-    return 1;
-}
-
 struct layer_run {
     const struct trial *t;
     xp_comm *comm;
@@ -59,7 +42,7 @@ struct layer_run {
 
 static void die(void)
 {
-    board->when = now();
+    board->when = clock_now();
     raise(SIGKILL);
 }
 
@@ -147,13 +130,13 @@ static int rank_main(int rank, void *arg)
         st = run_layer(l);
         error = xp_comm_last_error(l->comm);
     }
-    double took = now() - board->when;
+    double took = clock_now() - board->when;
     int bad = 0;
     snprintf(name, sizeof name, "rank %d", t->victim);
     if (st != XP_ERR_REMOTE || !strstr(error, name))
-        bad = complain(xp_status_string(st), error);
+        bad = board_complain(xp_status_string(st), error);
     else if (took > SOON)
-        bad = complain("too late", error);
+        bad = board_complain("too late", error);
     xp_plan_destroy(l->plan);
     xp_comm_destroy(l->comm);
     free(l->x);
@@ -164,18 +147,13 @@ static int rank_main(int rank, void *arg)
     return bad;
 }
 
-static void sleep_for(double seconds)
-{
-    nanosleep(&(struct timespec){(time_t)seconds, (long)(1e9 * (seconds - (double)(time_t)seconds))}, NULL);
-}
-
 static void kill_from_outside(const struct trial *t, pid_t victim)
 {
-    double limit = now() + 30;
-    while (!atomic_load(&board->joined) && now() < limit)
-        sleep_for(0.001);
-    sleep_for(t->delay);
-    board->when = now();
+    double limit = clock_now() + 30;
+    while (!atomic_load(&board->joined) && clock_now() < limit)
+        clock_nap(0.001);
+    clock_nap(t->delay);
+    board->when = clock_now();
     kill(victim, SIGKILL);
 }
 
@@ -184,7 +162,7 @@ static int run_trial(const struct trial *t, int nodes)
     static const char *const names[] = {"route", "dispatch", "combine", "combine_backward", "dispatch_backward"};
     struct procs p = {.n = RANKS, .nodes = nodes};
     int bad = 0;
-    memset(board, 0, sizeof *board);
+    board_clear();
     if (procs_start(&p, rank_main, (void *)t) != 0)
         return 1;
     if (t->delay > 0)
@@ -204,11 +182,10 @@ int main(int argc, char **argv)
     static const char *const algos[] = {"flat", "hier", "leader"};
     const char *transport = argc > 1 ? argv[1] : "shm";
     int nodes = strcmp(transport, "shm") == 0 ? 1 : 2, count = argc > 2 ? atoi(argv[2]) : 0, failed = 0, trials = 0;
-    struct random r = random_seeded(argc > 3 ? strtoull(argv[3], NULL, 0) : (uint64_t)(1e6 * now()));
+    struct random r = random_seeded(argc > 3 ? strtoull(argv[3], NULL, 0) : (uint64_t)(1e6 * clock_now()));
     printf("seed %llu\n", (unsigned long long)r.state);
     setenv("UCX_NET_DEVICES", "lo", 0);
-    board = mmap(NULL, sizeof *board, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (board == MAP_FAILED)
+    if (board_open() != 0)
         return 1;
     for (int op = 0; op < OPERATIONS; op++)
         for (int inside = 0; inside < (op == ROUTE ? 1 : 2); inside++, trials++) {

@@ -14,10 +14,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "tests/harness/board.h"
+#include "tests/harness/clock.h"
 #include "tests/harness/procs.h"
 #include "tests/harness/random.h"
 
@@ -42,23 +42,7 @@ struct trial {
     double delay; /* AT_RANDOM: seconds after the start, so that the start-up is hit as well */
 };
 
-/* Seen by all processes of a trial. */
-struct board {
-    double when;         /* the victim met its fate */
-    double worst;        /* longest time from then to an error */
-    char failure[512];   /* first complaint of a survivor */
-};
-
-static struct board *board;
 static struct procs second; /* the group of the survivors */
-
-static double now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static int count_entries(const char *folder)
 {
@@ -78,7 +62,7 @@ static void *nothing(void *arg)
 }
 
 /* A thread that has been joined may take a moment to disappear from the count. */
-static const struct timespec moment = {0, 10000000};
+#define MOMENT 0.01
 
 /* Threads of this process once a first one has come and gone: it may bring others that stay (a sanitizer's). */
 static int settled_threads(void)
@@ -90,7 +74,7 @@ static int settled_threads(void)
         pthread_join(t, NULL);
     count = count_entries("/proc/self/task");
     while (same < 3) {
-        nanosleep(&moment, NULL);
+        clock_nap(MOMENT);
         int again = count_entries("/proc/self/task");
         same = again == count ? same + 1 : 0;
         count = again;
@@ -104,22 +88,15 @@ static int nothing_left(int fds, int threads)
     for (int i = 0; i < 50; i++) {
         if (count_entries("/proc/self/fd") == fds && count_entries("/proc/self/task") == threads)
             return 1;
-        nanosleep(&moment, NULL);
+        clock_nap(MOMENT);
     }
     return 0;
-}
-
-static int complain(const char *text, const char *detail)
-{
-    if (board->failure[0] == '\0')
-        snprintf(board->failure, sizeof(board->failure), "%s: %s", text, detail);
-    return 1;
 }
 
 /* Does not return, except when the victim leaves in good order. */
 static void meet_fate(const struct trial *t, xp_comm *comm)
 {
-    board->when = now();
+    board->when = clock_now();
     if (t->fate == KILLED)
         raise(SIGKILL);
     if (t->fate == EXITED)
@@ -138,7 +115,6 @@ struct buffers {
 static xp_status one_step(const struct trial *t, xp_comm *comm, xp_plan *plan, struct buffers *b, int step)
 {
     int mine = xp_comm_rank(comm) == t->victim && step == 20;
-    const struct timespec compute = {0, 1000000};
     xp_request *req = NULL;
     xp_status s;
 
@@ -149,7 +125,7 @@ static xp_status one_step(const struct trial *t, xp_comm *comm, xp_plan *plan, s
         return s;
     if (mine && t->point == IN_COMPUTE)
         meet_fate(t, comm);
-    nanosleep(&compute, NULL);
+    clock_nap(0.001);
     if (mine && t->point == BEFORE_EXCHANGE)
         meet_fate(t, comm);
     s = xp_alltoallv(plan, b->send, b->rows, b->recv, b->rows, &req);
@@ -208,13 +184,13 @@ static int fresh_comm_works(const struct trial *t, int rank)
     setenv("CROSSPRESS_LISTEN_FD", text, 1);
     s = xp_comm_create(&comm, NULL, NULL);
     if (s != XP_OK)
-        return complain("fresh comm", xp_last_error());
+        return board_complain("fresh comm", xp_last_error());
     s = xp_comm_allgather(comm, &rank, all, sizeof(rank));
     if (s != XP_OK)
-        return complain("gather of the fresh comm", xp_comm_last_error(comm));
+        return board_complain("gather of the fresh comm", xp_comm_last_error(comm));
     for (int r = 0; r < t->n - 1; r++)
         if (all[r] != (r < t->victim ? r : r + 1))
-            return complain("gather of the fresh comm", "wrong values");
+            return board_complain("gather of the fresh comm", "wrong values");
     xp_comm_destroy(comm);
     return 0;
 }
@@ -225,14 +201,14 @@ static int check_survivor(const struct trial *t, xp_status s, const char *error,
 
     snprintf(name, sizeof(name), "rank %d", t->victim);
     if (s != XP_ERR_REMOTE && !(s == XP_ERR_TIMEOUT && t->fate == STOPPED))
-        return complain(xp_status_string(s), error);
+        return board_complain(xp_status_string(s), error);
     if (!strstr(error, name))
-        return complain("the text does not name the rank", error);
+        return board_complain("the text does not name the rank", error);
     if (took > board->worst)
         board->worst = took;
     if (took > (t->fate == STOPPED ? atof(DEADLINE) + 1.5 : SOON)) {
         snprintf(name, sizeof(name), "%.2f s", took);
-        return complain("too late", name);
+        return board_complain("too late", name);
     }
     return 0;
 }
@@ -244,9 +220,9 @@ static int check_start_up(const struct trial *t, xp_status s)
 
     snprintf(name, sizeof(name), "rank %d", t->victim);
     if ((s != XP_ERR_REMOTE && s != XP_ERR_TIMEOUT) || !strstr(xp_last_error(), name))
-        return complain("start-up", xp_last_error());
-    if (now() - board->when > atof(DEADLINE) + 1.5)
-        return complain("start-up", "too late");
+        return board_complain("start-up", xp_last_error());
+    if (clock_now() - board->when > atof(DEADLINE) + 1.5)
+        return board_complain("start-up", "too late");
     return 0;
 }
 
@@ -267,29 +243,29 @@ static int rank_main(int rank, void *arg)
     if (s != XP_OK && t->point == AT_RANDOM)
         return check_start_up(t, s);
     if (s != XP_OK)
-        return complain("create", xp_last_error());
+        return board_complain("create", xp_last_error());
     if (t->point == IN_DESTROY) { /* all leave together; the victim does not say goodbye */
         xp_comm_barrier(comm);
         if (rank == t->victim)
             meet_fate(t, comm);
-        start = now();
+        start = clock_now();
         xp_comm_destroy(comm);
     } else {
         s = run_steps(t, comm, error, sizeof(error));
         if (rank == t->victim) /* a stopped one that was woken at the end */
             return 0;
-        if (check_survivor(t, s, error, now() - board->when) != 0)
+        if (check_survivor(t, s, error, clock_now() - board->when) != 0)
             return 1;
-        start = now();
+        start = clock_now();
         xp_comm_destroy(comm);
     }
-    if (now() - start > 2.0)
-        return complain("destroy", "took more than 2 s");
+    if (clock_now() - start > 2.0)
+        return board_complain("destroy", "took more than 2 s");
     if (strcmp(t->transport, "shm") == 0 && /* a loaded UCX keeps some of its own */
         !nothing_left(fds, threads)) {
         snprintf(error, sizeof(error), "%d descriptors and %d threads before, %d and %d after", fds, threads,
                  count_entries("/proc/self/fd"), count_entries("/proc/self/task"));
-        return complain("left behind", error);
+        return board_complain("left behind", error);
     }
     return fresh_comm_works(t, rank);
 }
@@ -299,19 +275,17 @@ static int run_trial(const struct trial *t)
     struct procs p = {.n = t->n, .nodes = t->nodes, .no_reap = t->no_reap};
     int bad = 0;
 
-    memset(board, 0, sizeof(*board));
+    board_clear();
     second.n = t->n - 1;
     if (procs_open(&second) != 0 || procs_start(&p, rank_main, (void *)t) != 0)
         return 1;
     close(second.listen_fd);
     if (t->point == AT_RANDOM) {
-        const struct timespec nap = {0, (long)(1e9 * t->delay)};
-        nanosleep(&nap, NULL);
-        board->when = now();
+        clock_nap(t->delay);
+        board->when = clock_now();
         kill(p.pid[t->victim], SIGKILL);
     } else if (t->fate == STOPPED) {
-        const struct timespec nap = {6, 0};
-        nanosleep(&nap, NULL);
+        clock_nap(6);
         kill(p.pid[t->victim], SIGKILL);
     }
     procs_wait(&p, 20);
@@ -348,11 +322,10 @@ int main(int argc, char **argv)
     int nodes = strcmp(transport, "shm") == 0 ? 1 : 2, failed = 0, trials = 0;
 
     setenv("UCX_NET_DEVICES", "lo", 0);
-    board = mmap(NULL, sizeof(*board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (board == MAP_FAILED)
+    if (board_open() != 0)
         return 1;
     if (argc > 3 && strcmp(argv[2], "random") == 0)
-        return run_random(transport, nodes, atoi(argv[3]), argc > 4 ? strtoull(argv[4], NULL, 10) : (uint64_t)(1e6 * now()));
+        return run_random(transport, nodes, atoi(argv[3]), argc > 4 ? strtoull(argv[4], NULL, 10) : (uint64_t)(1e6 * clock_now()));
     for (enum point at = 0; at < POINTS; at++) {
         for (int victim = 0; victim < 4; victim += 3) {
             struct trial t = {4, nodes, victim, at, KILLED, transport, victim == 3};

@@ -14,6 +14,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include "tests/harness/clock.h"
 #include "tests/harness/wire_cases.h"
 
 /* No privileges, and not dumpable: process_vm_readv is refused. */
@@ -63,9 +64,9 @@ int main(int argc, char **argv)
             printf("%-28s skipped: XP_TEST_HUGE is not set\n", wire_cases[i].name);
             continue;
         }
-        double start = wire_now();
+        double start = clock_now();
         const char *failure = wire_case_run(ops, i, threads, strcmp(argv[2], "unreadable") == 0 ? become_unreadable : NULL);
-        printf("%-28s %s (%.2f s)\n", wire_cases[i].name, failure != NULL ? failure : "ok", wire_now() - start);
+        printf("%-28s %s (%.2f s)\n", wire_cases[i].name, failure != NULL ? failure : "ok", clock_now() - start);
         fflush(stdout);
         passed += failure == NULL;
         failed += failure != NULL;
