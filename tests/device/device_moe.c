@@ -380,6 +380,24 @@ static void captured(struct device_rank *r)
     compare_layer(r, &l, 1);
 }
 
+/* A rank ends before a folded step is dispatched. */
+static void folded_lost(struct device_rank *r)
+{
+    const struct layer l = {.tokens = 20, .dim = 64, .experts = 6, .topk = 2, .dtype = XP_F32, .mode = XP_MODE_FOLDED, .seed = 3};
+    struct step t;
+    open_step(r, &l, NULL, &t);
+    layer_step_make(&t.s, &l, r->ranks, r->rank, 0);
+    must(r, layer_route(&t.s, t.device, &t.routing) == XP_OK, "route");
+    if (r->rank == 1)
+        exit(0);
+    must(r, call(&t, DISPATCH) == XP_ERR_REMOTE, "a lost rank is an error");
+    must(r, strstr(xp_comm_last_error(r->comm), "rank 1") != NULL, xp_comm_last_error(r->comm));
+    r->broken = 1;
+    xp_routing_destroy(t.routing);
+    layer_step_free(&t.s);
+    close_step(r, &t);
+}
+
 static void refused(struct device_rank *r)
 {
     static const struct { xp_mode mode; const char *codec, *transport, *why; } cases[] = {
@@ -401,7 +419,7 @@ static void refused(struct device_rank *r)
 int main(int argc, char **argv)
 {
     static const struct device_case cases[] = {
-        {"plain", plain}, {"coded", coded}, {"folded", folded}, {"folded_streams", folded_streams}, {"nccl_plain", nccl_plain}, {"nccl_coded", nccl_coded}, {"streams", streams},
+        {"plain", plain}, {"coded", coded}, {"folded", folded}, {"folded_streams", folded_streams}, {"folded_lost", folded_lost}, {"nccl_plain", nccl_plain}, {"nccl_coded", nccl_coded}, {"streams", streams},
         {"captured", captured}, {"refused", refused}, {NULL, NULL},
     };
     return device_main(argc, argv, cases);

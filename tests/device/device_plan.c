@@ -351,11 +351,10 @@ static void nccl_disagreement(struct device_rank *r)
 }
 
 /* A rank ends while the others wait for it. */
-static void nccl_lost(struct device_rank *r)
+static void lost_in(struct device_rank *r, xp_mode mode)
 {
-    struct exchange e = {.pattern = UNIFORM, .rows = 50, .dim = 16, .dtype = XP_F32, .mode = XP_MODE_RAW, .seed = 9, .calls = 1};
+    struct exchange e = {.pattern = UNIFORM, .rows = 50, .dim = 16, .dtype = XP_F32, .mode = mode, .seed = 9, .calls = 1};
     struct device_call c;
-    r->transport = "nccl";
     device_call_open(r, &e, &c);
     device_call_fill(r, &c, 0);
     if (r->rank == 1)
@@ -366,12 +365,28 @@ static void nccl_lost(struct device_rank *r)
     device_call_close(r, &c);
 }
 
+static void raw_lost(struct device_rank *r)
+{
+    lost_in(r, XP_MODE_RAW);
+}
+
+static void exact_lost(struct device_rank *r)
+{
+    lost_in(r, XP_MODE_EXACT);
+}
+
+static void nccl_lost(struct device_rank *r)
+{
+    r->transport = "nccl";
+    lost_in(r, XP_MODE_RAW);
+}
+
 int main(int argc, char **argv)
 {
     static const struct device_case cases[] = {
         {"raw", raw_rows}, {"exact", exact_rows}, {"coded", coded_rows}, {"direct", direct_rows}, {"two_plans", two_plans}, {"two_streams", two_streams},
         {"nccl_raw", nccl_raw}, {"nccl_coded", nccl_coded}, {"nccl_given", nccl_given}, {"nccl_even", nccl_even},
-        {"nccl_disagreement", nccl_disagreement}, {"nccl_lost", nccl_lost}, {"disagreement", disagreement},
+        {"nccl_disagreement", nccl_disagreement}, {"nccl_lost", nccl_lost}, {"raw_lost", raw_lost}, {"exact_lost", exact_lost}, {"disagreement", disagreement},
         {"captured", captured}, {"refused", refused}, {NULL, NULL},
     };
     return device_main(argc, argv, cases);
