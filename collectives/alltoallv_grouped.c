@@ -22,22 +22,15 @@ static void grouped_destroy(void *state)
     struct xp_grouped *g = state;
     if (!g)
         return;
-    struct xp_device_before before = xp_device_enter(g->dev, g->device);
-    if (g->work) {
-        g->dev->stream_synchronize(g->work); /* a finished exchange may still be decoding */
-        g->dev->stream_destroy(g->work);
-    }
+    struct xp_device_before before = xp_device_enter(g->dev, g->shape->device_number);
+    xp_device_lanes_destroy(g->dev, &g->lanes);
     if (g->group)
         g->group->ops->close(g->group);
-    if (g->entered)
-        g->dev->event_destroy(g->entered);
-    if (g->left)
-        g->dev->event_destroy(g->left);
     xp_pool_free(&g->pinned);
     xp_pool_free(&g->memory);
     if (g->coder)
         xp_device_coder_close(g->coder);
-    xp_device_leave(g->dev, g->device, before);
+    xp_device_leave(g->dev, g->shape->device_number, before);
     xp_counts_destroy(&g->counts);
     free(g->coder);
     free(g->head_memory);
@@ -80,16 +73,12 @@ static int create_coder(struct xp_grouped *g)
     if (e)
         return e;
     xp_device_coder_parts(g->coder, &g->memory, &g->pinned);
-    return xp_device_coder_fill(g->coder, g->work);
+    return xp_device_coder_fill(g->coder, g->lanes.in);
 }
 
 static int create_on_device(struct xp_grouped *g)
 {
-    int e = g->dev->stream_create(&g->work);
-    if (!e)
-        e = g->dev->event_create(&g->entered);
-    if (!e)
-        e = g->dev->event_create(&g->left);
+    int e = xp_device_lanes_create(g->dev, &g->lanes, 0);
     return e || !g->coder ? e : create_coder(g);
 }
 
@@ -100,13 +89,12 @@ static xp_status grouped_create(void **state, const struct xp_shape *shape)
         return XP_ERR_NO_MEMORY;
     g->shape = shape;
     g->dev = shape->device;
-    g->device = shape->device_number;
     g->pinned = (struct xp_pool){.device = g->dev, .pinned = 1};
     g->memory = (struct xp_pool){.device = g->dev};
     xp_status st = allocate(g);
-    struct xp_device_before before = xp_device_enter(g->dev, g->device);
+    struct xp_device_before before = xp_device_enter(g->dev, g->shape->device_number);
     int e = st == XP_OK ? create_on_device(g) : 0;
-    xp_device_leave(g->dev, g->device, before);
+    xp_device_leave(g->dev, g->shape->device_number, before);
     if (e)
         st = xp_device_failed(shape, e, "setting up a plan");
     if (st != XP_OK)
@@ -144,9 +132,9 @@ static xp_status grouped_connect(void *state)
     char why[160] = "";
     xp_status st = all ? open_group(g, &mine, all) : XP_ERR_NO_MEMORY;
     if (st == XP_OK) {
-        struct xp_device_before before = xp_device_enter(g->dev, g->device);
+        struct xp_device_before before = xp_device_enter(g->dev, g->shape->device_number);
         st = g->group->ops->connect(g->group, 0, all[0].address, all[0].len, why, sizeof why);
-        xp_device_leave(g->dev, g->device, before);
+        xp_device_leave(g->dev, g->shape->device_number, before);
         if (st != XP_OK)
             st = xp_comm_revoke(c, st, "plan: rank %d: transport nccl: %s", c->rank, why); /* the others are inside, too */
     }
@@ -159,13 +147,13 @@ static xp_status grouped_connect(void *state)
 static xp_status grouped_start(void *state, const struct xp_call *call, xp_stats *stats)
 {
     struct xp_grouped *g = state;
-    struct xp_device_before before = xp_device_enter(g->dev, g->device);
+    struct xp_device_before before = xp_device_enter(g->dev, g->shape->device_number);
     g->call = call;
     g->stats = stats;
     g->active = 1;
     g->phase = XP_GROUP_ENTERED;
-    xp_status st = xp_device_join(g->shape, call, g->entered, g->work, NULL);
-    xp_device_leave(g->dev, g->device, before);
+    xp_status st = xp_device_join(g->shape, call, &g->lanes);
+    xp_device_leave(g->dev, g->shape->device_number, before);
     return st;
 }
 
@@ -183,7 +171,7 @@ static uint64_t even_rows(const struct xp_grouped *g)
 static xp_status begin(struct xp_grouped *g)
 {
     const struct xp_comm *c = g->shape->comm;
-    int e = g->dev->event_query(g->left);
+    int e = g->dev->event_query(g->lanes.left);
     if (e == XP_DEVICE_NOT_READY)
         return XP_IN_PROGRESS;
     if (e)
@@ -197,7 +185,7 @@ static xp_status begin(struct xp_grouped *g)
     for (int i = 1; i < c->size; i++)
         xp_counts_send(&g->counts, (c->rank + i) % c->size, &g->even, 1, g->stats);
     if (g->coder && g->coder->batch[0].frames)
-        e = xp_device_encode(g->coder, &g->coder->batch[0], g->call->send, g->work);
+        e = xp_device_encode(g->coder, &g->coder->batch[0], g->call->send, g->lanes.in);
     return e ? xp_device_failed(g->shape, e, "coding rows") : XP_OK;
 }
 
@@ -245,9 +233,9 @@ static xp_status after_heads(struct xp_grouped *g)
         return st;
     g->phase = XP_GROUP_JOINING;
     if (all_even(g))
-        st = g->group->ops->alltoall(g->group, g->call->send, g->call->recv, g->even * g->shape->row_bytes, g->work, why, sizeof why);
+        st = g->group->ops->alltoall(g->group, g->call->send, g->call->recv, g->even * g->shape->row_bytes, g->lanes.in, why, sizeof why);
     else
-        st = g->group->ops->exchange(g->group, g->send.piece, g->send.count, g->recv.piece, g->recv.count, g->work, why, sizeof why);
+        st = g->group->ops->exchange(g->group, g->send.piece, g->send.count, g->recv.piece, g->recv.count, g->lanes.in, why, sizeof why);
     if (st != XP_OK)
         return transport_failed(g, st, why);
     for (size_t i = 0; i < g->send.count; i++)
@@ -267,9 +255,7 @@ static xp_status after_joining(struct xp_grouped *g)
     g->phase = XP_GROUP_MOVING;
     int e = g->coder ? xp_grouped_decode(g) : 0;
     if (!e)
-        e = g->dev->event_record(g->left, g->work);
-    if (!e)
-        e = g->dev->stream_wait(g->call->stream, g->left);
+        e = xp_device_lanes_leave(g->dev, &g->lanes, g->call->stream);
     return e ? xp_device_failed(g->shape, e, "decoding rows") : XP_OK;
 }
 
@@ -280,7 +266,7 @@ static xp_status moving(struct xp_grouped *g)
     xp_status st = g->group->ops->check(g->group, why, sizeof why);
     if (st < 0)
         return transport_failed(g, st, why);
-    int e = g->dev->event_query(g->left);
+    int e = g->dev->event_query(g->lanes.left);
     if (e == XP_DEVICE_NOT_READY)
         return XP_IN_PROGRESS;
     if (e)
@@ -310,10 +296,10 @@ static xp_status grouped_progress(void *state, int *moved)
 {
     struct xp_grouped *g = state;
     int phase = (int)g->phase;
-    struct xp_device_before before = xp_device_enter(g->dev, g->device);
+    struct xp_device_before before = xp_device_enter(g->dev, g->shape->device_number);
     xp_status st = move(g, moved);
     *moved += phase != (int)g->phase;
-    xp_device_leave(g->dev, g->device, before);
+    xp_device_leave(g->dev, g->shape->device_number, before);
     return st;
 }
 
@@ -336,7 +322,7 @@ static void grouped_finish(void *state)
     if (!g->active)
         return;
     g->active = 0;
-    struct xp_device_before before = xp_device_enter(g->dev, g->device);
+    struct xp_device_before before = xp_device_enter(g->dev, g->shape->device_number);
     if (g->phase > XP_GROUP_ENTERED) {
         xp_counts_cancel(&g->counts);
         xp_grouped_heads_cancel(g);
@@ -344,8 +330,8 @@ static void grouped_finish(void *state)
     if (g->phase == XP_GROUP_JOINING || g->phase == XP_GROUP_MOVING)
         g->group->ops->fail(g->group, -1);
     if (g->phase != XP_GROUP_OVER)
-        g->dev->stream_synchronize(g->work);
-    xp_device_leave(g->dev, g->device, before);
+        g->dev->stream_synchronize(g->lanes.in);
+    xp_device_leave(g->dev, g->shape->device_number, before);
 }
 
 const struct xp_algo_ops xp_algo_grouped = {

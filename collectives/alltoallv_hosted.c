@@ -5,7 +5,7 @@
  * rank in the order in which flat sends them; the plan's algorithm exchanges them there; and what has come is copied to its place, piece by
  * piece where the algorithm says how far it is. The rank's own rows are copied on the device.
  *
- * Order is that of staged.h: both streams begin behind what the caller's stream had been given, which at the end waits for the last copy.
+ * The host never waits for the device but by asking again.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -21,8 +21,7 @@ struct hosted {
     const struct xp_algo_ops *ops; /* the algorithm, */
     void *state;                   /* its own, */
     struct xp_call inner;          /* and its call: rows of the host */
-    void *out, *in;                /* streams */
-    void *entered, *left;          /* events: of the caller's stream at the beginning, of `in` at the end */
+    struct xp_device_lanes lanes;
     void **fetched;                /* [size] events: the rows for a rank are on the host */
     struct xp_pool pinned;
     char *send, *recv;
@@ -43,16 +42,7 @@ static void hosted_destroy(void *state)
     if (!h)
         return;
     struct xp_device_before before = xp_device_enter(h->dev, h->shape->device_number);
-    if (h->in) {
-        h->dev->stream_synchronize(h->in); /* a finished exchange may still be copying to its rows */
-        h->dev->stream_destroy(h->in);
-    }
-    if (h->out)
-        h->dev->stream_destroy(h->out);
-    if (h->entered)
-        h->dev->event_destroy(h->entered);
-    if (h->left)
-        h->dev->event_destroy(h->left);
+    xp_device_lanes_destroy(h->dev, &h->lanes);
     for (int i = 0; h->fetched && i < h->shape->comm->size; i++)
         if (h->fetched[i])
             h->dev->event_destroy(h->fetched[i]);
@@ -74,13 +64,7 @@ static void take_parts(struct hosted *h)
 
 static int create_on_device(struct hosted *h)
 {
-    int e = h->dev->stream_create(&h->out);
-    if (!e)
-        e = h->dev->stream_create(&h->in);
-    if (!e)
-        e = h->dev->event_create(&h->entered);
-    if (!e)
-        e = h->dev->event_create(&h->left);
+    int e = xp_device_lanes_create(h->dev, &h->lanes, 1);
     for (int i = 0; !e && i < h->shape->comm->size; i++)
         e = h->dev->event_create(&h->fetched[i]);
     if (e)
@@ -152,8 +136,8 @@ static size_t place_of(const struct hosted *h, const size_t *rows, int rank)
 static int fetch(struct hosted *h, int rank)
 {
     const char *from = (const char *)h->call->send + place_of(h, h->call->send_rows, rank);
-    int e = h->dev->copy(h->send + place_of(h, h->inner.send_rows, rank), from, h->inner.send_rows[rank] * h->shape->row_bytes, h->out);
-    return e ? e : h->dev->event_record(h->fetched[rank], h->out);
+    int e = h->dev->copy(h->send + place_of(h, h->inner.send_rows, rank), from, h->inner.send_rows[rank] * h->shape->row_bytes, h->lanes.out);
+    return e ? e : h->dev->event_record(h->fetched[rank], h->lanes.out);
 }
 
 static int fetch_all(struct hosted *h)
@@ -196,7 +180,7 @@ static int give(struct hosted *h, int from, size_t rows)
 {
     const size_t bytes = h->shape->row_bytes, first = h->given[from] * bytes;
     char *to = (char *)h->call->recv + place_of(h, h->call->recv_rows, from) + first;
-    int e = h->dev->copy(to, h->recv + place_of(h, h->inner.recv_rows, from) + first, (rows - h->given[from]) * bytes, h->in);
+    int e = h->dev->copy(to, h->recv + place_of(h, h->inner.recv_rows, from) + first, (rows - h->given[from]) * bytes, h->lanes.in);
     h->given[from] = rows;
     return e;
 }
@@ -225,7 +209,7 @@ static xp_status hosted_start(void *state, const struct xp_call *call, xp_stats 
     h->begun = h->done = 0;
     memset(h->given, 0, (size_t)h->shape->comm->size * sizeof *h->given);
     describe(h);
-    xp_status st = xp_device_join(h->shape, call, h->entered, h->in, h->out);
+    xp_status st = xp_device_join(h->shape, call, &h->lanes);
     int e = st == XP_OK ? fetch_all(h) : 0;
     xp_device_leave(h->dev, h->shape->device_number, before);
     return e ? xp_device_failed(h->shape, e, "copying rows to the host") : st;
@@ -234,7 +218,7 @@ static xp_status hosted_start(void *state, const struct xp_call *call, xp_stats 
 /* Starts the algorithm when the last call's rows have left the memory that it receives in, and when what it must have is here. */
 static xp_status begin(struct hosted *h, int *moved)
 {
-    int e = h->dev->event_query(h->left);
+    int e = h->dev->event_query(h->lanes.left);
     if (e == XP_DEVICE_NOT_READY || (h->unready && !h->ops->heeds_ready))
         return XP_IN_PROGRESS;
     if (e)
@@ -249,9 +233,7 @@ static xp_status end(struct hosted *h)
     xp_status st = give_rows(h, 1);
     if (st != XP_OK)
         return st;
-    int e = h->dev->event_record(h->left, h->in);
-    if (!e)
-        e = h->dev->stream_wait(h->call->stream, h->left);
+    int e = xp_device_lanes_leave(h->dev, &h->lanes, h->call->stream);
     h->done = !e;
     return e ? xp_device_failed(h->shape, e, "handing over to the caller's stream") : XP_OK;
 }
@@ -301,8 +283,8 @@ static void hosted_finish(void *state)
     if (h->done)
         return;
     struct xp_device_before before = xp_device_enter(h->dev, h->shape->device_number);
-    h->dev->stream_synchronize(h->out);
-    h->dev->stream_synchronize(h->in);
+    h->dev->stream_synchronize(h->lanes.out);
+    h->dev->stream_synchronize(h->lanes.in);
     xp_device_leave(h->dev, h->shape->device_number, before);
 }
 

@@ -30,25 +30,16 @@ static void staged_destroy(void *state)
     struct xp_staged *s = state;
     if (!s)
         return;
-    struct xp_device_before before = xp_device_enter(s->dev, s->device);
+    struct xp_device_before before = xp_device_enter(s->dev, s->shape->device_number);
     for (size_t i = 0; s->slots && i < s->nslots; i++)
         if (s->slots[i].event)
             s->dev->event_destroy(s->slots[i].event);
-    if (s->in) {
-        s->dev->stream_synchronize(s->in); /* a finished exchange may still be copying to its rows */
-        s->dev->stream_destroy(s->in);
-    }
-    if (s->out)
-        s->dev->stream_destroy(s->out);
-    if (s->entered)
-        s->dev->event_destroy(s->entered);
-    if (s->left)
-        s->dev->event_destroy(s->left);
+    xp_device_lanes_destroy(s->dev, &s->lanes);
     xp_pool_free(&s->pinned);
     xp_pool_free(&s->memory);
     if (s->coder)
         xp_device_coder_close(s->coder);
-    xp_device_leave(s->dev, s->device, before);
+    xp_device_leave(s->dev, s->shape->device_number, before);
     xp_counts_destroy(&s->counts);
     free(s->to);
     free(s->from);
@@ -96,17 +87,9 @@ static xp_status create_coder(struct xp_staged *s)
 
 static int create_on_device(struct xp_staged *s)
 {
-    int e = 0;
+    int e = xp_device_lanes_create(s->dev, &s->lanes, 1);
     for (size_t i = 0; !e && i < s->nslots; i++)
         e = s->dev->event_create(&s->slots[i].event);
-    if (!e)
-        e = s->dev->stream_create(&s->out);
-    if (!e)
-        e = s->dev->stream_create(&s->in);
-    if (!e)
-        e = s->dev->event_create(&s->entered);
-    if (!e)
-        e = s->dev->event_create(&s->left);
     if (e)
         return e;
     take_parts(s);
@@ -116,7 +99,7 @@ static int create_on_device(struct xp_staged *s)
     if (e)
         return e;
     take_parts(s);
-    return s->coder ? xp_device_coder_fill(s->coder, s->out) : 0;
+    return s->coder ? xp_device_coder_fill(s->coder, s->lanes.out) : 0;
 }
 
 static xp_status staged_create(void **state, const struct xp_shape *shape)
@@ -127,7 +110,6 @@ static xp_status staged_create(void **state, const struct xp_shape *shape)
         return XP_ERR_NO_MEMORY;
     s->shape = shape;
     s->dev = shape->device;
-    s->device = shape->device_number;
     s->pinned = (struct xp_pool){.device = s->dev, .pinned = 1};
     s->memory = (struct xp_pool){.device = s->dev};
     s->nslots = xp_staged_slots(shape);
@@ -141,9 +123,9 @@ static xp_status staged_create(void **state, const struct xp_shape *shape)
     if (st == XP_OK)
         st = create_coder(s);
     if (st == XP_OK) {
-        struct xp_device_before before = xp_device_enter(s->dev, s->device);
+        struct xp_device_before before = xp_device_enter(s->dev, s->shape->device_number);
         int e = create_on_device(s);
-        xp_device_leave(s->dev, s->device, before);
+        xp_device_leave(s->dev, s->shape->device_number, before);
         if (e)
             st = xp_device_failed(s->shape, e, "setting up a plan");
     }
@@ -160,13 +142,13 @@ static xp_status staged_create(void **state, const struct xp_shape *shape)
 static xp_status staged_start(void *state, const struct xp_call *call, xp_stats *stats)
 {
     struct xp_staged *s = state;
-    struct xp_device_before before = xp_device_enter(s->dev, s->device);
+    struct xp_device_before before = xp_device_enter(s->dev, s->shape->device_number);
     s->call = call;
     s->stats = stats;
     s->active = 1;
     s->begun = 0;
-    xp_status st = xp_device_join(s->shape, call, s->entered, s->in, s->out);
-    xp_device_leave(s->dev, s->device, before);
+    xp_status st = xp_device_join(s->shape, call, &s->lanes);
+    xp_device_leave(s->dev, s->shape->device_number, before);
     return st;
 }
 
@@ -174,11 +156,11 @@ static xp_status staged_start(void *state, const struct xp_call *call, xp_stats 
  * the device itself, what the caller's stream had to do. XP_IN_PROGRESS: not yet. */
 static xp_status is_free(struct xp_staged *s)
 {
-    int e = s->dev->event_query(s->left), direct = 0;
+    int e = s->dev->event_query(s->lanes.left), direct = 0;
     for (int i = 0; i < s->shape->comm->size; i++)
         direct |= xp_staged_direct(s, i);
     if (!e && direct)
-        e = s->dev->event_query(s->entered);
+        e = s->dev->event_query(s->lanes.entered);
     if (e == XP_DEVICE_NOT_READY)
         return XP_IN_PROGRESS;
     return e ? xp_device_failed(s->shape, e, "waiting for the last exchange") : XP_OK;
@@ -220,9 +202,7 @@ static int all_moved(const struct xp_staged *s)
 
 static xp_status end(struct xp_staged *s)
 {
-    int e = s->dev->event_record(s->left, s->in);
-    if (!e)
-        e = s->dev->stream_wait(s->call->stream, s->left);
+    int e = xp_device_lanes_leave(s->dev, &s->lanes, s->call->stream);
     if (e)
         return xp_device_failed(s->shape, e, "handing over to the caller's stream");
     snprintf(s->stats->codec, sizeof s->stats->codec, "%s", s->coder ? s->shape->coder->desc.choice.name : "raw");
@@ -251,9 +231,9 @@ static xp_status move(struct xp_staged *s, int *moved)
 static xp_status staged_progress(void *state, int *moved)
 {
     struct xp_staged *s = state;
-    struct xp_device_before before = xp_device_enter(s->dev, s->device);
+    struct xp_device_before before = xp_device_enter(s->dev, s->shape->device_number);
     xp_status st = move(s, moved);
-    xp_device_leave(s->dev, s->device, before);
+    xp_device_leave(s->dev, s->shape->device_number, before);
     return st;
 }
 
@@ -284,17 +264,17 @@ static void staged_finish(void *state)
         return;
     s->active = 0;
     const int all = s->begun && all_moved(s);
-    struct xp_device_before before = xp_device_enter(s->dev, s->device);
+    struct xp_device_before before = xp_device_enter(s->dev, s->shape->device_number);
     if (s->begun) {
         xp_counts_cancel(&s->counts);
         xp_staged_send_cancel(s);
         xp_staged_recv_cancel(s);
     }
     if (!all) {
-        s->dev->stream_synchronize(s->out);
-        s->dev->stream_synchronize(s->in);
+        s->dev->stream_synchronize(s->lanes.out);
+        s->dev->stream_synchronize(s->lanes.in);
     }
-    xp_device_leave(s->dev, s->device, before);
+    xp_device_leave(s->dev, s->shape->device_number, before);
 }
 
 const struct xp_algo_ops xp_algo_staged = {

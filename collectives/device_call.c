@@ -72,15 +72,48 @@ static int copy_own_rows(const struct xp_shape *s, const struct xp_call *c, void
     return s->device->copy((char *)c->recv + to * s->row_bytes, (const char *)c->send + from * s->row_bytes, c->send_rows[me] * s->row_bytes, stream);
 }
 
-xp_status xp_device_join(const struct xp_shape *s, const struct xp_call *c, void *entered, void *stream, void *other)
+int xp_device_lanes_create(const struct xp_device *dev, struct xp_device_lanes *l, int both)
 {
-    const struct xp_device *dev = s->device;
-    int e = dev->event_record(entered, c->stream);
+    int e = dev->stream_create(&l->in);
+    if (!e && both)
+        e = dev->stream_create(&l->out);
     if (!e)
-        e = dev->stream_wait(stream, entered);
-    if (!e && other)
-        e = dev->stream_wait(other, entered);
+        e = dev->event_create(&l->entered);
+    return e ? e : dev->event_create(&l->left);
+}
+
+int xp_device_lanes_enter(const struct xp_device *dev, const struct xp_device_lanes *l, void *caller)
+{
+    int e = dev->event_record(l->entered, caller);
     if (!e)
-        e = copy_own_rows(s, c, stream);
+        e = dev->stream_wait(l->in, l->entered);
+    return e || !l->out ? e : dev->stream_wait(l->out, l->entered);
+}
+
+int xp_device_lanes_leave(const struct xp_device *dev, const struct xp_device_lanes *l, void *caller)
+{
+    int e = dev->event_record(l->left, l->in);
+    return e ? e : dev->stream_wait(caller, l->left);
+}
+
+void xp_device_lanes_destroy(const struct xp_device *dev, struct xp_device_lanes *l)
+{
+    if (l->in) {
+        dev->stream_synchronize(l->in);
+        dev->stream_destroy(l->in);
+    }
+    if (l->out)
+        dev->stream_destroy(l->out);
+    if (l->entered)
+        dev->event_destroy(l->entered);
+    if (l->left)
+        dev->event_destroy(l->left);
+}
+
+xp_status xp_device_join(const struct xp_shape *s, const struct xp_call *c, const struct xp_device_lanes *l)
+{
+    int e = xp_device_lanes_enter(s->device, l, c->stream);
+    if (!e)
+        e = copy_own_rows(s, c, l->in);
     return e ? xp_device_failed(s, e, "joining the caller's stream") : XP_OK;
 }

@@ -31,8 +31,20 @@ int xp_device_codes(const struct xp_shape *s, int peer);
 /* An error of CUDA, said with what was being done. */
 xp_status xp_device_failed(const struct xp_shape *s, int error, const char *what);
 
-/* Begins a call: `entered` is recorded on the caller's stream, and the streams go on behind it; the second may be NULL. The rank's own
- * rows are copied by the first. */
-xp_status xp_device_join(const struct xp_shape *s, const struct xp_call *c, void *entered, void *stream, void *other);
+/* The plan's own streams, and their order with the caller's: what they are given comes behind what the caller's stream was given before the
+ * call, and it goes on behind what `in` was given. */
+struct xp_device_lanes {
+    void *in, *out;       /* streams; out: NULL where one does everything */
+    void *entered, *left; /* events: of the caller's stream at the beginning, of `in` at the end */
+};
+/* 0 or a cudaError_t, as the next two. both: with `out`. */
+int xp_device_lanes_create(const struct xp_device *dev, struct xp_device_lanes *l, int both);
+int xp_device_lanes_enter(const struct xp_device *dev, const struct xp_device_lanes *l, void *caller);
+int xp_device_lanes_leave(const struct xp_device *dev, const struct xp_device_lanes *l, void *caller);
+/* Waits for `in`: a call that is over may still be copying to its rows. */
+void xp_device_lanes_destroy(const struct xp_device *dev, struct xp_device_lanes *l);
+
+/* Begins a call. The rank's own rows are copied by `in`. */
+xp_status xp_device_join(const struct xp_shape *s, const struct xp_call *c, const struct xp_device_lanes *l);
 
 #endif

@@ -49,11 +49,9 @@ struct xp_piece_list {
 struct xp_grouped {
     const struct xp_shape *shape;
     const struct xp_device *dev;
-    int device;
     struct xp_transport *group;
     int can_alltoall;     /* on every rank */
-    void *work;           /* stream */
-    void *entered, *left; /* events: of the caller's stream at the beginning, of `work` at the end */
+    struct xp_device_lanes lanes; /* one stream */
     struct xp_pool pinned, memory;
     struct xp_device_coder *coder; /* NULL: rows travel as they are */
     struct xp_counts counts;

@@ -226,7 +226,7 @@ static int decode_run(struct xp_grouped *g, const struct xp_heads *h, size_t fir
         xp_device_run_add(g->coder, &run, &p, frame_rows(s, h, f), *staging);
         *staging += p.length;
     }
-    return xp_device_run_end(g->coder, &run, (char *)g->call->recv + (h->row + row) * s->row_bytes, g->work);
+    return xp_device_run_end(g->coder, &run, (char *)g->call->recv + (h->row + row) * s->row_bytes, g->lanes.in);
 }
 
 static int decode_peer(struct xp_grouped *g, const struct xp_heads *h, size_t *staging)

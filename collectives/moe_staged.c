@@ -15,15 +15,15 @@
 
 struct xp_moe_stage {
     const struct xp_device *dev;
-    void *copying;                  /* stream */
-    void *entered, *fetched, *left; /* events: of the caller's stream; rows are on the host; rows are on the device */
+    struct xp_device_lanes lanes; /* one stream */
+    void *fetched;                /* event: rows are on the host */
     struct xp_pool pinned;
-    char *in, *second, *out;        /* [rows of the host's side] */
+    char *in, *second, *out;
     /* of the operation */
-    int fetching;                   /* it has not begun yet: rows are on their way to the host */
+    int fetching;                 /* it has not begun yet: rows are on their way to the host */
     struct xp_call call;
     xp_stats *stats;
-    void *given;                    /* device: where its rows go */
+    void *given;                  /* device: where its rows go */
 };
 
 /* ---- life ------------------------------------------------------------------------------------------------------------ */
@@ -32,22 +32,19 @@ static void take_rows(struct xp_moe *m)
 {
     struct xp_moe_stage *s = m->stage;
     const int me = m->shape.comm->rank;
-    const size_t tokens = m->shape.peer_max_tokens[me], rows = m->shape.peer_max_rows[me], bytes = (tokens > rows ? tokens : rows) * m->shape.row_bytes + 1;
-    s->in = xp_pool_take(&s->pinned, bytes);
-    s->second = xp_pool_take(&s->pinned, bytes);
-    s->out = xp_pool_take(&s->pinned, bytes);
+    const size_t tokens = m->shape.peer_max_tokens[me], rows = m->shape.peer_max_rows[me], most = tokens > rows ? tokens : rows;
+    const size_t second = m->shape.error_limit > 0 ? most : tokens; /* rows of experts only in steps that have fallen back */
+    s->in = xp_pool_take(&s->pinned, most * m->shape.row_bytes + 1);
+    s->second = xp_pool_take(&s->pinned, second * m->shape.row_bytes + 1);
+    s->out = xp_pool_take(&s->pinned, most * m->shape.row_bytes + 1);
 }
 
 static int create_on_device(struct xp_moe *m)
 {
     struct xp_moe_stage *s = m->stage;
-    int e = s->dev->stream_create(&s->copying);
-    if (!e)
-        e = s->dev->event_create(&s->entered);
+    int e = xp_device_lanes_create(s->dev, &s->lanes, 0);
     if (!e)
         e = s->dev->event_create(&s->fetched);
-    if (!e)
-        e = s->dev->event_create(&s->left);
     if (e)
         return e;
     take_rows(m);
@@ -80,16 +77,9 @@ void xp_moe_stage_destroy(struct xp_moe *m)
     if (!s)
         return;
     struct xp_device_before before = xp_device_enter(s->dev, m->shape.device_number);
-    if (s->copying) {
-        s->dev->stream_synchronize(s->copying); /* a finished operation may still be copying to its rows */
-        s->dev->stream_destroy(s->copying);
-    }
-    if (s->entered)
-        s->dev->event_destroy(s->entered);
+    xp_device_lanes_destroy(s->dev, &s->lanes);
     if (s->fetched)
         s->dev->event_destroy(s->fetched);
-    if (s->left)
-        s->dev->event_destroy(s->left);
     xp_pool_free(&s->pinned);
     xp_device_leave(s->dev, m->shape.device_number, before);
     free(s);
@@ -120,29 +110,25 @@ static int reads_second(const struct xp_moe *m)
 static int fetch(struct xp_moe *m, void *stream)
 {
     struct xp_moe_stage *s = m->stage;
-    int e = s->dev->event_record(s->entered, stream);
+    int e = xp_device_lanes_enter(s->dev, &s->lanes, stream);
     if (!e)
-        e = s->dev->stream_wait(s->copying, s->entered);
-    if (!e)
-        e = s->dev->copy(s->in, m->op.in, bytes_of(m, !is_outward(m)), s->copying);
+        e = s->dev->copy(s->in, m->op.in, bytes_of(m, !is_outward(m)), s->lanes.in);
     if (!e && reads_second(m))
-        e = s->dev->copy(s->second, m->op.second, bytes_of(m, m->op.kind == XP_MOE_COMBINE_BACKWARD), s->copying);
+        e = s->dev->copy(s->second, m->op.second, bytes_of(m, m->op.kind == XP_MOE_COMBINE_BACKWARD), s->lanes.in);
     m->op.in = s->in;
     if (reads_second(m))
         m->op.second = s->second;
     s->given = m->op.out;
     m->op.out = s->out;
-    return e ? e : s->dev->event_record(s->fetched, s->copying);
+    return e ? e : s->dev->event_record(s->fetched, s->lanes.in);
 }
 
 static xp_status give(struct xp_moe *m)
 {
     struct xp_moe_stage *s = m->stage;
-    int e = s->dev->copy(s->given, s->out, bytes_of(m, is_outward(m)), s->copying);
+    int e = s->dev->copy(s->given, s->out, bytes_of(m, is_outward(m)), s->lanes.in);
     if (!e)
-        e = s->dev->event_record(s->left, s->copying);
-    if (!e)
-        e = s->dev->stream_wait(s->call.stream, s->left);
+        e = xp_device_lanes_leave(s->dev, &s->lanes, s->call.stream);
     return e ? failed(m, e, "copying rows to the device") : XP_OK;
 }
 
@@ -208,7 +194,7 @@ static void staged_finish(void *state)
     struct xp_moe_stage *s = m->stage;
     if (s->fetching) {
         struct xp_device_before before = xp_device_enter(s->dev, m->shape.device_number);
-        s->dev->stream_synchronize(s->copying);
+        s->dev->stream_synchronize(s->lanes.in);
         xp_device_leave(s->dev, m->shape.device_number, before);
     }
     s->fetching = 0;

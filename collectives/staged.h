@@ -72,9 +72,7 @@ struct xp_in_peer {
 struct xp_staged {
     const struct xp_shape *shape;
     const struct xp_device *dev;
-    int device;            /* its number */
-    void *out, *in;        /* streams */
-    void *entered, *left;  /* events: of the caller's stream at the beginning, of `in` at the end */
+    struct xp_device_lanes lanes;
     struct xp_pool pinned, memory; /* memory: of the device */
     struct xp_device_coder *coder; /* NULL: rows travel as they are */
     struct xp_counts counts;

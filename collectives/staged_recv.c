@@ -72,7 +72,7 @@ static xp_status take_plain(struct xp_staged *s, const struct xp_arrival *a)
     size_t bytes = a->chunk.rows * s->shape->row_bytes;
     if (a->op.len != bytes)
         return corrupt(s, a->chunk.peer, "a chunk");
-    int e = a->staging ? s->dev->copy(place_of(s, &a->chunk), a->staging, bytes, s->in) : 0;
+    int e = a->staging ? s->dev->copy(place_of(s, &a->chunk), a->staging, bytes, s->lanes.in) : 0;
     return e ? xp_device_failed(s->shape, e, "copying rows to the device") : XP_OK;
 }
 
@@ -82,7 +82,7 @@ static xp_status take_coded(struct xp_staged *s, const struct xp_arrival *first,
     int e;
     for (const struct xp_arrival *a = first; a < end; a++)
         s->run[a - first] = (struct xp_device_frame){a->staging, a->op.len, a->chunk.rows, (size_t)(a->staging - s->staging)};
-    xp_status st = xp_device_decode(s->coder, s->run, (size_t)(end - first), place_of(s, &first->chunk), s->in, &e);
+    xp_status st = xp_device_decode(s->coder, s->run, (size_t)(end - first), place_of(s, &first->chunk), s->lanes.in, &e);
     if (st != XP_OK)
         return corrupt(s, first->chunk.peer, "a frame");
     return e ? xp_device_failed(s->shape, e, "decoding rows") : XP_OK;

@@ -71,7 +71,7 @@ static xp_status start_batch(struct xp_staged *s, struct xp_out_batch *b, int *m
     b->open = coded->frames;
     b->state = XP_BATCH_CODING;
     ++*moved;
-    int e = xp_device_encode(s->coder, coded, s->call->send, s->out);
+    int e = xp_device_encode(s->coder, coded, s->call->send, s->lanes.out);
     return e ? xp_device_failed(s->shape, e, "coding rows") : XP_OK;
 }
 
@@ -104,7 +104,7 @@ static int fetch_coded(struct xp_staged *s, struct xp_out_slot *slot, int *error
         slot->frame = b->next++;
         slot->chunk = b->chunks[slot->frame];
         slot->from = slot->buf;
-        *error = xp_device_fetch(s->coder, b->coded, slot->frame, s->call->send, slot->buf, s->out);
+        *error = xp_device_fetch(s->coder, b->coded, slot->frame, s->call->send, slot->buf, s->lanes.out);
         return 1;
     }
     return 0;
@@ -119,7 +119,7 @@ static int fetch_plain(struct xp_staged *s, struct xp_out_slot *slot, int *error
     slot->from = (const char *)s->call->send + slot->chunk.row * s->shape->row_bytes;
     slot->len = slot->chunk.rows * s->shape->row_bytes;
     if (!xp_staged_direct(s, slot->chunk.peer)) {
-        *error = s->dev->copy(slot->buf, slot->from, slot->len, s->out);
+        *error = s->dev->copy(slot->buf, slot->from, slot->len, s->lanes.out);
         slot->from = slot->buf;
     }
     return 1;
@@ -131,7 +131,7 @@ static xp_status fill(struct xp_staged *s, struct xp_out_slot *slot, int *moved)
     if (!fetch_coded(s, slot, &e) && !fetch_plain(s, slot, &e))
         return XP_OK;
     if (!e)
-        e = s->dev->event_record(slot->event, s->out);
+        e = s->dev->event_record(slot->event, s->lanes.out);
     slot->state = XP_SLOT_COPYING;
     ++*moved;
     return e ? xp_device_failed(s->shape, e, "copying rows to the host") : XP_OK;

@@ -621,7 +621,8 @@ XP_API xp_status xp_dispatch_backward(xp_plan *plan, xp_routing *routing, const 
  * transport "nccl" or nccl_comm is refused (XP_ERR_UNSUPPORTED). Each operation copies the rows that it takes to pinned memory, behind what the
  * stream has been given, and those that it gives to the device; so all rows of x, y and their gradients pass between host and device, and
  * centroids besides, and neither copy runs beside the exchange. What comes out is what a plan for host memory gives, bit for bit, steps that
- * fall back included. Memory on the host: that of a plan for host memory, and three times the larger of max_send_rows and max_recv_rows, pinned.
+ * fall back included. Memory on the host: that of a plan for host memory, and pinned twice the larger of
+ * max_send_rows and max_recv_rows, and once max_send_rows; with error_limit three times the larger.
  */
 
 /*
