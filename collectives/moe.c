@@ -28,11 +28,35 @@ size_t xp_moe_most_rows(const struct xp_moe_shape *shape)
     return most;
 }
 
+static void no_lists(struct xp_moe *m, const struct xp_routing *r)
+{
+}
+
+static xp_status nothing_to_begin(struct xp_moe *m, const struct xp_routing *r, void *stream)
+{
+    return XP_OK;
+}
+
+static void nothing_to_end(struct xp_moe *m)
+{
+}
+
+static xp_status always_well(struct xp_moe *m)
+{
+    return XP_OK;
+}
+
 static const struct xp_moe_row_ops host_rows = {
+    .piecewise = 1,
     .leave = xp_rows_leave,
     .arrive = xp_rows_arrive,
     .units_leave = xp_units_leave,
     .units_home = xp_units_home,
+    .map_known = no_lists,
+    .begin = nothing_to_begin,
+    .end = nothing_to_end,
+    .dots_known = always_well,
+    .error = always_well,
 };
 
 static xp_status allocate_rows(struct xp_moe *m)
@@ -349,7 +373,7 @@ static int moves_rows(const struct xp_moe_step *s)
 /* Whether the step after this one, the last hop, works on rows as they come. */
 static int takes_in(const struct xp_moe *m, const struct xp_moe_step *s)
 {
-    return !m->device && moves_rows(s) && (s[1].kind == XP_STEP_ARRIVE || (s[1].kind == XP_STEP_HOME && !m->folded));
+    return m->rows->piecewise && moves_rows(s) && (s[1].kind == XP_STEP_ARRIVE || (s[1].kind == XP_STEP_HOME && !m->folded));
 }
 
 /* A piece of the next step while this one waits. Returns whether there was any. */
@@ -364,12 +388,12 @@ static int take_in(struct xp_moe *m, const struct xp_moe_step *s)
 static xp_status begin_call(struct xp_moe *m, const struct xp_moe_step *s)
 {
     struct xp_channel *ch = &m->channel[s->channel];
-    xp_status st = m->device && s->kind == XP_STEP_SCALARS ? xp_moe_device_dots_known(m) : XP_OK;
+    xp_status st = s->kind == XP_STEP_SCALARS ? m->rows->dots_known(m) : XP_OK;
     if (st != XP_OK)
         return st;
     prepare_call(m, s);
     m->call.distinct = m->shape.path != XP_PATH_FLAT && m->shape.comm->nodes == 2;
-    st = m->device ? xp_moe_device_error(m) : XP_OK;
+    st = m->rows->error(m);
     if (st != XP_OK)
         return st;
     if (takes_in(m, s))
@@ -411,18 +435,11 @@ static xp_status end_call(struct xp_moe *m, const struct xp_moe_step *s)
     if (st != XP_OK || s->hop < m->hops - 1)
         return st;
     xp_map_layout(m, m->map);
-    if (m->device)
-        xp_moe_lists_make(m, m->op.routing);
-    return m->device ? xp_moe_device_error(m) : XP_OK;
+    m->rows->map_known(m, m->op.routing);
+    return m->rows->error(m);
 }
 
 /* ---- what request.c drives --------------------------------------------------------------------------------------------- */
-
-/* Whether rows in device memory are moved, else only what is on the host. */
-static int is_on_device(const struct xp_moe *m)
-{
-    return m->device && xp_moe_moves_rows(m);
-}
 
 static xp_status moe_start(void *state, const struct xp_call *call, xp_stats *stats)
 {
@@ -430,7 +447,7 @@ static xp_status moe_start(void *state, const struct xp_call *call, xp_stats *st
     m->stats = stats;
     m->bypassed_before = stats->bypassed;
     m->row_calls = 0;
-    return is_on_device(m) ? xp_moe_device_begin(m, m->op.routing, call->stream) : XP_OK;
+    return xp_moe_moves_rows(m) ? m->rows->begin(m, m->op.routing, call->stream) : XP_OK;
 }
 
 static void end_operation(struct xp_moe *m)
@@ -458,7 +475,7 @@ static xp_status moe_progress(void *state, int *moved)
     const struct xp_moe_step *s = &m->step[m->at];
     if (is_local(s)) {
         local_work(m, s);
-        st = m->device ? xp_moe_device_error(m) : XP_OK;
+        st = m->rows->error(m);
         ++*moved;
     } else {
         if (!m->calling)
@@ -501,8 +518,8 @@ static void moe_finish(void *state)
         m->channel[ch].ops->finish(m->channel[ch].state);
     }
     m->calling = 0;
-    if (is_on_device(m))
-        xp_moe_device_end(m);
+    if (xp_moe_moves_rows(m))
+        m->rows->end(m);
 }
 
 static void moe_destroy(void *state)

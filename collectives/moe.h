@@ -153,12 +153,22 @@ struct xp_intake {
     size_t token, at;          /* units home: the next token; its first entry */
 };
 
-/* What is done with rows at either end of a hop: dispatch.c and combine.c, or launches that do the same (moe_device.c). */
+/* What is done with rows: dispatch.c and combine.c at either end of a hop, or launches that do the same (moe_device.c). */
 struct xp_moe_row_ops {
+    int piecewise; /* arrive and units_home do what they are asked for, and may be asked while rows come; else all when all are there */
     void (*leave)(struct xp_moe *m, const struct xp_map *map, int hop, const void *from);
     size_t (*arrive)(struct xp_moe *m, const struct xp_map *map, size_t most);
     void (*units_leave)(struct xp_moe *m, const struct xp_map *map, int hop, const void *from, int weighted);
     size_t (*units_home)(struct xp_moe *m, const struct xp_map *map, int weighted, size_t most);
+    /* The map of a routing is complete. */
+    void (*map_known)(struct xp_moe *m, const struct xp_routing *r);
+    /* An operation on a routing's rows begins, and ends. */
+    xp_status (*begin)(struct xp_moe *m, const struct xp_routing *r, void *stream);
+    void (*end)(struct xp_moe *m);
+    /* Whether m->dots has what arrive has made of the rows. XP_OK, XP_IN_PROGRESS, error. */
+    xp_status (*dots_known)(struct xp_moe *m);
+    /* XP_OK, or the first error of the above since it was last asked for. */
+    xp_status (*error)(struct xp_moe *m);
 };
 
 struct xp_moe {

@@ -11,7 +11,6 @@
 
 struct xp_moe_device {
     const struct xp_device *dev;
-    int device;
     struct xp_gpu gpu;            /* its stream is the operation's */
     struct xp_pool memory, pinned;
     void *copying;                /* stream: of lists */
@@ -78,12 +77,11 @@ xp_status xp_moe_device_create(struct xp_moe *m)
     if (!d)
         return XP_ERR_NO_MEMORY;
     d->dev = m->shape.device;
-    d->device = m->shape.device_number;
     d->memory = (struct xp_pool){.device = d->dev};
     d->pinned = (struct xp_pool){.device = d->dev, .pinned = 1};
-    struct xp_device_before before = xp_device_enter(d->dev, d->device);
+    struct xp_device_before before = xp_device_enter(d->dev, m->shape.device_number);
     int e = create_on_device(m);
-    xp_device_leave(d->dev, d->device, before);
+    xp_device_leave(d->dev, m->shape.device_number, before);
     return e ? failed(m, e, "setting up a plan") : XP_OK;
 }
 
@@ -93,7 +91,7 @@ void xp_moe_device_destroy(struct xp_moe *m)
     struct xp_moe_device *d = m->device;
     if (!d)
         return;
-    struct xp_device_before before = xp_device_enter(d->dev, d->device);
+    struct xp_device_before before = xp_device_enter(d->dev, m->shape.device_number);
     if (d->copying) {
         if (d->left)
             d->dev->stream_wait(d->copying, d->left);
@@ -108,7 +106,7 @@ void xp_moe_device_destroy(struct xp_moe *m)
         xp_moe_lists_destroy(r);
     xp_pool_free(&d->memory);
     xp_pool_free(&d->pinned);
-    xp_device_leave(d->dev, d->device, before);
+    xp_device_leave(d->dev, m->shape.device_number, before);
     free(d);
     m->device = NULL;
     m->out = m->in[0] = m->in[1] = NULL;
@@ -182,14 +180,14 @@ int xp_moe_lists_create(const struct xp_moe *m, struct xp_routing *r)
     l->dev = d->dev;
     l->memory = (struct xp_pool){.device = d->dev};
     l->pinned = (struct xp_pool){.device = d->dev, .pinned = 1};
-    struct xp_device_before before = xp_device_enter(d->dev, d->device);
+    struct xp_device_before before = xp_device_enter(d->dev, m->shape.device_number);
     int e = d->dev->event_create(&l->copied);
     take_most(m, &r->map, l);
     if (!e)
         e = xp_pool_fill(&l->memory);
     if (!e)
         e = xp_pool_fill(&l->pinned);
-    xp_device_leave(d->dev, d->device, before);
+    xp_device_leave(d->dev, m->shape.device_number, before);
     return e ? -1 : 0;
 }
 
@@ -295,11 +293,11 @@ static void note(struct xp_moe_device *d, int error)
         d->error = error;
 }
 
-void xp_moe_lists_make(struct xp_moe *m, const struct xp_routing *r)
+static void map_known(struct xp_moe *m, const struct xp_routing *r)
 {
     struct xp_moe_device *d = m->device;
     struct xp_moe_lists *l = r->lists;
-    struct xp_device_before before = xp_device_enter(d->dev, d->device);
+    struct xp_device_before before = xp_device_enter(d->dev, m->shape.device_number);
     if (d->dev->event_query(l->copied) == XP_DEVICE_NOT_READY)
         note(d, d->dev->stream_synchronize(d->copying));
     l->memory.used = l->pinned.used = 0;
@@ -310,44 +308,44 @@ void xp_moe_lists_make(struct xp_moe *m, const struct xp_routing *r)
     list_arrive(m, l, &r->map);
     list_home(m, l, &r->map);
     note(d, copy_lists(d, l));
-    xp_device_leave(d->dev, d->device, before);
+    xp_device_leave(d->dev, m->shape.device_number, before);
 }
 
 /* ---- an operation ------------------------------------------------------------------------------------------------------- */
 
-xp_status xp_moe_device_begin(struct xp_moe *m, const struct xp_routing *r, void *stream)
+static xp_status begin(struct xp_moe *m, const struct xp_routing *r, void *stream)
 {
     struct xp_moe_device *d = m->device;
-    struct xp_device_before before = xp_device_enter(d->dev, d->device);
+    struct xp_device_before before = xp_device_enter(d->dev, m->shape.device_number);
     m->stream = d->gpu.stream = stream;
     d->error = 0;
     int e = d->dev->stream_wait(stream, d->left);
     if (!e)
         e = d->dev->stream_wait(stream, r->lists->copied);
-    xp_device_leave(d->dev, d->device, before);
+    xp_device_leave(d->dev, m->shape.device_number, before);
     return e ? failed(m, e, "joining the caller's stream") : XP_OK;
 }
 
-void xp_moe_device_end(struct xp_moe *m)
+static void end(struct xp_moe *m)
 {
     struct xp_moe_device *d = m->device;
-    struct xp_device_before before = xp_device_enter(d->dev, d->device);
+    struct xp_device_before before = xp_device_enter(d->dev, m->shape.device_number);
     note(d, d->dev->event_record(d->left, m->stream));
-    xp_device_leave(d->dev, d->device, before);
+    xp_device_leave(d->dev, m->shape.device_number, before);
 }
 
-xp_status xp_moe_device_dots_known(struct xp_moe *m)
+static xp_status dots_known(struct xp_moe *m)
 {
     struct xp_moe_device *d = m->device;
-    struct xp_device_before before = xp_device_enter(d->dev, d->device);
+    struct xp_device_before before = xp_device_enter(d->dev, m->shape.device_number);
     int e = d->dev->event_query(d->dots_known);
-    xp_device_leave(d->dev, d->device, before);
+    xp_device_leave(d->dev, m->shape.device_number, before);
     if (e == XP_DEVICE_NOT_READY)
         return XP_IN_PROGRESS;
     return e ? failed(m, e, "products of rows") : XP_OK;
 }
 
-xp_status xp_moe_device_error(struct xp_moe *m)
+static xp_status error_of(struct xp_moe *m)
 {
     int e = m->device->error;
     m->device->error = 0;
@@ -362,11 +360,11 @@ static void make_rows(struct xp_moe *m, const struct xp_moe_list *list, const vo
     struct xp_moe_device *d = m->device;
     struct xp_rows in = {.data = from, .index = list->terms.row, .rows = list->rows, .dim = m->shape.dim, .dtype = m->shape.dtype};
     struct xp_gpu_terms terms = list->terms;
-    struct xp_device_before before = xp_device_enter(d->dev, d->device);
+    struct xp_device_before before = xp_device_enter(d->dev, m->shape.device_number);
     if (!weighted)
         terms.weight = NULL;
     note(d, terms.first ? d->dev->kernels->rows_sums(&d->gpu, &in, &terms, out) : d->dev->kernels->rows_gather(&d->gpu, &in, terms.weight, out));
-    xp_device_leave(d->dev, d->device, before);
+    xp_device_leave(d->dev, m->shape.device_number, before);
 }
 
 static const struct xp_moe_lists *lists_of(const struct xp_moe *m)
@@ -384,14 +382,14 @@ static void take_dots(struct xp_moe *m, const struct xp_moe_list *list, const vo
 {
     struct xp_moe_device *d = m->device;
     const struct xp_rows in = {.data = from, .index = list->terms.row, .rows = list->rows, .dim = m->shape.dim, .dtype = m->shape.dtype};
-    struct xp_device_before before = xp_device_enter(d->dev, d->device);
+    struct xp_device_before before = xp_device_enter(d->dev, m->shape.device_number);
     int e = d->dev->kernels->rows_dots(&d->gpu, &in, expert_rows, d->dots);
     if (!e)
         e = d->dev->copy(m->dots, d->dots, list->rows * sizeof *d->dots, m->stream);
     if (!e)
         e = d->dev->event_record(d->dots_known, m->stream);
     note(d, e);
-    xp_device_leave(d->dev, d->device, before);
+    xp_device_leave(d->dev, m->shape.device_number, before);
 }
 
 /* What the last hop outward has brought. */
@@ -428,4 +426,9 @@ const struct xp_moe_row_ops xp_moe_device_rows = {
     .arrive = rows_arrive,
     .units_leave = units_leave,
     .units_home = units_home,
+    .map_known = map_known,
+    .begin = begin,
+    .end = end,
+    .dots_known = dots_known,
+    .error = error_of,
 };

@@ -19,17 +19,8 @@ void xp_moe_device_destroy(struct xp_moe *m);
 /* Lists of a routing, with room for any map. 0 or -1. */
 int xp_moe_lists_create(const struct xp_moe *m, struct xp_routing *r);
 void xp_moe_lists_destroy(struct xp_routing *r);
-/* Fills them when the map of a routing is complete. */
-void xp_moe_lists_make(struct xp_moe *m, const struct xp_routing *r);
 
-/* Begins an operation on a routing's rows: the stream goes on behind what the layer last did and behind the lists. */
-xp_status xp_moe_device_begin(struct xp_moe *m, const struct xp_routing *r, void *stream);
-void xp_moe_device_end(struct xp_moe *m);
-/* Whether m->dots has what the device made. XP_OK, XP_IN_PROGRESS, error. */
-xp_status xp_moe_device_dots_known(struct xp_moe *m);
-/* XP_OK, or the first error since it was last asked for. */
-xp_status xp_moe_device_error(struct xp_moe *m);
-
+/* The stream of an operation goes on behind what the layer last did and behind the lists of its routing. */
 extern const struct xp_moe_row_ops xp_moe_device_rows;
 
 #endif
