@@ -310,10 +310,8 @@ static void fill_shape(struct xp_moe_shape *s, struct xp_comm *c, const struct m
     *s = (struct xp_moe_shape){.comm = c, .dtype = (xp_dtype)r->dtype, .dim = r->dim, .mode = (xp_mode)r->mode, .experts = r->experts,
                                .max_topk = r->max_topk, .sum = r->sum, .sequences = r->mode == XP_MODE_FOLDED && r->centroid == XP_CENTROID_SEQUENCES,
                                .error_limit = r->error_limit, .path = (enum xp_moe_path)r->path,
-                               .device = r->memory == XP_MEMORY_DEVICE ? xp_device_find(NULL, 0) : NULL,
                                .peer_max_tokens = maxima, .peer_max_rows = maxima + c->size};
-    if (s->device)
-        s->device->get(&s->device_number);
+    s->device = xp_plan_device((uint32_t)r->memory, &s->device_number);
     s->row_bytes = r->dim * xp_dtype_size(s->dtype);
 }
 

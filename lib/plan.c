@@ -288,6 +288,14 @@ static xp_status create_coder(struct xp_plan *p, const struct record *r)
     return xp_coder_create(&s->coder, &d);
 }
 
+const struct xp_device *xp_plan_device(uint32_t memory, int *number)
+{
+    const struct xp_device *device = memory == XP_MEMORY_DEVICE ? xp_device_find(NULL, 0) : NULL;
+    if (device)
+        device->get(number);
+    return device;
+}
+
 xp_status xp_plan_create_request(struct xp_plan *p)
 {
     size_t n = (size_t)p->shape.comm->size;
@@ -318,9 +326,7 @@ static void fill_shape(struct xp_plan *p, struct xp_comm *c, const struct record
     s->mode = (xp_mode)r->mode;
     s->dedup = by_host && s->mode != XP_MODE_RAW && strcmp(r->codec, "raw") != 0;
     s->codec_stats = &p->codec_stats;
-    s->device = r->memory == XP_MEMORY_DEVICE ? xp_device_find(NULL, 0) : NULL;
-    if (s->device)
-        s->device->get(&s->device_number);
+    s->device = xp_plan_device(r->memory, &s->device_number);
     s->config_hash = config_hash(r);
     p->codec_stats.size = sizeof p->codec_stats;
 }

@@ -52,6 +52,8 @@ void xp_plan_close(struct xp_plan *p);
 xp_status xp_plan_open_inner(struct xp_plan **out, struct xp_comm *c, const xp_plan_desc *d, int row_wise);
 /* Parts of it, for moe_plan.c. */
 xp_status xp_plan_create_request(struct xp_plan *p);
+/* The table for rows in this memory, and the number of the device that is current; NULL: the host's. */
+const struct xp_device *xp_plan_device(uint32_t memory, int *number);
 void xp_plan_release(struct xp_plan *p);
 
 /* request.c: one exchange with counts that have been checked; without counts it does not enter the statistics. `what` names the
