@@ -121,7 +121,13 @@ double xp_sim_seconds(void);
 uint32_t xp_sim_random(void);
 void xp_sim_host_saw(const struct clock *clock);
 
-/* runtime.c: with the lock held */
+/* runtime.c. A call begins by taking the lock, unless an operation of a stream makes it, and ends by giving it back: with its error. */
+int xp_sim_enter(const char *call);
+int xp_sim_leave(int error);
+int xp_sim_current_device(void);
+int xp_sim_devices(void);
+
+/* stream.c: with the lock held */
 struct CUstream_st *xp_sim_stream(cudaStream_t handle); /* NULL: not a stream */
 struct CUstream_st *xp_sim_streams(void);
 void xp_sim_reap(struct CUstream_st *stream); /* frees it when it is destroyed and empty */
@@ -129,8 +135,7 @@ void xp_sim_reap(struct CUstream_st *stream); /* frees it when it is destroyed a
 /* after: one more operation to come after, or NULL. held: NULL, or where the caller gets the node, to be released (NULL if captured). */
 int xp_sim_enqueue(struct CUstream_st *stream, const struct xp_cuemu_op *op, bool meets_host, struct node *after,
                    struct node **held);
-int xp_sim_current_device(void);
-int xp_sim_devices(void);
+int xp_sim_is_done(struct node *node); /* OK or NOT_READY; gives the device a chance to move */
 
 /* capture.c */
 int xp_sim_capture_add(struct CUstream_st *stream, const struct xp_cuemu_op *op);
