@@ -119,8 +119,7 @@ template <class T> __global__ void __launch_bounds__(MOST_WARPS * 32, 1) decode_
         const unsigned format = (unsigned)__shfl_sync(XP_FULL_WARP, known, 1);
         const size_t table = __shfl_sync(XP_FULL_WARP, known, 3);
         __syncwarp();
-        for (size_t i = lane * 16; i < d.m.own_signs; i += 32 * 16)
-            *reinterpret_cast<uint4 *>(own_signs + i) = *reinterpret_cast<const uint4 *>(reinterpret_cast<const unsigned char *>(d.signs) + table * d.m.own_signs + i);
+        fetch<uint32_t>(own_signs, reinterpret_cast<const unsigned char *>(d.signs) + table * d.m.own_signs, d.m.own_signs, true, lane);
         __syncwarp();
         decode_row<T>(d, w, format, d.in + at, own + d.m.row, d.of && which != XP_GPU_NO_ROW ? d.base + which * d.dim : one_base ? shared_base : nullptr, x);
         __syncwarp();

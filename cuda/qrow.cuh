@@ -49,6 +49,17 @@ static __device__ __forceinline__ void copy_shared(unsigned char *to, const void
         reinterpret_cast<uint32_t *>(to)[i] = static_cast<const uint32_t *>(from)[i];
 }
 
+/* Bytes between shared and device memory: 16 at a time, or words; the room behind them up to a multiple of 16 becomes zeros. */
+template <class W> static __device__ __forceinline__ void fetch(unsigned char *to, const unsigned char *from, size_t bytes, bool wide, unsigned lane)
+{
+    if (wide)
+        for (size_t i = lane * 16; i < bytes; i += 32 * 16)
+            *reinterpret_cast<uint4 *>(to + i) = *reinterpret_cast<const uint4 *>(from + i);
+    else
+        for (size_t i = lane; i < xp_ceil_div(bytes, 16) * (16 / sizeof(W)); i += 32)
+            reinterpret_cast<W *>(to)[i] = i < bytes / sizeof(W) ? reinterpret_cast<const W *>(from)[i] : (W)0;
+}
+
 static inline size_t round16(size_t n)
 {
     return (n + 15) / 16 * 16;
