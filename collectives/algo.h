@@ -57,6 +57,11 @@ struct xp_call {
     const char *ready;       /* [size] rows for this rank are written and may be read; NULL: all are */
     void *stream;            /* rows in device memory: of the caller */
     int grad_weights;        /* MoE: gradients of the gate weights follow the rows; equal on all ranks */
+    /* Of flat, for all rows but those of this rank for itself: they need not lie one after another. */
+    const char *from;        /* The rows sent lie here, */
+    const uint32_t *at;      /* [rows sent] at these places, and go to `send` only where they must; NULL: they are in send */
+    char *to;                /* The rows received belong here, */
+    const uint32_t *place;   /* [rows received] at these places, and come to `recv` only where they must; NULL: they belong to recv */
 };
 
 struct xp_algo_ops {

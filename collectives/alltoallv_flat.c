@@ -97,6 +97,7 @@ static xp_status flat_start(void *state, const struct xp_call *call, xp_stats *s
     const struct xp_comm *c = s->comm;
     int n = c->size, me = c->rank, codes = s->dedup || s->coder;
     char *from = (char *)(uintptr_t)call->send, *to = call->recv;
+    size_t sent = 0, received = 0;
     xp_pipe_begin(&f->pipe, call, stats);
     xp_counts_begin(&f->counts, call);
     memset(f->settled, 0, (size_t)n);
@@ -109,10 +110,15 @@ static xp_status flat_start(void *state, const struct xp_call *call, xp_stats *s
         f->recv_seg[i] = (struct xp_segment){to, call->recv_rows[i]};
         from += call->send_rows[i] * s->row_bytes;
         to += call->recv_rows[i] * s->row_bytes;
-        if (i == me)
-            continue;
-        xp_send_begin(&f->send[i], &f->pipe, i, XP_STREAM_PLAIN, &f->send_seg[i], 1, may_code);
-        xp_recv_begin(&f->recv[i], &f->pipe, i, XP_STREAM_PLAIN, &f->recv_seg[i], 1, may_code);
+        if (i != me) {
+            xp_send_begin(&f->send[i], &f->pipe, i, XP_STREAM_PLAIN, &f->send_seg[i], 1, may_code);
+            xp_recv_begin(&f->recv[i], &f->pipe, i, XP_STREAM_PLAIN, &f->recv_seg[i], 1, may_code);
+            f->send[i].first = sent;
+            f->recv[i].to = call->to;
+            f->recv[i].place = call->place ? call->place + received : NULL;
+        }
+        sent += call->send_rows[i];
+        received += call->recv_rows[i];
     }
     xp_self_copy_begin(&f->self, &f->send_seg[me], &f->recv_seg[me], s->row_bytes);
     for (int i = 1; i < n; i++)

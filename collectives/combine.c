@@ -28,17 +28,34 @@ static void leave_sum(struct xp_moe *m, const struct xp_map_level *v, struct xp_
     m->kernels.row_sum(m->term, n, m->shape.dtype, m->shape.dim, out);
 }
 
+/* Nothing is summed: units are rows. */
+static void list_units(struct xp_moe *m, const struct xp_map *map, int hop, const char *from)
+{
+    const struct xp_map_hop *p = &map->hop[hop];
+    size_t bytes = m->shape.row_bytes, first = 0, me = (size_t)m->shape.comm->rank;
+    for (size_t u = 0; u < p->units_in; u++)
+        m->sort[u] = map->level[hop + 1].unit[p->unit[u].begin];
+    for (size_t to = 0; to < me; to++)
+        first += p->units_to[to];
+    for (size_t u = first; u < first + p->units_to[me]; u++)
+        memcpy(m->out + u * bytes, from + m->sort[u] * bytes, bytes);
+}
+
 void xp_units_leave(struct xp_moe *m, const struct xp_map *map, int hop, const void *from, int weighted)
 {
     const struct xp_map_level *v = &map->level[hop + 1];
     const struct xp_map_hop *p = &map->hop[hop];
     size_t bytes = m->shape.row_bytes;
+    if (!map->sum) {
+        list_units(m, map, hop, from);
+        return;
+    }
     for (size_t u = 0; u < p->units_in; u++) {
         const struct xp_span unit = p->unit[u];
         char *out = m->out + u * bytes;
         for (size_t i = unit.end; u + 1 < p->units_in && i < p->unit[u + 1].end; i++)
             fetch((const char *)from + v->unit[i] * bytes, bytes);
-        if (map->sum && hop == m->slow_hop && xp_entry_is_far(m, map, &v->entry[unit.begin]))
+        if (hop == m->slow_hop && xp_entry_is_far(m, map, &v->entry[unit.begin]))
             leave_sum(m, v, unit, from, weighted, out);
         else
             memcpy(out, (const char *)from + v->unit[unit.begin] * bytes, bytes);

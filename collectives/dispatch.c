@@ -11,8 +11,10 @@
 void xp_rows_leave(struct xp_moe *m, const struct xp_map *map, int hop, const void *from)
 {
     const struct xp_map_hop *p = &map->hop[hop];
-    size_t bytes = m->shape.row_bytes;
-    for (size_t i = 0; i < p->rows_out; i++)
+    size_t bytes = m->shape.row_bytes, first = 0, me = (size_t)m->shape.comm->rank;
+    for (size_t to = 0; to < me; to++)
+        first += p->rows_to[to];
+    for (size_t i = first; i < first + p->rows_to[me]; i++)
         memcpy(m->out + i * bytes, (const char *)from + p->gather[i] * bytes, bytes);
 }
 
@@ -49,6 +51,8 @@ static size_t arrive_from(struct xp_moe *m, const struct xp_map *map, int peer, 
         const int stays = xp_entry_stays(m, map, &v->entry[i]);
         if (!stays && v->row[i] >= here)
             break;
+        if (!stays && in->placed)
+            continue;
         const char *row = (stays ? in->own : in->from) + v->row[i] * bytes;
         if (m->op.kind == XP_MOE_COMBINE_BACKWARD && !m->folded)
             arrive_grad(m, v, i, row);

@@ -17,6 +17,7 @@ void xp_intake_begin(struct xp_moe *m, int hop, int outward, const void *from, c
     in->own = own;
     in->count = outward ? p->rows_from : p->units_from;
     in->token = in->at = 0;
+    in->placed = m->call.place != NULL;
     for (int i = 0; i < m->shape.comm->size; i++) {
         in->first[i] = rows;
         rows += in->count[i];

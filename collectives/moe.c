@@ -300,16 +300,64 @@ static void code_once(struct xp_moe *m, const struct xp_map_hop *p, int hop)
     if (!m->store || hop != m->slow_hop || m->folded != (m->folder != NULL) || (m->folded && m->op.kind != XP_MOE_DISPATCH))
         return;
     if (!m->folded)
-        xp_coded_rows_begin(m->store, &(struct xp_rows){.data = m->out, .rows = p->rows_out, .dim = m->shape.dim, .dtype = m->shape.dtype});
+        xp_coded_rows_begin(m->store, &(struct xp_rows){.data = m->call.from, .index = m->call.at, .rows = p->rows_out, .dim = m->shape.dim, .dtype = m->shape.dtype});
     m->call.store = m->store;
     m->call.number = p->gather;
+}
+
+/* Rows on their way out: taken from where they lie. */
+static void send_rows(struct xp_moe *m, const struct xp_moe_step *s)
+{
+    struct xp_map_hop *p = &m->map->hop[s->hop];
+    const void *from = s->hop > 0 ? received(m, s->hop - 1) : first_rows(m);
+    m->call = (struct xp_call){.send = m->out, .send_rows = p->rows_to, .recv = received(m, s->hop), .recv_rows = p->rows_from};
+    m->call.grad_weights = m->op.scalars && !m->folded; /* folded steps find them at home */
+    if (s->hop == 0 && m->folded && m->op.kind == XP_MOE_DISPATCH && m->slow_hop > 0) {
+        xp_folded_leave(m, m->op.routing);
+        return;
+    }
+    m->rows->leave(m, m->map, s->hop, from);
+    if (!m->device) {
+        m->call.from = from;
+        m->call.at = p->gather;
+    }
+    code_once(m, p, s->hop);
+}
+
+static void send_units(struct xp_moe *m, const struct xp_moe_step *s)
+{
+    struct xp_map_hop *p = &m->map->hop[s->hop];
+    const void *from = s->hop == m->hops - 1 ? m->op.in : received(m, s->hop + 1);
+    m->call = (struct xp_call){.send = m->out, .send_rows = p->units_to, .recv = received(m, s->hop), .recv_rows = p->units_from};
+    m->rows->units_leave(m, m->map, s->hop, from, weighted(m));
+    if (!m->device && !m->map->sum) {
+        m->call.from = from;
+        m->call.at = m->sort;
+    }
+}
+
+/* A virtual token has one expert, so the exchange itself can put its row where it belongs, at either end. */
+static void place_rows(struct xp_moe *m, const struct xp_moe_step *s)
+{
+    const struct xp_map_level *v = &m->map->level[s->kind == XP_STEP_FORWARD ? 1 : 0];
+    if (!m->folded || m->hops > 1)
+        return;
+    for (size_t i = 0; i < v->entries; i++) {
+        if (xp_entry_stays(m, m->map, &v->entry[i]))
+            continue;
+        if (s->kind == XP_STEP_FORWARD)
+            m->sort2[v->row[i]] = v->unit[i];
+        else
+            m->sort2[v->unit[i]] = (uint32_t)i;
+    }
+    m->call.to = s->kind == XP_STEP_FORWARD ? m->op.out : xp_folded_home_rows(m, m->op.routing, &m->op);
+    m->call.place = m->sort2;
 }
 
 static void prepare_call(struct xp_moe *m, const struct xp_moe_step *s)
 {
     struct xp_map_hop *p = m->map ? &m->map->hop[s->hop] : NULL;
     struct xp_call *c = &m->call;
-    const void *back = s->hop == m->hops - 1 ? m->op.in : received(m, s->hop + 1);
     switch (s->kind) {
     case XP_STEP_HELLO:
         *c = (struct xp_call){.send = m->hello_out, .send_rows = m->ones, .recv = m->hello_in, .recv_rows = m->ones};
@@ -321,17 +369,12 @@ static void prepare_call(struct xp_moe *m, const struct xp_moe_step *s)
         *c = (struct xp_call){.send = m->records_out, .send_rows = p->entries_to, .recv = m->records_in, .recv_rows = p->entries_from};
         break;
     case XP_STEP_FORWARD:
-        if (s->hop == 0 && m->folded && m->op.kind == XP_MOE_DISPATCH)
-            xp_folded_leave(m, m->op.routing);
-        else
-            m->rows->leave(m, m->map, s->hop, s->hop > 0 ? received(m, s->hop - 1) : first_rows(m));
-        *c = (struct xp_call){.send = m->out, .send_rows = p->rows_to, .recv = received(m, s->hop), .recv_rows = p->rows_from};
-        code_once(m, p, s->hop);
-        c->grad_weights = m->op.scalars && !m->folded; /* folded steps find them at home */
+        send_rows(m, s);
+        place_rows(m, s);
         break;
     case XP_STEP_BACK:
-        m->rows->units_leave(m, m->map, s->hop, back, weighted(m));
-        *c = (struct xp_call){.send = m->out, .send_rows = p->units_to, .recv = received(m, s->hop), .recv_rows = p->units_from};
+        send_units(m, s);
+        place_rows(m, s);
         break;
     case XP_STEP_SCALARS:
         xp_scalars_leave(m, m->map, s->hop, s->hop == m->hops - 1 ? m->dots : received_scalars(m, s->hop + 1));

@@ -151,6 +151,7 @@ struct xp_intake {
     size_t *first;             /* [size] and before those of that peer */
     size_t *entry, *entry_end; /* [size] rows outward: the next entry of every peer; behind its last */
     size_t token, at;          /* units home: the next token; its first entry */
+    int placed;                /* the exchange itself puts the rows of other ranks in their places */
 };
 
 /* What is done with rows: dispatch.c and combine.c at either end of a hop, or launches that do the same (moe_device.c). */
@@ -196,7 +197,7 @@ struct xp_moe {
     uint8_t *hello_out, *hello_in;      /* [size] hellos */
     size_t hello_bytes;
     size_t *ones;                       /* [size] counts of hellos */
-    uint32_t *sort, *sort2, *bucket;    /* [cap_most] twice, [max(size, experts) + 1] */
+    uint32_t *sort, *sort2, *bucket;    /* [cap_most] twice, [max(size, experts) + 1]; of a hop of rows: its lists of rows sent and received */
     struct xp_coded_rows *store;        /* of the tokens, where they go to several nodes, or of the virtual ones; else NULL */
     struct xp_kernels kernels;
     struct xp_sum_term *term;           /* [max_topk] */
@@ -277,6 +278,7 @@ void xp_intake_begin(struct xp_moe *m, int hop, int outward, const void *from, c
 size_t xp_intake_here(const struct xp_moe *m, int peer);
 
 /* dispatch.c: rows outward */
+/* To m->out, of all rows those of this rank for itself: others are taken from where they lie. */
 void xp_rows_leave(struct xp_moe *m, const struct xp_map *map, int hop, const void *from);
 /* Rows that are here to the experts' rows, not more than `most`. Returns how many. */
 size_t xp_rows_arrive(struct xp_moe *m, const struct xp_map *map, size_t most);
@@ -284,6 +286,7 @@ void xp_scalars_leave(struct xp_moe *m, const struct xp_map *map, int hop, const
 void xp_scalars_home(struct xp_moe *m, const struct xp_routing *r, const float *from, float *grad_weight);
 
 /* combine.c: rows back. weighted 0: all weights are 1. */
+/* To m->out, all of them where some are sums; else as xp_rows_leave, with the list of the rows in m->sort. */
 void xp_units_leave(struct xp_moe *m, const struct xp_map *map, int hop, const void *from, int weighted);
 /* Results of tokens all of whose units are here, not more than `most`. Returns how many. */
 size_t xp_units_home(struct xp_moe *m, const struct xp_map *map, int weighted, size_t most);
@@ -295,10 +298,12 @@ int xp_folded_step(struct xp_moe *m, struct xp_routing *r);
 int xp_folded_alarm(const struct xp_moe *m);
 /* Makes the virtual tokens of a step, their entries, and the hello about them. */
 void xp_folded_make(struct xp_moe *m, struct xp_routing *r, const void *x);
-/* Rows for the first hop: far experts' as the coder takes them, near ones' as the far ones will be decoded. */
+/* Rows for the first hop, where none are kept as coded: far experts' as the coder takes them, near ones' as the far ones will be decoded. */
 void xp_folded_leave(struct xp_moe *m, const struct xp_routing *r);
 /* G of the virtual tokens into virtual_rows. */
 void xp_folded_grad(struct xp_moe *m, struct xp_routing *r, const void *grad_y, float *grad_weight);
+/* Where they come home to. */
+char *xp_folded_home_rows(struct xp_moe *m, const struct xp_routing *r, const struct xp_moe_op *op);
 /* Rows of virtual tokens have come home: results of combine, or gradients. */
 void xp_folded_home(struct xp_moe *m, struct xp_routing *r, const void *from, const struct xp_moe_op *op);
 void xp_folded_stats(struct xp_moe *m, const struct xp_routing *r, xp_stats *stats);

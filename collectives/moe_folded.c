@@ -101,13 +101,21 @@ void xp_folded_grad(struct xp_moe *m, struct xp_routing *r, const void *grad_y, 
     xp_fold_combine_backward(r->fold, grad_y, r->x, m->virtual_rows, grad_weight);
 }
 
+char *xp_folded_home_rows(struct xp_moe *m, const struct xp_routing *r, const struct xp_moe_op *op)
+{
+    return op->kind == XP_MOE_COMBINE ? xp_fold_results(r->fold) : m->virtual_rows;
+}
+
 void xp_folded_home(struct xp_moe *m, struct xp_routing *r, const void *from, const struct xp_moe_op *op)
 {
     const struct xp_map_level *v = &r->virtual_map.level[0];
     size_t bytes = m->shape.row_bytes;
-    char *rows = op->kind == XP_MOE_COMBINE ? xp_fold_results(r->fold) : m->virtual_rows;
-    for (size_t i = 0; i < v->entries; i++)
-        memcpy(rows + i * bytes, (const char *)(xp_entry_stays(m, &r->virtual_map, &v->entry[i]) ? op->in : from) + v->unit[i] * bytes, bytes);
+    char *rows = xp_folded_home_rows(m, r, op);
+    for (size_t i = 0; i < v->entries; i++) {
+        const int stays = xp_entry_stays(m, &r->virtual_map, &v->entry[i]);
+        if (stays || !m->call.place)
+            memcpy(rows + i * bytes, (const char *)(stays ? op->in : from) + v->unit[i] * bytes, bytes);
+    }
     if (op->kind == XP_MOE_COMBINE)
         xp_fold_combine(r->fold, r->x, rows, op->out);
     else

@@ -133,7 +133,7 @@ void xp_pipe_begin(struct xp_pipe *p, const struct xp_call *c, xp_stats *stats)
 {
     const struct xp_shape *s = p->shape;
     p->seq = c->seq;
-    p->all = (struct xp_rows){.data = c->send, .dim = s->dim, .dtype = s->dtype};
+    p->all = (struct xp_rows){.data = c->at ? c->from : c->send, .index = c->at, .dim = s->dim, .dtype = s->dtype};
     for (int i = 0; i < s->comm->size; i++)
         p->all.rows += c->send_rows[i];
     p->early = c->ready != NULL;

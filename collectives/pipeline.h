@@ -58,7 +58,7 @@ struct xp_pipe {
     size_t heads_in_cap, heads_in_used, heads_out_cap, heads_out_used;
     uint32_t *index_in, *index_out; /* row lists; carved per call */
     size_t index_in_cap, index_in_used, index_out_cap, index_out_used;
-    struct xp_rows all;    /* all rows that this call sends; */
+    struct xp_rows all;    /* all rows that this call sends, with an index where the caller has them in a list; */
     int early;             /* some may still be written when others are sent */
     const uint32_t *number; /* of these rows, and */
     struct xp_coded_rows *store; /* where they are kept when coded; NULL: nowhere */
@@ -98,6 +98,8 @@ struct xp_send_stream {
     unsigned form;            /* PLAIN or RELAY + rank, until prepared; then maybe CODED */
     struct xp_segment *seg;
     size_t nseg, rows;
+    size_t first;             /* rows in a list: where in it those of this stream begin; */
+    const uint32_t *position; /* coded without copies: where the distinct rows are from there on; NULL: all are */
     int prepared, framed;     /* framed: chunks are frames of the coder */
     size_t at_seg, at_row;    /* plain: the next row */
     size_t ready;             /* plain: rows of the stream that may be sent (a relay's grow) */
@@ -129,6 +131,8 @@ struct xp_recv_stream {
     unsigned form;          /* of the plain chunks: PLAIN or RELAY + rank */
     struct xp_segment *seg;
     size_t nseg, rows;
+    char *to;               /* rows belong here, */
+    const uint32_t *place;  /* [rows] at these places; NULL: where the segments are */
     enum { XP_RECV_OPEN, XP_RECV_PLAIN, XP_RECV_CODED } state;
     struct xp_op *plain, *coded, head_op; /* coded NULL: the coded form is not expected */
     size_t nplain, ncoded, next; /* next: chunk that is looked at */

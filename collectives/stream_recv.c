@@ -181,6 +181,14 @@ static xp_status open_stream(struct xp_recv_stream *s, int *moved)
     return XP_OK;
 }
 
+/* Plain rows that have come go on to their places. */
+static void put(struct xp_recv_stream *s, const char *rows, size_t n)
+{
+    size_t bytes = s->pipe->shape->row_bytes;
+    for (size_t r = 0; r < n; r++)
+        memcpy(s->to + s->place[s->complete + r] * bytes, rows + r * bytes, bytes);
+}
+
 static xp_status plain_progress(struct xp_recv_stream *s, int *moved)
 {
     const struct xp_shape *shape = s->pipe->shape;
@@ -200,6 +208,8 @@ static xp_status plain_progress(struct xp_recv_stream *s, int *moved)
         if (op->len != rows * shape->row_bytes)
             return corrupt(s, "a chunk");
         note_arrival(s, op->len);
+        if (s->place)
+            put(s, s->seg[s->at_seg].base + s->at_row * shape->row_bytes, rows);
         s->at_row += rows;
         s->complete += rows;
         s->next++;
@@ -211,15 +221,19 @@ static xp_status plain_progress(struct xp_recv_stream *s, int *moved)
 static char *place_of(const struct xp_recv_stream *s, size_t row)
 {
     const struct xp_segment *seg = s->seg;
+    if (s->place)
+        return s->to + s->place[row] * s->pipe->shape->row_bytes;
     while (row >= seg->rows)
         row -= seg++->rows;
     return seg->base + row * s->pipe->shape->row_bytes;
 }
 
-/* Where rows [row, row + n) lie one after another, or NULL when they straddle segments. */
+/* Where rows [row, row + n) lie one after another, or NULL when they straddle segments or are in a list. */
 static char *straight_place(const struct xp_recv_stream *s, size_t row, size_t n)
 {
     const struct xp_segment *seg = s->seg;
+    if (s->place)
+        return NULL;
     while (row >= seg->rows)
         row -= seg++->rows;
     return row + n <= seg->rows ? seg->base + row * s->pipe->shape->row_bytes : NULL;
@@ -253,11 +267,13 @@ static xp_status place_chunk(struct xp_recv_stream *s, const uint8_t *chunk, siz
         return XP_OK;
     }
     xp_coder_read_with(shape->coder, xp_books_of(shape->books, s->peer));
+    const int listed = s->place && !s->map;
     char *straight = end - s->complete == rows ? straight_place(s, s->complete, rows) : NULL;
-    xp_status st = xp_coder_decode(shape->coder, chunk, len, straight ? straight : p->scratch, rows);
+    xp_status st = listed ? xp_coder_decode_to(shape->coder, chunk, len, s->to, s->place + s->complete, rows, p->scratch)
+                          : xp_coder_decode(shape->coder, chunk, len, straight ? straight : p->scratch, rows);
     if (st != XP_OK)
         return st == XP_ERR_CORRUPT ? corrupt(s, "a frame") : recv_failed(s, st, "decoding rows from");
-    if (!straight)
+    if (!straight && !listed)
         scatter(s, p->scratch, end);
     return XP_OK;
 }

@@ -52,6 +52,12 @@ static struct xp_rows rows_of(struct xp_send_stream *s)
 {
     struct xp_pipe *p = s->pipe;
     const struct xp_shape *shape = p->shape;
+    if (p->all.index) {
+        struct xp_rows listed = p->all;
+        listed.index += s->first;
+        listed.rows = s->rows;
+        return listed;
+    }
     const char *base = NULL;
     int together = contiguous(s, &base);
     struct xp_rows in = {.data = base, .rows = s->rows, .dim = shape->dim, .dtype = shape->dtype};
@@ -80,21 +86,23 @@ static void number_rows(struct xp_pipe *p)
     p->number = p->own_number;
 }
 
-/* Where the numbers of these rows, the first ones of a batch, are among those of all rows. */
-static const uint32_t *numbers_of(const struct xp_pipe *p, const uint32_t *number, const struct xp_rows *in)
+/* Where the numbers of the rows of a stream, the first ones of a batch, are among those of all rows. */
+static const uint32_t *numbers_of(const struct xp_send_stream *s, const uint32_t *number, const struct xp_rows *in)
 {
-    return number + (size_t)((const char *)in->data - (const char *)p->all.data) / p->shape->row_bytes;
+    const struct xp_pipe *p = s->pipe;
+    return number + (p->all.index ? s->first : (size_t)((const char *)in->data - (const char *)p->all.data) / p->shape->row_bytes);
 }
 
 /* xp_dedup for rows that have numbers: none is looked at. */
-static size_t distinct_numbers(struct xp_pipe *p, const struct xp_rows *in, uint32_t *first)
+static size_t distinct_numbers(struct xp_send_stream *s, const struct xp_rows *in, uint32_t *first)
 {
-    const uint32_t *number = numbers_of(p, p->own_number, in);
+    struct xp_pipe *p = s->pipe;
+    const uint32_t *number = numbers_of(s, p->own_number, in), *index = p->all.index ? NULL : in->index;
     uint32_t *seen = p->dedup_work; /* the place of a number among the distinct rows, plus one */
     size_t found = 0;
     memset(seen, 0, p->own_numbers * sizeof *seen);
     for (size_t r = 0; r < in->rows; r++) {
-        uint32_t *place = &seen[number[in->index ? in->index[r] : r]];
+        uint32_t *place = &seen[number[index ? index[r] : r]];
         if (!*place) {
             first[found] = (uint32_t)r;
             *place = (uint32_t)++found;
@@ -111,10 +119,14 @@ static int deduplicate(struct xp_send_stream *s, const struct xp_rows *in)
     if (!p->shape->dedup || in->rows < 2 || !(p->own_numbers || xp_rowmap_may_pay(in, p->dedup_work)))
         return 0;
     uint32_t *first = p->index_out + p->index_out_used;
-    size_t distinct = p->own_numbers ? distinct_numbers(p, in, first) : xp_dedup(in, first, p->dedup_map, p->dedup_work);
+    size_t distinct = p->own_numbers ? distinct_numbers(s, in, first) : xp_dedup(in, first, p->dedup_map, p->dedup_work);
     if (!xp_cost_dedup_pays(p->shape, in->rows, distinct))
         return 0;
     p->index_out_used += in->rows;
+    if (p->all.index) {
+        s->position = memcpy(first + in->rows, first, distinct * sizeof *first);
+        p->index_out_used += in->rows;
+    }
     for (size_t u = 0; in->index && u < distinct; u++)
         first[u] = in->index[first[u]];
     s->distinct = *in;
@@ -183,6 +195,16 @@ static xp_status reap_window(struct xp_send_stream *s, int *moved)
     return XP_OK;
 }
 
+/* Rows of a list, from here on, to the place that they leave from. */
+static void gather(const struct xp_send_stream *s, char *to, size_t rows)
+{
+    struct xp_rows listed = s->pipe->all;
+    size_t bytes = s->pipe->shape->row_bytes;
+    listed.index += s->first + s->posted;
+    for (size_t r = 0; r < rows; r++)
+        memcpy(to + r * bytes, xp_row(&listed, r), bytes);
+}
+
 static xp_status plain_progress(struct xp_send_stream *s, int *moved)
 {
     const struct xp_shape *shape = s->pipe->shape;
@@ -200,6 +222,8 @@ static xp_status plain_progress(struct xp_send_stream *s, int *moved)
         if (s->posted + rows > s->ready)
             break;
         struct xp_op *op = &s->window[(s->oldest + s->in_flight++) % XP_SEND_WINDOW];
+        if (s->pipe->all.index)
+            gather(s, seg->base + s->at_row * shape->row_bytes, rows);
         xp_comm_send(shape->comm, s->peer, XP_LANE_BULK, xp_tag(shape->id, s->pipe->seq, s->form, s->chunk++),
                      seg->base + s->at_row * shape->row_bytes, rows * shape->row_bytes, op);
         count_bytes(s, rows * shape->row_bytes);
@@ -218,18 +242,27 @@ static struct xp_slot *free_slot(struct xp_pipe *p)
     return NULL;
 }
 
+/* The numbers of these rows, the next ones of the stream. NULL: there is no room for them. */
+static const uint32_t *numbers_of_part(const struct xp_send_stream *s, const struct xp_rows *part)
+{
+    const struct xp_pipe *p = s->pipe;
+    const uint32_t *number = numbers_of(s, p->number, part);
+    const uint32_t *which = p->all.index ? s->position ? s->position + s->encoded : NULL : part->index;
+    if (!which)
+        return p->all.index ? number + s->encoded : number;
+    for (size_t r = 0; p->part_number && r < part->rows; r++)
+        p->part_number[r] = number[which[r]];
+    return p->part_number;
+}
+
 /* A frame of these rows, the next ones of the stream. */
 static xp_status encode(struct xp_send_stream *s, const struct xp_rows *part, struct xp_slot *slot, size_t *len)
 {
     struct xp_pipe *p = s->pipe;
     struct xp_coder *coder = p->shape->coder;
-    if (!p->store || (part->index && !p->part_number))
+    const uint32_t *number = p->store ? numbers_of_part(s, part) : NULL;
+    if (!number)
         return xp_coder_encode(coder, part, slot->buf, p->chunk_bytes, len, p->shape->codec_stats);
-    const uint32_t *number = numbers_of(p, p->number, part);
-    for (size_t r = 0; part->index && r < part->rows; r++)
-        p->part_number[r] = number[part->index[r]];
-    if (part->index)
-        number = p->part_number;
     return xp_coder_encode_once(coder, part, p->store, number, slot->buf, p->chunk_bytes, len, p->shape->codec_stats);
 }
 

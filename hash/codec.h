@@ -87,6 +87,9 @@ xp_status xp_coder_encode_once(struct xp_coder *c, const struct xp_rows *in, str
 /* Decodes a frame of exactly `rows` rows into contiguous rows at out. XP_ERR_CORRUPT on any disagreement. */
 xp_status xp_coder_decode(struct xp_coder *c, const void *frame, size_t len, void *out, size_t rows);
 
+/* The same; row r goes to place[r] of the rows at out. scratch: room for all rows, of which those that cannot go there at once come by. */
+xp_status xp_coder_decode_to(struct xp_coder *c, const void *frame, size_t len, void *out, const uint32_t *place, size_t rows, void *scratch);
+
 /* Why the last call on this coder failed: static text, "" when it did not. */
 const char *xp_coder_why(const struct xp_coder *c);
 

@@ -267,7 +267,9 @@ static xp_status quant_decode(struct xp_coder *c, const uint8_t *in, size_t len,
     if (s)
         return s;
     for (size_t r = 0; r < rows; r++) {
-        xp_row_decode(c, &plan, parts.formats[r], parts.bytes, parts.mean, (char *)out + r * c->row_bytes);
+        const size_t at = c->place ? c->place[r] : r;
+
+        xp_row_decode(c, &plan, parts.formats[r], parts.bytes, parts.mean, (char *)out + at * c->row_bytes);
         parts.bytes += plan.bytes[parts.formats[r]];
     }
     return XP_OK;

@@ -360,28 +360,48 @@ xp_status xp_coder_encode_once(struct xp_coder *c, const struct xp_rows *in, str
     return s;
 }
 
-xp_status xp_coder_decode(struct xp_coder *c, const void *frame, size_t len, void *out, size_t rows)
+/* Checks all but the payload. */
+static xp_status open_frame(struct xp_coder *c, const void *frame, size_t len, size_t rows, struct xp_frame_header *h, const struct xp_codec_ops **ops)
 {
-    const struct xp_codec_ops *ops;
-    struct xp_frame_header h;
-    double start;
-    xp_status s = xp_frame_read(frame, len, 1, &h, &c->why);
+    xp_status s = xp_frame_read(frame, len, 1, h, &c->why);
 
     if (s)
         return s;
-    if (h.dtype != c->desc.dtype || h.dim != c->desc.dim)
+    if (h->dtype != c->desc.dtype || h->dim != c->desc.dim)
         return xp_corrupt(c, "the frame holds rows of another type or length");
-    if (h.rows != rows)
+    if (h->rows != rows)
         return xp_corrupt(c, "the frame holds another number of rows");
-    ops = xp_codec_by_id(h.codec);
-    if (!ops)
+    *ops = xp_codec_by_id(h->codec);
+    if (!*ops)
         return xp_corrupt(c, "a codec that this library does not know");
-    if (c->desc.dtype == XP_BYTE && !(ops->caps & XP_CAP_LOSSLESS))
+    if (c->desc.dtype == XP_BYTE && !((*ops)->caps & XP_CAP_LOSSLESS))
         return xp_corrupt(c, "a lossy codec for opaque bytes");
     c->why = "";
+    return XP_OK;
+}
+
+xp_status xp_coder_decode_to(struct xp_coder *c, const void *frame, size_t len, void *out, const uint32_t *place, size_t rows, void *scratch)
+{
+    const struct xp_codec_ops *ops;
+    struct xp_frame_header h;
+    xp_status s = open_frame(c, frame, len, rows, &h, &ops);
+    const int direct = !place || (s == XP_OK && ops == &xp_codec_quant);
+    double start;
+
+    if (s)
+        return s;
     start = wall_seconds();
     xp_coder_seed(c, h.seed);
-    s = ops->decode(c, (const uint8_t *)frame + XP_FRAME_HEADER, h.payload_bytes, rows, out);
+    c->place = direct ? place : NULL;
+    s = ops->decode(c, (const uint8_t *)frame + XP_FRAME_HEADER, h.payload_bytes, rows, direct ? out : scratch);
+    c->place = NULL;
+    for (size_t r = 0; s == XP_OK && !direct && r < rows; r++)
+        memcpy((char *)out + place[r] * c->row_bytes, (const char *)scratch + r * c->row_bytes, c->row_bytes);
     xp_select_meter(c, ops->id, 1, rows, len, wall_seconds() - start);
     return s;
+}
+
+xp_status xp_coder_decode(struct xp_coder *c, const void *frame, size_t len, void *out, size_t rows)
+{
+    return xp_coder_decode_to(c, frame, len, out, NULL, rows, NULL);
 }

@@ -82,6 +82,7 @@ struct xp_coder {
 
     struct xp_coded_rows *store;  /* where rows are kept that the next frame holds, */
     const uint32_t *number;       /* and under which numbers; NULL: nowhere */
+    const uint32_t *place;        /* codec quant: where the rows go that are being decoded; NULL: one after another */
     xp_codec_stats stats;         /* of the frame being encoded, */
     struct xp_running *running;   /* and the checksum of its payload, for codecs that write it from front to back (frame.h) */
 };

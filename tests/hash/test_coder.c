@@ -243,8 +243,9 @@ Test(coder, decodes_any_codec_of_its_shape_and_refuses_what_disagrees)
 {
     struct random rng = random_start("coder_any");
     struct xp_coder_desc d = describe("raw", XP_BF16, 64), wrong;
-    static uint16_t rows[80][64], back[81][64];
+    static uint16_t rows[80][64], back[81][64], listed[160][64], scratch[80][64];
     static unsigned char frame[80 * 132 + 64];
+    uint32_t place[80];
     struct xp_rows in = { .data = rows, .rows = 80, .dim = 64, .dtype = XP_BF16 };
     struct xp_coder *reader, *other;
     const char *name;
@@ -252,6 +253,10 @@ Test(coder, decodes_any_codec_of_its_shape_and_refuses_what_disagrees)
 
     for (size_t i = 0; i < 80 * 64; i++)
         value_put(rows, XP_BF16, i, random_normal(&rng));
+    for (uint32_t r = 0; r < 80; r++)
+        place[r] = r * 37 % 80 * 2 + 1;
+    for (size_t r = 0; r < 160; r++)
+        listed[r][0] = 7;
     d.mode = XP_MODE_EXACT;
     reader = make(&d);
     for (unsigned n = 0; (name = xp_codec_name(n, NULL)); n++) {
@@ -266,6 +271,11 @@ Test(coder, decodes_any_codec_of_its_shape_and_refuses_what_disagrees)
         cr_assert_eq(xp_coder_decode(reader, frame, len, back, 80), XP_OK, "%s: %s", name, xp_coder_why(reader));
         for (size_t r = 0; r < 80; r++)
             cr_assert_leq(value_distance(rows[r], back[r], XP_BF16, 64), 0.2 * value_norm(rows[r], XP_BF16, 64), "%s", name);
+        cr_assert_eq(xp_coder_decode_to(reader, frame, len, listed, place, 80, scratch), XP_OK, "%s", name);
+        for (size_t r = 0; r < 80; r++)
+            cr_assert_arr_eq(listed[place[r]], back[r], sizeof(back[r]), "%s: row %zu of a list", name, r);
+        for (size_t r = 0; r < 160; r += 2)
+            cr_assert_eq(listed[r][0], 7, "%s: row %zu is not in the list", name, r);
         cr_assert_eq(xp_coder_decode(reader, frame, len, back, 79), XP_ERR_CORRUPT);
         cr_assert_eq(xp_coder_decode(reader, frame, len, back, 81), XP_ERR_CORRUPT);
         xp_coder_destroy(writer);
