@@ -114,7 +114,8 @@ exchange() { # RANKS COMMAND ARG...
 }
 
 staged_exchanges() {
-    exchange 2 alltoallv --mode raw && exchange 2 alltoallv --mode bounded --eps 0.05 && exchange 4 moe --mode bounded --eps 0.05 --backward
+    exchange 2 alltoallv --mode raw && exchange 2 alltoallv --mode exact && exchange 2 alltoallv --mode bounded --eps 0.05 &&
+        exchange 4 moe --mode bounded --eps 0.05 --backward && exchange 4 moe --mode folded --backward
 }
 
 # NCCL as the loader or Python's packages have it.

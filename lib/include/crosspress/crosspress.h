@@ -611,18 +611,18 @@ XP_API xp_status xp_dispatch_backward(xp_plan *plan, xp_routing *routing, const 
  * MoE layers. A plan with moe set takes device memory as well: x, rows, y and their gradients are device pointers, ordered on the plan's stream as
  * above. What xp_route takes, what the routing's functions return and grad_weight are in host memory: xp_route exchanges them as messages
  * of the host, and its copies to the device are waited for by the stream alone; xp_combine_backward with grad_weight returns when the weights'
- * gradients are here. All modes, all algorithms and both sums. The
- * results are those of a plan for host memory with the same codec, bit for bit, but for which NaN it is where a sum is
- * none, and, in bounded mode, for tokens that go to several nodes (flat: to several ranks of other nodes): a plan for host memory
- * codes these once, this one for each. Exact mode sends one copy of a token to a rank or node, as in host memory. Memory on the device
- * beside that of the exchanges: three times the most rows that a hop may bring, and for each routing in use some 50 bytes a row.
+ * gradients are here. All modes, all algorithms and both sums. The results are those of a plan for host memory with the same codec, bit for
+ * bit, but for which NaN it is where a sum is none, and, in bounded mode, for tokens that go to several nodes (flat: to several ranks of other
+ * nodes): a plan for host memory codes these once, this one for each. Exact mode sends one copy of a token to a rank or node, as in host
+ * memory. Memory on the device beside that of the exchanges: three times the most rows that a hop may bring, and for each routing in use some
+ * 50 bytes a row; folded mode has its own rules:
  *
  * Folded mode with rows in device memory clusters them on the host and sends centroids from there, by the transports of the comm: a plan with
  * transport "nccl" or nccl_comm is refused (XP_ERR_UNSUPPORTED). Each operation copies the rows that it takes to pinned memory, behind what the
  * stream has been given, and those that it gives to the device; so all rows of x, y and their gradients pass between host and device, and
  * centroids besides, and neither copy runs beside the exchange. What comes out is what a plan for host memory gives, bit for bit, steps that
- * fall back included. Memory on the host: that of a plan for host memory, and pinned twice the larger of
- * max_send_rows and max_recv_rows, and once max_send_rows; with error_limit three times the larger.
+ * fall back included. Memory: that of a plan for host memory, and, pinned, rows for twice the larger of max_send_rows and max_recv_rows and
+ * for once max_send_rows; with error_limit for three times the larger. None on the device.
  */
 
 /*
