@@ -2,7 +2,7 @@
  * qblock.h - one block of the quantisers: the table of row formats, the choice of the step, packing (FORMAT.md, "Quantised row")
  *
  * The C kernels (quantise.c) are made of these; the SIMD variants use the table and the choice of the step, and these functions
- * for FP8 and for the smallest tail block (x86/tail_avx2.h has the others).
+ * for FP8 (x86/tail_avx2.h has a tail block of the other formats).
  *
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -64,19 +64,30 @@ XP_INLINE float take_off_block(const char *row, const xp_dtype t, const float *b
     return xp_fold_abs256(low, high);
 }
 
-/* A block that is not whole. */
+/* A block that is not whole: values of the row are copied, zeros behind them. */
 XP_INLINE void rotate_tail(const struct xp_quantiser *q, const char *row, const xp_dtype t, const float *base, const int has_base,
                            size_t first, const struct xp_rotated *to, struct row_sums *sums)
 {
     const size_t n = xp_qblock_size(q->dim, first), have = q->dim - first, size = t == XP_F32 ? 4 : 2;
-    float m[XP_QBLOCK] = {0}, x[XP_QBLOCK];
-    char in[XP_QBLOCK * 4] = {0};
+    const char *in = row + first * size;
+    __m256 low = _mm256_setzero_ps(), high = low;
+    float m[XP_QBLOCK], x[XP_QBLOCK];
+    char padded[XP_QBLOCK * 4];
     struct xp_qstats stats;
 
-    memcpy(in, row + first * size, have * size);
-    if (has_base)
-        memcpy(m, base + first, have * sizeof(*m));
-    take_off_block(in, t, m, has_base, x, sums);
+    base += has_base ? first : 0;
+    if (have % 32) {
+        memset(padded, 0, sizeof(padded));
+        in = memcpy(padded, in, have * size);
+    }
+    if (has_base && have % 32) {
+        memset(m, 0, sizeof(m));
+        base = memcpy(m, base, have * sizeof(*m));
+    }
+    for (size_t i = have; i < n; i++)
+        x[i] = 0.0f;
+    for (size_t i = 0; i < have; i += 32)
+        take_off(in + i * size, t, has_base ? base + i : NULL, has_base, x + i, sums, &low, &high);
     xp_qtail_rotate_avx2(q->signs + first / 32, x, n, xp_qintegers(to, first / XP_QBLOCK), &stats);
     xp_qstats_put(to, first / XP_QBLOCK, stats);
 }
@@ -127,7 +138,7 @@ XP_INLINE float forecast_block(const struct xp_rotated *from, size_t b, const st
 
     XP_UNROLL
     for (int j = 0; j < 8; j++) {
-        const __m256i v = xp_in_steps256(xp_qintegers(from, b) + 16 * j, &k);
+        const __m256i v = xp_in_steps256(_mm256_loadu_si256((const __m256i *)(xp_qintegers(from, b) + 16 * j)), &k);
         const __m256i code = _mm256_sll_epi16(xp_code_of256(v, &k), k.shift);
         const __m256i left = _mm256_sra_epi16(_mm256_sub_epi16(_mm256_add_epi16(v, middle), code), cut);
         sum = _mm256_add_epi32(sum, _mm256_madd_epi16(left, left));
@@ -135,32 +146,38 @@ XP_INLINE float forecast_block(const struct xp_rotated *from, size_t b, const st
     return from->scale[b] == 0.0f ? 0.0f : xp_qforecast((uint32_t)sum_of(sum), (uint16_t)steps->wire[i], (unsigned)steps->shift[i], XP_QBLOCK);
 }
 
-XP_INLINE double forecast(size_t blocks, enum xp_qformat f, const struct xp_rotated *from, const int levels)
+/* The steps of the group of blocks that begins with block b, a tail among them. */
+static void steps_of_group(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_rotated *from, size_t b, struct xp_qsteps256 *to)
 {
-    double error = 0;
+    const size_t left = xp_qblocks(q->dim) - b, count = left < XP_QGROUP256 ? left : XP_QGROUP256;
 
-    for (size_t b = 0; b < blocks; b += XP_QGROUP256) {
-        const size_t count = blocks - b < XP_QGROUP256 ? blocks - b : XP_QGROUP256;
-        struct xp_qsteps256 steps;
-        xp_choose_steps256(from, b, count, f, &steps);
-        for (size_t i = 0; i < count; i++)
-            error += forecast_block(from, b + i, &steps, i, levels);
-    }
-    return error;
+    xp_choose_steps256(from, b, count, xp_qblock_size(q->dim, (b + count - 1) * XP_QBLOCK), f, to);
+}
+
+static struct xp_qstep step_of(const struct xp_qsteps256 *s, size_t i)
+{
+    return (struct xp_qstep){(uint16_t)s->wire[i], (int16_t)s->recip[i], (uint16_t)s->shift[i]};
 }
 
 double xp_forecast_avx2(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_rotated *from)
 {
-    const size_t blocks = q->dim / XP_QBLOCK, rest = q->dim % XP_QBLOCK;
-    double error;
+    const size_t whole = q->dim / XP_QBLOCK, blocks = xp_qblocks(q->dim), rest = q->dim % XP_QBLOCK;
+    struct xp_qsteps256 steps;
+    double error = 0;
 
     if (f == XP_Q_FP8)
         return 0;
-    error = forecast(blocks, f, from, xp_qinfo[f].levels);
-    if (rest) {
-        const struct xp_qstats tail = xp_qstats_get(from, blocks);
-        const size_t n = xp_qblock_size(q->dim, q->dim - rest);
-        error += xp_qtail_forecast_avx2(f, &tail, xp_qintegers(from, blocks), n) * xp_qshare(n, rest);
+    for (size_t b = 0; b < blocks; b++) {
+        const size_t i = b % XP_QGROUP256;
+        if (i == 0)
+            steps_of_group(q, f, from, b, &steps);
+        if (b < whole)
+            error += forecast_block(from, b, &steps, i, xp_qinfo[f].levels);
+    }
+    if (rest && from->scale[whole] != 0.0f) {
+        const struct xp_qstep step = step_of(&steps, whole % XP_QGROUP256);
+        const size_t last = xp_qblock_size(q->dim, whole * XP_QBLOCK);
+        error += xp_qtail_forecast_at_avx2(f, &step, xp_qintegers(from, whole), last) * xp_qshare(last, rest);
     }
     return error;
 }
@@ -219,9 +236,10 @@ XP_INLINE void measure_block(__m256i w[8], const uint32_t *signs, uint32_t wire,
 
 enum measure { MEASURE_NOT, MEASURE_ALONE, MEASURE_WITH_BASE };
 
+/* Leaves the step of a tail at tail. */
 XP_INLINE void code_blocks(const struct xp_quantiser *q, enum xp_qformat f, const int levels, const int bits, const int paired,
                            const struct xp_rotated *from, const struct xp_code_row *r, const enum measure measure, uint8_t *out,
-                           struct distance *distance)
+                           struct distance *distance, struct xp_qstep *tail)
 {
     const size_t blocks = q->dim / XP_QBLOCK, bytes = (size_t)bits * (paired ? 8 : 16);
     const int has_base = measure == MEASURE_WITH_BASE;
@@ -231,10 +249,14 @@ XP_INLINE void code_blocks(const struct xp_quantiser *q, enum xp_qformat f, cons
     struct xp_qsteps256 steps;
     __m256i w[8];
 
-    for (size_t b = 0; b < blocks; b++) {
+    for (size_t b = 0; b < xp_qblocks(q->dim); b++) {
         const size_t i = b % XP_QGROUP256;
         if (i == 0)
-            xp_choose_steps256(from, b, blocks - b < XP_QGROUP256 ? blocks - b : XP_QGROUP256, f, &steps);
+            steps_of_group(q, f, from, b, &steps);
+        if (b == blocks) {
+            *tail = step_of(&steps, i);
+            break;
+        }
         const struct xp_qrounding256 k = xp_qrounding256(&steps, i, levels);
         xp_put16(out + 2 * b, (uint16_t)steps.wire[i]);
         xp_codes256(xp_qintegers(from, b), &k, w);
@@ -252,54 +274,73 @@ XP_INLINE void code_blocks(const struct xp_quantiser *q, enum xp_qformat f, cons
 /* Apart, since each is the code of all formats. */
 #define CODE_BLOCKS(name, measure)                                                                                                \
     static void name(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_rotated *from, const struct xp_code_row *r, \
-                     uint8_t *out, struct distance *d)                                                                            \
+                     uint8_t *out, struct distance *d, struct xp_qstep *tail)                                                     \
     {                                                                                                                             \
         XP_EACH_FORMAT256(f, measure)                                                                                             \
     }
-#define CODE_NOT(levels, bits, paired) code_blocks(q, f, levels, bits, paired, from, r, MEASURE_NOT, out, d)
-#define CODE_ALONE(levels, bits, paired) code_blocks(q, f, levels, bits, paired, from, r, MEASURE_ALONE, out, d)
-#define CODE_WITH_BASE(levels, bits, paired) code_blocks(q, f, levels, bits, paired, from, r, MEASURE_WITH_BASE, out, d)
+#define CODE_NOT(levels, bits, paired) code_blocks(q, f, levels, bits, paired, from, r, MEASURE_NOT, out, d, tail)
+#define CODE_ALONE(levels, bits, paired) code_blocks(q, f, levels, bits, paired, from, r, MEASURE_ALONE, out, d, tail)
+#define CODE_WITH_BASE(levels, bits, paired) code_blocks(q, f, levels, bits, paired, from, r, MEASURE_WITH_BASE, out, d, tail)
 CODE_BLOCKS(code_not_measured, CODE_NOT)
 CODE_BLOCKS(code_alone, CODE_ALONE)
 CODE_BLOCKS(code_with_base, CODE_WITH_BASE)
 
-/* A block of bf16 that is not whole. */
-static void measure_tail(const struct xp_quantiser *q, enum xp_qformat f, size_t b, const struct xp_code_row *r, const uint8_t *step,
-                          const uint8_t *codes, struct distance *d)
+/* A block of bf16 that is not whole; y: what its codes mean, room for a whole block. */
+static void measure_tail(const struct xp_code_row *r, size_t first, size_t have, float *y, struct distance *d)
 {
-    const size_t first = b * XP_QBLOCK, n = xp_qblock_size(q->dim, first), have = q->dim - first;
-    uint16_t in[XP_QBLOCK] = {0}, out[XP_QBLOCK] = {0};
+    const size_t n = (have + 15) / 16 * 16;
+    const char *row = (const char *)r->row + 2 * first;
+    const float *base = r->base ? r->base + first : NULL;
+    uint16_t padded[XP_QBLOCK];
+
+    if (have < n) {
+        memset(padded, 0, sizeof(padded));
+        row = memcpy(padded, row, 2 * have);
+    }
+    for (size_t i = 0; base && i < have; i++)
+        y[i] += base[i];
+    for (size_t i = have; i < n; i++)
+        y[i] = 0.0f;
+    for (size_t i = 0; i < n / 16; i++) {
+        const struct xp_split256 v = xp_split256(y + 16 * i), w = {rounded(v.even), rounded(v.odd)};
+        add_distance(d, i & 1, split_bf16(_mm256_loadu_si256((const __m256i *)(row + 32 * i))), w);
+    }
+}
+
+/* A block that is not whole. */
+static void code_tail(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_rotated *from, const struct xp_code_row *r,
+                      const struct xp_qstep *step, uint8_t *wire, uint8_t *codes, const int measured, struct distance *d)
+{
+    const size_t b = q->dim / XP_QBLOCK, first = b * XP_QBLOCK, n = xp_qblock_size(q->dim, first);
     float y[XP_QBLOCK];
 
-    xp_qtail_decode_avx2(f, q->signs + first / 32, step, codes, n, y);
-    xp_restore_avx2(y, r->base ? r->base + first : NULL, have, XP_BF16, out);
-    memcpy(in, (const char *)r->row + 2 * first, 2 * have);
-    for (int i = 0; i < XP_QBLOCK / 16; i++)
-        add_distance(d, i & 1, split_bf16(_mm256_loadu_si256((const __m256i *)(in + 16 * i))),
-                     split_bf16(_mm256_loadu_si256((const __m256i *)(out + 16 * i))));
+    xp_put16(wire, step->wire);
+    if (from->scale[b] != 0.0f) {
+        xp_qtail_code_at_avx2(f, step, q->signs + first / 32, xp_qintegers(from, b), n, codes, measured ? y : NULL);
+    } else {
+        memset(codes, 0, xp_qblock_bytes(f, n));
+        memset(y, 0, sizeof(y));
+    }
+    if (measured)
+        measure_tail(r, first, q->dim - first, y, d);
 }
 
 float xp_code_avx2(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_rotated *from, const struct xp_code_row *r,
                    uint8_t *out)
 {
-    const size_t bytes = xp_qblock_bytes(f, XP_QBLOCK);
-    uint8_t *codes = out + 2 * xp_qblocks(q->dim);
     const __m256 zero = _mm256_setzero_ps();
     struct distance d = {{zero, zero, zero, zero}};
     const int measured = r->type == XP_BF16;
-    const size_t blocks = q->dim / XP_QBLOCK, first = blocks * XP_QBLOCK;
+    const size_t blocks = q->dim / XP_QBLOCK;
+    struct xp_qstep tail;
 
     if (f == XP_Q_FP8) { /* its codes have another order than the integers */
         xp_residual_avx2(r->row, r->type, r->base, q->dim, r->residual);
         xp_quantise_avx2(q, f, r->residual, out);
         return xp_deviation_avx2(q, f, out, r->base, r->type, r->row, r->scratch);
     }
-    (!measured ? code_not_measured : r->base ? code_with_base : code_alone)(q, f, from, r, out, &d);
-    if (first < q->dim) {
-        const struct xp_qstats stats = xp_qstats_get(from, blocks);
-        xp_qtail_code_avx2(f, &stats, xp_qintegers(from, blocks), xp_qblock_size(q->dim, first), out + 2 * blocks, codes + blocks * bytes);
-        if (measured)
-            measure_tail(q, f, blocks, r, out + 2 * blocks, codes + blocks * bytes, &d);
-    }
+    (!measured ? code_not_measured : r->base ? code_with_base : code_alone)(q, f, from, r, out, &d, &tail);
+    if (blocks * XP_QBLOCK < q->dim)
+        code_tail(q, f, from, r, &tail, out + 2 * blocks, out + 2 * xp_qblocks(q->dim) + blocks * xp_qblock_bytes(f, XP_QBLOCK), measured, &d);
     return measured ? fold_distance(&d) : xp_deviation_avx2(q, f, out, r->base, r->type, r->row, r->scratch);
 }

@@ -1,5 +1,5 @@
 /*
- * qblock_avx2.c - blocks that the AVX2 quantiser has no registers for: FP8, 8 values; the search of steps; compiled for AVX2
+ * qblock_avx2.c - blocks that the AVX2 quantiser has no registers for: FP8 and the search of steps, compiled for AVX2
  *
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -126,56 +126,14 @@ XP_INLINE void xp_rotate_block256(const struct xp_rotated *to, size_t b, const f
     to->largest[b] = largest_of(peak);
 }
 
-/* ---- steps: qblock.c's xp_qstep_choose for 8 blocks ---------------------------------------------------------------------- */
-
-/* Bits of the blocks whose largest value says that they are not near Gaussian. */
-XP_INLINE unsigned unusual(__m256i energy, __m256i largest)
-{
-    const __m256i peak = _mm256_mullo_epi32(largest, largest); /* below 2^30, as energy is */
-    const __m256i few = _mm256_mullo_epi32(_mm256_min_epi32(energy, _mm256_set1_epi32(50000000)), _mm256_set1_epi32(25));
-    const __m256i round = _mm256_cmpeq_epi32(peak, _mm256_max_epu32(peak, _mm256_mullo_epi32(energy, _mm256_set1_epi32(3))));
-    const __m256i usual = _mm256_andnot_si256(_mm256_cmpgt_epi32(peak, few), round);
-
-    return ~(unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(usual));
-}
+/* ---- steps --------------------------------------------------------------------------------------------------------------- */
 
 struct xp_qsteps256 {
     _Alignas(32) int32_t wire[XP_QGROUP256], recip[XP_QGROUP256], shift[XP_QGROUP256];
 };
 
-static void search_step(const struct xp_rotated *r, size_t b, enum xp_qformat f, struct xp_qsteps256 *to, size_t i)
-{
-    const struct xp_qstats s = xp_qstats_get(r, b + i);
-    const struct xp_qstep step = xp_qstep_choose_avx2(f, &s, xp_qintegers(r, b + i), XP_QBLOCK);
-
-    to->wire[i] = step.wire;
-    to->recip[i] = step.recip;
-    to->shift[i] = step.shift;
-}
-
-/* Of `count` blocks from block b on. */
-XP_INLINE void xp_choose_steps256(const struct xp_rotated *r, size_t b, size_t count, enum xp_qformat f, struct xp_qsteps256 *to)
-{
-    const struct xp_qinfo *q = &xp_qinfo[f];
-    const __m256i energy = _mm256_loadu_si256((const __m256i *)(r->energy + b)), largest = _mm256_loadu_si256((const __m256i *)(r->largest + b));
-    const __m256 scale = _mm256_loadu_ps(r->scale + b), per_unit = _mm256_mul_ps(scale, _mm256_set1_ps(XP_QBLOCK));
-    const __m256 by_rms = _mm256_mul_ps(_mm256_set1_ps(q->rms_steps), _mm256_sqrt_ps(_mm256_cvtepi32_ps(energy)));
-    const __m256 by_max = _mm256_mul_ps(_mm256_set1_ps(q->max_steps), _mm256_cvtepi32_ps(largest));
-    const __m256 live = _mm256_cmp_ps(scale, _mm256_setzero_ps(), _CMP_NEQ_OQ);
-
-    const __m256i rounded = _mm256_srli_epi32(xp_round_bf16_256(_mm256_div_ps(_mm256_min_ps(by_rms, by_max), per_unit)), 16);
-    const __m256i wire = _mm256_and_si256(rounded, _mm256_castps_si256(live));
-    const __m256 real = _mm256_mul_ps(_mm256_castsi256_ps(_mm256_slli_epi32(wire, 16)), per_unit);
-    const __m256i exponent = _mm256_sub_epi32(_mm256_srli_epi32(_mm256_castps_si256(real), 23), _mm256_set1_epi32(127));
-    const __m256i shift = _mm256_min_epu32(exponent, _mm256_set1_epi32(q->max_shift));
-    const __m256 power = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(shift, _mm256_set1_epi32(15 + 127)), 23));
-    const __m256i recip = _mm256_min_epi32(_mm256_cvtps_epi32(_mm256_div_ps(power, real)), _mm256_set1_epi32(32767));
-    _mm256_store_si256((__m256i *)to->wire, wire);
-    _mm256_store_si256((__m256i *)to->shift, shift);
-    _mm256_store_si256((__m256i *)to->recip, recip);
-    for (unsigned slow = unusual(energy, largest) & (unsigned)_mm256_movemask_ps(live) & ((1u << count) - 1); slow; slow &= slow - 1)
-        search_step(r, b, f, to, (size_t)__builtin_ctz(slow));
-}
+/* Of `count` blocks from block b on, the last of which has `last` values (quantise_avx2.c). Wire is 0 where a block is zeros. */
+void xp_choose_steps256(const struct xp_rotated *r, size_t b, size_t count, size_t last, enum xp_qformat f, struct xp_qsteps256 *to);
 
 /* ---- codes ----------------------------------------------------------------------------------------------------------------- */
 
@@ -275,9 +233,9 @@ XP_INLINE struct xp_qrounding256 xp_qrounding256(const struct xp_qsteps256 *s, s
 }
 
 /* 16 integers in steps of 2^-shift, and their codes. */
-XP_INLINE __m256i xp_in_steps256(const int16_t *h, const struct xp_qrounding256 *r)
+XP_INLINE __m256i xp_in_steps256(__m256i h, const struct xp_qrounding256 *r)
 {
-    return _mm256_mulhrs_epi16(_mm256_loadu_si256((const __m256i *)h), r->recip);
+    return _mm256_mulhrs_epi16(h, r->recip);
 }
 
 XP_INLINE __m256i xp_code_of256(__m256i v, const struct xp_qrounding256 *r)
@@ -292,7 +250,7 @@ XP_INLINE void xp_codes256(const int16_t *h, const struct xp_qrounding256 *r, __
 {
     XP_UNROLL
     for (int i = 0; i < 8; i++)
-        w[i] = xp_code_of256(xp_in_steps256(h + 16 * i, r), r);
+        w[i] = xp_code_of256(xp_in_steps256(_mm256_loadu_si256((const __m256i *)(h + 16 * i)), r), r);
 }
 
 XP_INLINE void xp_put_codes256(const __m256i w[8], const int levels, const int bits, const int paired, uint8_t *p)

@@ -1,7 +1,8 @@
 /*
- * tail_avx2.c - the last block of a row where it is not whole: 16, 32, 64 or 128 values in registers (8 are left to qblock_avx2.c)
+ * tail_avx2.c - the last block of a row where it is not whole: 8, 16, 32, 64 or 128 values in registers
  *
- * Values of up to 64 keep their order, in registers of 16 words, as their codes do in the bytes. 128 go the way of a whole block.
+ * Values of up to 64 keep their order, in registers of 16 words (8 values: the lower half of one), as their codes do in the bytes.
+ * 128 go the way of a whole block.
  * Fields of the codes (FORMAT.md) pass through an array of bytes, one an element: all sizes are constants, so that this is a few
  * stores and loads.
  *
@@ -14,25 +15,32 @@
 
 #include <string.h>
 
-#define EACH_WORDS(i, n) XP_UNROLL for (int i = 0; i < (n) / 16; i++)
+#define EACH_WORDS(i, n) XP_UNROLL for (int i = 0; i < ((n) + 15) / 16; i++)
 
-/* Calls f(..., n) with n a constant; `other` where it is 8. */
-#define WITH_SIZE(n, f, other, ...)             \
-    switch (n) {                                \
-    case 16: f(__VA_ARGS__, 16); break;         \
-    case 32: f(__VA_ARGS__, 32); break;         \
-    case 64: f(__VA_ARGS__, 64); break;         \
-    case 128: f(__VA_ARGS__, 128); break;       \
-    default: other(__VA_ARGS__, (size_t)(n)); break; \
+/* Calls f(..., n) with n a constant. */
+#define WITH_SIZE(n, f, ...)              \
+    switch (n) {                          \
+    case 8: f(__VA_ARGS__, 8); break;     \
+    case 16: f(__VA_ARGS__, 16); break;   \
+    case 32: f(__VA_ARGS__, 32); break;   \
+    case 64: f(__VA_ARGS__, 64); break;   \
+    default: f(__VA_ARGS__, 128); break;  \
     }
 
 /* ---- rotation of up to 64 values ------------------------------------------------------------------------------------------ */
 
+/* Lanes are done in pairs of registers. Of 8 values, with zeros behind them, the upper half becomes what the lower one does. */
 XP_INLINE void hadamard(__m256i *w, const int n)
 {
-    w[1] = n == 16 ? _mm256_setzero_si256() : w[1]; /* lanes are done in pairs of registers */
+    w[1] = n <= 16 ? _mm256_setzero_si256() : w[1];
     xp_across_i16(w, n / 16);
-    xp_lanes_i16(w, n == 16 ? 2 : n / 16);
+    xp_lanes_i16(w, n <= 16 ? 2 : n / 16);
+}
+
+/* The 16 words at h of a block of n, zeros behind them. */
+XP_INLINE __m256i words_at(const int16_t *h, const int n)
+{
+    return n < 16 ? _mm256_zextsi128_si256(_mm_loadu_si128((const __m128i *)h)) : _mm256_loadu_si256((const __m256i *)h);
 }
 
 /* Negates those of 16 words whose bit is set. */
@@ -53,7 +61,7 @@ XP_INLINE uint32_t signs_of(const uint32_t *signs, const int i)
 
 XP_INLINE float sum_abs(const float *x, const int n)
 {
-    __m256 low = magnitude(x), high = magnitude(x + 8);
+    __m256 low = magnitude(x), high = n < 16 ? _mm256_setzero_ps() : magnitude(x + 8);
 
     XP_UNROLL
     for (int i = 16; i < n; i += 16) {
@@ -68,7 +76,7 @@ XP_INLINE void rotate_values(const uint32_t *signs, const float *x, const __m256
     __m256i w[4], squares = _mm256_setzero_si256(), peak = squares;
 
     EACH_WORDS(i, n) {
-        w[i] = _mm256_packs_epi32(scaled(x + 16 * i, scale), scaled(x + 16 * i + 8, scale));
+        w[i] = _mm256_packs_epi32(scaled(x + 16 * i, scale), n < 16 ? _mm256_setzero_si256() : scaled(x + 16 * i + 8, scale));
         squares = _mm256_add_epi32(squares, _mm256_madd_epi16(w[i], w[i]));
         w[i] = flip(_mm256_permute4x64_epi64(w[i], 0xd8), signs_of(signs, i));
     }
@@ -97,14 +105,9 @@ XP_INLINE void rotate(const uint32_t *signs, const float *x, int16_t *h, struct 
     }
 }
 
-XP_INLINE void rotate_few(const uint32_t *signs, const float *x, int16_t *h, struct xp_qstats *s, size_t n)
-{
-    xp_qblock_rotate_avx2(signs, x, n, h, s);
-}
-
 void xp_qtail_rotate_avx2(const uint32_t *signs, const float *x, size_t n, int16_t *h, struct xp_qstats *s)
 {
-    WITH_SIZE(n, rotate, rotate_few, signs, x, h, s)
+    WITH_SIZE(n, rotate, signs, x, h, s)
 }
 
 /* ---- forecast ------------------------------------------------------------------------------------------------------------- */
@@ -115,35 +118,38 @@ XP_INLINE struct xp_qrounding256 rounding_of(const struct xp_qstep *s, unsigned 
                                     _mm256_set1_epi16((short)(levels - 1)), _mm_cvtsi32_si128(s->shift)};
 }
 
-XP_INLINE void forecast(enum xp_qformat f, const struct xp_qstats *stats, const int16_t *h, float *error, const int n)
+XP_INLINE void forecast(enum xp_qformat f, const struct xp_qstep *s, const int16_t *h, float *error, const int n)
 {
     const unsigned levels = xp_qinfo[f].levels;
-    const struct xp_qstep s = xp_qstep_choose_avx2(f, stats, h, (size_t)n);
-    const struct xp_qrounding256 r = rounding_of(&s, levels);
-    const __m256i middle = _mm256_set1_epi16((short)((levels - 1) << (s.shift - 1)));
-    const __m128i cut = _mm_cvtsi32_si128((int)xp_qcut(s.shift));
+    const struct xp_qrounding256 r = rounding_of(s, levels);
+    const __m256i middle = _mm256_set1_epi16((short)((levels - 1) << (s->shift - 1)));
+    const __m128i cut = _mm_cvtsi32_si128((int)xp_qcut(s->shift));
     __m256i sum = _mm256_setzero_si256();
 
     EACH_WORDS(i, n) {
-        const __m256i v = xp_in_steps256(h + 16 * i, &r), code = _mm256_sll_epi16(xp_code_of256(v, &r), r.shift);
+        const __m256i v = xp_in_steps256(words_at(h + 16 * i, n), &r), code = _mm256_sll_epi16(xp_code_of256(v, &r), r.shift);
         const __m256i left = _mm256_sra_epi16(_mm256_sub_epi16(_mm256_add_epi16(v, middle), code), cut);
         sum = _mm256_add_epi32(sum, _mm256_madd_epi16(left, left));
     }
-    *error = xp_qforecast((uint32_t)sum_of(sum), s.wire, s.shift, (size_t)n);
+    if (n < 16)
+        sum = _mm256_zextsi128_si256(_mm256_castsi256_si128(sum));
+    *error = xp_qforecast((uint32_t)sum_of(sum), s->wire, s->shift, (size_t)n);
 }
 
-XP_INLINE void forecast_few(enum xp_qformat f, const struct xp_qstats *stats, const int16_t *h, float *error, size_t n)
+float xp_qtail_forecast_at_avx2(enum xp_qformat f, const struct xp_qstep *step, const int16_t *h, size_t n)
 {
-    *error = xp_qblock_forecast_avx2(f, stats, h, n);
+    float error;
+
+    WITH_SIZE(n, forecast, f, step, h, &error)
+    return error;
 }
 
 float xp_qtail_forecast_avx2(enum xp_qformat f, const struct xp_qstats *s, const int16_t *h, size_t n)
 {
-    float error = 0.0f;
-
-    if (s->scale != 0.0f)
-        WITH_SIZE(n, forecast, forecast_few, f, s, h, &error)
-    return error;
+    if (s->scale == 0.0f)
+        return 0.0f;
+    const struct xp_qstep step = xp_qstep_choose_avx2(f, s, h, n);
+    return xp_qtail_forecast_at_avx2(f, &step, h, n);
 }
 
 /* ---- fields of the codes: `e` elements, one in a byte of c; n is a constant ------------------------------------------------- */
@@ -194,7 +200,7 @@ XP_INLINE void put_plane(const uint8_t *c, unsigned at, uint8_t *p, const int e)
     XP_UNROLL
     for (int i = 0; i < e; i += 32) {
         const int bits = _mm256_movemask_epi8(_mm256_sll_epi16(load_part(c + i, e), up));
-        memcpy(p + i / 8, &bits, e < 32 ? (size_t)e / 8 : 4);
+        memcpy(p + i / 8, &bits, e < 32 ? (size_t)(e + 7) / 8 : 4);
     }
 }
 
@@ -246,7 +252,7 @@ XP_INLINE void get_fields(unsigned bits, const uint8_t *p, uint8_t *c, const int
     }
     if (bits & 1) {
         uint8_t plane[16] = {0};
-        memcpy(plane, p, (size_t)e / 8);
+        memcpy(plane, p, (size_t)(e + 7) / 8);
         XP_UNROLL
         for (int i = 0; i < e; i += 32)
             store_part(c + i, _mm256_or_si256(load_part(c + i, e), xp_get_plane32(plane + i / 8, 1 << at)), e);
@@ -262,7 +268,9 @@ XP_INLINE void pair_up(__m256i *w, unsigned levels, const int n)
 
     XP_UNROLL
     for (int i = 0; i < (n + 31) / 32; i++) {
-        const __m256i second = n == 16 ? _mm256_permute2x128_si256(w[0], w[0], 1) : w[i + n / 32];
+        const __m256i second = n == 8    ? _mm256_srli_si256(w[0], 8)
+                               : n == 16 ? _mm256_permute2x128_si256(w[0], w[0], 1)
+                                         : w[i + n / 32];
         w[i] = _mm256_add_epi16(_mm256_mullo_epi16(w[i], l), second);
     }
 }
@@ -273,7 +281,9 @@ XP_INLINE void part_pairs(__m256i *w, const struct xp_qinfo *q, const int n)
     for (int i = 0; i < (n + 31) / 32; i++) {
         __m256i first, second;
         xp_part_pairs256(w[i], q, &first, &second);
-        if (n == 16) {
+        if (n == 8) {
+            w[0] = _mm256_unpacklo_epi64(first, second);
+        } else if (n == 16) {
             w[0] = _mm256_permute2x128_si256(first, second, 0x20);
         } else {
             w[i] = first;
@@ -344,52 +354,6 @@ XP_INLINE void get_elements(const uint8_t *p, unsigned bits, __m256i *w, const i
 
 /* ---- code and decode -------------------------------------------------------------------------------------------------------- */
 
-XP_INLINE void code(enum xp_qformat f, const struct xp_qstats *stats, const int16_t *h, uint8_t *step, uint8_t *codes, const int n)
-{
-    const struct xp_qinfo *q = &xp_qinfo[f];
-    const struct xp_qstep s = xp_qstep_choose_avx2(f, stats, h, (size_t)n);
-    const struct xp_qrounding256 r = rounding_of(&s, q->levels);
-    __m256i w[8];
-
-    xp_put16(step, s.wire);
-    EACH_WORDS(i, n)
-        w[i] = xp_code_of256(xp_in_steps256(h + 16 * i, &r), &r);
-    if (q->paired) {
-        pair_up(w, q->levels, n);
-        put_elements(w, q->bits, codes, n / 2, n);
-    } else {
-        put_elements(w, q->bits, codes, n, n);
-    }
-}
-
-XP_INLINE void code_few(enum xp_qformat f, const struct xp_qstats *stats, const int16_t *h, uint8_t *step, uint8_t *codes, size_t n)
-{
-    xp_qblock_code_avx2(f, stats, h, n, step, codes);
-}
-
-void xp_qtail_code_avx2(enum xp_qformat f, const struct xp_qstats *s, const int16_t *h, size_t n, uint8_t *step, uint8_t *codes)
-{
-    if (s->scale == 0.0f) {
-        xp_put16(step, 0);
-        memset(codes, 0, xp_qblock_bytes(f, n));
-        return;
-    }
-    WITH_SIZE(n, code, code_few, f, s, h, step, codes)
-}
-
-void xp_qtail_encode_avx2(enum xp_qformat f, const uint32_t *signs, const float *x, size_t n, uint8_t *step, uint8_t *codes)
-{
-    _Alignas(32) int16_t h[XP_QBLOCK];
-    struct xp_qstats s;
-
-    if (f == XP_Q_FP8) {
-        xp_qblock_encode_avx2(f, signs, x, n, step, codes);
-        return;
-    }
-    xp_qtail_rotate_avx2(signs, x, n, h, &s);
-    xp_qtail_code_avx2(f, &s, h, n, step, codes);
-}
-
 /* 16 values. */
 XP_INLINE void put_values(__m256i w, __m256 step, float *out)
 {
@@ -407,10 +371,79 @@ XP_INLINE void put_split(struct xp_split256 v, float *out)
     _mm256_storeu_ps(out + 8, _mm256_permute2f128_ps(low, high, 0x31));
 }
 
+/* w: codes. */
+XP_INLINE void mean_values(__m256i *w, unsigned levels, const uint32_t *signs, uint16_t wire, float *out, const int n)
+{
+    const __m256 step = _mm256_set1_ps(xp_qstep_value(wire));
+
+    if (n == XP_QBLOCK) {
+        xp_unrotate256(w);
+        w[0] = _mm256_sub_epi16(w[0], xp_middle256((int)levels));
+        EACH_WORDS(i, n)
+            put_split(xp_values256(w[i], signs_of(signs, i), step, NULL, 0), out + 16 * i);
+        return;
+    }
+    if (n < 16)
+        w[0] = _mm256_zextsi128_si256(_mm256_castsi256_si128(w[0]));
+    hadamard(w, n);
+    w[0] = _mm256_sub_epi16(w[0], _mm256_zextsi128_si256(_mm_cvtsi32_si128(n * ((int)levels - 1) / 2)));
+    EACH_WORDS(i, n)
+        put_values(flip(w[i], signs_of(signs, i)), step, out + 16 * i);
+}
+
+XP_INLINE void code(enum xp_qformat f, const struct xp_qstep *s, const uint32_t *signs, const int16_t *h, uint8_t *codes, float *values,
+                    const int n)
+{
+    const struct xp_qinfo *q = &xp_qinfo[f];
+    const struct xp_qrounding256 r = rounding_of(s, q->levels);
+    __m256i w[8], v[8];
+
+    EACH_WORDS(i, n)
+        v[i] = w[i] = xp_code_of256(xp_in_steps256(words_at(h + 16 * i, n), &r), &r);
+    if (q->paired) {
+        pair_up(w, q->levels, n);
+        put_elements(w, q->bits, codes, n / 2, n);
+    } else {
+        put_elements(w, q->bits, codes, n, n);
+    }
+    if (values)
+        mean_values(v, q->levels, signs, s->wire, values, n);
+}
+
+void xp_qtail_code_at_avx2(enum xp_qformat f, const struct xp_qstep *step, const uint32_t *signs, const int16_t *h, size_t n, uint8_t *codes,
+                           float *values)
+{
+    WITH_SIZE(n, code, f, step, signs, h, codes, values)
+}
+
+void xp_qtail_code_avx2(enum xp_qformat f, const struct xp_qstats *s, const int16_t *h, size_t n, uint8_t *step, uint8_t *codes)
+{
+    if (s->scale == 0.0f) {
+        xp_put16(step, 0);
+        memset(codes, 0, xp_qblock_bytes(f, n));
+        return;
+    }
+    const struct xp_qstep chosen = xp_qstep_choose_avx2(f, s, h, n);
+    xp_put16(step, chosen.wire);
+    xp_qtail_code_at_avx2(f, &chosen, NULL, h, n, codes, NULL);
+}
+
+void xp_qtail_encode_avx2(enum xp_qformat f, const uint32_t *signs, const float *x, size_t n, uint8_t *step, uint8_t *codes)
+{
+    _Alignas(32) int16_t h[XP_QBLOCK];
+    struct xp_qstats s;
+
+    if (f == XP_Q_FP8) {
+        xp_qblock_encode_avx2(f, signs, x, n, step, codes);
+        return;
+    }
+    xp_qtail_rotate_avx2(signs, x, n, h, &s);
+    xp_qtail_code_avx2(f, &s, h, n, step, codes);
+}
+
 XP_INLINE void decode(enum xp_qformat f, const uint32_t *signs, const uint8_t *step, const uint8_t *codes, float *out, const int n)
 {
     const struct xp_qinfo *q = &xp_qinfo[f];
-    const __m256 value = _mm256_set1_ps(xp_qstep_value(xp_get16(step)));
     __m256i w[8];
 
     if (q->paired) {
@@ -419,28 +452,13 @@ XP_INLINE void decode(enum xp_qformat f, const uint32_t *signs, const uint8_t *s
     } else {
         get_elements(codes, q->bits, w, n, n);
     }
-    if (n == XP_QBLOCK) {
-        xp_unrotate256(w);
-        w[0] = _mm256_sub_epi16(w[0], xp_middle256(q->levels));
-        EACH_WORDS(i, n)
-            put_split(xp_values256(w[i], signs_of(signs, i), value, NULL, 0), out + 16 * i);
-        return;
-    }
-    hadamard(w, n);
-    w[0] = _mm256_sub_epi16(w[0], _mm256_zextsi128_si256(_mm_cvtsi32_si128(n * (q->levels - 1) / 2)));
-    EACH_WORDS(i, n)
-        put_values(flip(w[i], signs_of(signs, i)), value, out + 16 * i);
-}
-
-XP_INLINE void decode_few(enum xp_qformat f, const uint32_t *signs, const uint8_t *step, const uint8_t *codes, float *out, size_t n)
-{
-    xp_qblock_decode_avx2(f, signs, step, codes, n, out);
+    mean_values(w, q->levels, signs, xp_get16(step), out, n);
 }
 
 void xp_qtail_decode_avx2(enum xp_qformat f, const uint32_t *signs, const uint8_t *step, const uint8_t *codes, size_t n, float *out)
 {
     if (f == XP_Q_FP8)
-        decode_few(f, signs, step, codes, out, n);
+        xp_qblock_decode_avx2(f, signs, step, codes, n, out);
     else
-        WITH_SIZE(n, decode, decode_few, f, signs, step, codes, out)
+        WITH_SIZE(n, decode, f, signs, step, codes, out)
 }

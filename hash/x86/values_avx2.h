@@ -28,11 +28,11 @@ XP_INLINE struct xp_split256 xp_split256(const float *p)
     return (struct xp_split256){_mm256_shuffle_ps(a, b, 0x88), _mm256_shuffle_ps(a, b, 0xdd)};
 }
 
-/* 8 integers to f32: sign, times step, plus base. The product is exact, so the fused form gives the same. */
+/* 8 integers to f32: sign, times step, plus base. The product is exact, so the fused form gives the same. The lowest bit of signs is set:
+ * no shifted ones are 0. */
 XP_INLINE __m256 xp_value256(__m256i h, __m256i signs, __m256i place, __m256 step, const int has_base, __m256 base)
 {
-    const __m256i s = _mm256_or_si256(_mm256_sllv_epi32(signs, place), _mm256_set1_epi32(1));
-    const __m256 x = _mm256_cvtepi32_ps(_mm256_sign_epi32(h, s));
+    const __m256 x = _mm256_cvtepi32_ps(_mm256_sign_epi32(h, _mm256_sllv_epi32(signs, place)));
 
     return has_base ? _mm256_fmadd_ps(x, step, base) : _mm256_mul_ps(x, step);
 }
@@ -40,8 +40,8 @@ XP_INLINE __m256 xp_value256(__m256i h, __m256i signs, __m256i place, __m256 ste
 /* Words of which neighbours are the last butterfly's; signs: their 16 bits. */
 XP_INLINE struct xp_split256 xp_values256(__m256i w, uint32_t signs, __m256 step, const float *base, const int has_base)
 {
-    const __m256i even_place = _mm256_setr_epi32(31, 29, 27, 25, 23, 21, 19, 17), odd_place = _mm256_setr_epi32(30, 28, 26, 24, 22, 20, 18, 16);
-    const __m256i plus = _mm256_set1_epi32(0x00010001), minus = _mm256_set1_epi32((int)0xffff0001), s = _mm256_set1_epi32((int)signs);
+    const __m256i even_place = _mm256_setr_epi32(30, 28, 26, 24, 22, 20, 18, 16), odd_place = _mm256_setr_epi32(29, 27, 25, 23, 21, 19, 17, 15);
+    const __m256i plus = _mm256_set1_epi32(0x00010001), minus = _mm256_set1_epi32((int)0xffff0001), s = _mm256_set1_epi32((int)(signs << 1 | 1));
     struct xp_split256 v = {_mm256_setzero_ps(), _mm256_setzero_ps()};
 
     if (has_base)
