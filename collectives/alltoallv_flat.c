@@ -137,9 +137,12 @@ static void settle(struct flat *f, int peer)
     f->settled[peer] = 1;
     if (xp_counts_agree(&f->counts, peer))
         return;
+    struct xp_send_stream *out = &f->send[peer];
     xp_recv_cancel(&f->recv[peer]);
     f->recv[peer].rows = 0;
-    f->send[peer].rows = 0;
+    out->rows = 0;
+    out->prepared = 1;
+    out->form = XP_STREAM_PLAIN; /* its rows may have been looked at, and a head be waiting */
 }
 
 /* One round over all peers. Coding work is rationed, so that a round is short and messages keep moving. */
