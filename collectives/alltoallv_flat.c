@@ -16,6 +16,8 @@
 #include "collectives/pipeline.h"
 #include "collectives/selfcopy.h"
 
+#define FIRST_CHUNKS 2 /* of a stream, which leave before the rows of the next one are looked at */
+
 struct flat {
     const struct xp_shape *shape;
     struct xp_counts counts;
@@ -145,10 +147,25 @@ static void settle(struct flat *f, int peer)
     out->form = XP_STREAM_PLAIN; /* its rows may have been looked at, and a head be waiting */
 }
 
-/* One round over all peers. Coding work is rationed, so that a round is short and messages keep moving. */
+/* The next stream whose rows are to be looked at, in the order in which headers go out; -1: none now. */
+static int to_look_at(const struct flat *f)
+{
+    int n = f->shape->comm->size, me = f->shape->comm->rank, found = -1;
+    for (int i = n - 1; i > 0; i--) {
+        int to = (me + i) % n;
+        if (f->send[to].rows && !f->send[to].prepared && is_ready(f, to))
+            found = to;
+    }
+    return found;
+}
+
+/*
+ * One round over all peers. Coding work is rationed, so that a round is short and messages keep moving. The link waits for the first
+ * chunks, and a look at rows takes longer than making them: they come first, then looks, then the other chunks.
+ */
 static xp_status stream_round(struct flat *f, int *moved, int *done)
 {
-    int n = f->shape->comm->size, me = f->shape->comm->rank, encodes = 1, decodes = 1;
+    int n = f->shape->comm->size, me = f->shape->comm->rank, encodes = 1, decodes = 1, none = 0, look = to_look_at(f);
     for (int i = 1; i < n; i++) {
         int to = (me + 1 + (f->turn + i) % (n - 1)) % n;
         struct xp_send_stream *out = &f->send[to];
@@ -156,20 +173,17 @@ static xp_status stream_round(struct flat *f, int *moved, int *done)
         if (!f->settled[to] && xp_counts_here(&f->counts, to))
             settle(f, to);
         xp_status st = XP_OK;
-        if (!is_ready(f, to)) {
-            ; /* its rows are still being written */
-        } else if (f->settled[to]) {
-            st = xp_send_progress(out, &encodes, moved);
-        } else if (!out->prepared && encodes > 0) { /* time spent waiting for headers is used to look at the rows */
-            xp_send_prepare(out);
-            encodes--;
-            ++*moved;
-        }
+        if (f->settled[to] && out->prepared && is_ready(f, to))
+            st = xp_send_progress(out, look < 0 || out->chunk < FIRST_CHUNKS ? &encodes : &none, moved);
         if (st == XP_OK)
             st = xp_recv_progress(in, &decodes, moved);
         if (st != XP_OK)
             return st;
         *done &= f->settled[to] && xp_send_done(out) && xp_recv_done(in);
+    }
+    if (look >= 0 && encodes > 0) { /* whether or not its header is here */
+        xp_send_prepare(&f->send[look]);
+        ++*moved;
     }
     f->turn = n > 1 ? (f->turn + 1) % (n - 1) : 0;
     return XP_OK;
