@@ -33,3 +33,21 @@ size_t xp_qblock_bytes(enum xp_qformat f, size_t n)
 
 #define XP_VARIANT(name) name##_c
 #include "hash/qblock_tmpl.c"
+
+/* What is left of an integer when its code is taken off, in units of 2^(cut - shift) steps. The sum wraps. */
+float xp_qblock_forecast_c(enum xp_qformat f, const struct xp_qstats *stats, const int16_t *h, size_t n)
+{
+    const struct xp_qinfo *q = &xp_qinfo[f];
+    uint32_t sum = 0;
+
+    if (stats->scale == 0.0f)
+        return 0.0f;
+    const struct xp_qstep s = xp_qstep_choose_c(f, stats, h, n);
+    for (size_t i = 0; i < n; i++) {
+        const int v = (h[i] * s.recip + (1 << 14)) >> 15;
+        const int left = v + ((q->levels - 1) << (s.shift - 1)) - (int)(code_of(q, &s, h[i]) << s.shift);
+        const int cut = (int16_t)left >> xp_qcut(s.shift);
+        sum += (uint32_t)(cut * cut);
+    }
+    return xp_qforecast(sum, s.wire, s.shift, n);
+}

@@ -109,19 +109,21 @@ static inline float xp_qshare(size_t n, size_t have)
 
 /*
  * Of a block of n values; res is padded, signs are the block's sign bits in 32-bit words. choose: the step. rotate: the block as
- * integers h. code: h as bytes. forecast: as the kernel, for this block. encode: rotate and code. decode: bytes to values.
+ * integers h. code: h as bytes. encode: rotate and code. decode: bytes to values.
  * One set a variant (qblock_tmpl.c).
  */
 #define XP_QBLOCK_FUNCTIONS(isa) \
     struct xp_qstep xp_qstep_choose_##isa(enum xp_qformat f, const struct xp_qstats *s, const int16_t *h, size_t n); \
     void xp_qblock_rotate_##isa(const uint32_t *signs, const float *res, size_t n, int16_t *h, struct xp_qstats *s); \
     void xp_qblock_code_##isa(enum xp_qformat f, const struct xp_qstats *s, const int16_t *h, size_t n, uint8_t *step, uint8_t *codes); \
-    float xp_qblock_forecast_##isa(enum xp_qformat f, const struct xp_qstats *s, const int16_t *h, size_t n); \
     void xp_qblock_encode_##isa(enum xp_qformat f, const uint32_t *signs, const float *res, size_t n, uint8_t *step, uint8_t *codes); \
     void xp_qblock_decode_##isa(enum xp_qformat f, const uint32_t *signs, const uint8_t *step, const uint8_t *codes, size_t n, float *out);
 XP_QBLOCK_FUNCTIONS(c)
 XP_QBLOCK_FUNCTIONS(avx2)
 XP_QBLOCK_FUNCTIONS(avx512)
+
+/* As the kernel forecast, for such a block; the SIMD variants have their own. */
+float xp_qblock_forecast_c(enum xp_qformat f, const struct xp_qstats *s, const int16_t *h, size_t n);
 
 /* Block b of a rotated row. */
 static inline int16_t *xp_qintegers(const struct xp_rotated *r, size_t b)

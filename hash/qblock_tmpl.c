@@ -273,24 +273,6 @@ void XP_VARIANT(xp_qblock_encode)(enum xp_qformat f, const uint32_t *signs, cons
     XP_VARIANT(xp_qblock_code)(f, &stats, h, n, step, codes);
 }
 
-/* What is left of an integer when its code is taken off, in units of 2^(cut - shift) steps. The sum wraps. */
-float XP_VARIANT(xp_qblock_forecast)(enum xp_qformat f, const struct xp_qstats *stats, const int16_t *h, size_t n)
-{
-    const struct xp_qinfo *q = &xp_qinfo[f];
-    uint32_t sum = 0;
-
-    if (stats->scale == 0.0f)
-        return 0.0f;
-    const struct xp_qstep s = XP_VARIANT(xp_qstep_choose)(f, stats, h, n);
-    for (size_t i = 0; i < n; i++) {
-        const int v = (h[i] * s.recip + (1 << 14)) >> 15;
-        const int left = v + ((q->levels - 1) << (s.shift - 1)) - (int)(code_of(q, &s, h[i]) << s.shift);
-        const int cut = (int16_t)left >> xp_qcut(s.shift);
-        sum += (uint32_t)(cut * cut);
-    }
-    return xp_qforecast(sum, s.wire, s.shift, n);
-}
-
 static void fp8_decode(const uint32_t *signs, float step, const uint8_t *codes, size_t n, float *out)
 {
     int32_t h[XP_QBLOCK], mask[XP_QBLOCK];
