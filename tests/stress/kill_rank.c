@@ -213,12 +213,19 @@ static int check_survivor(const struct trial *t, xp_status s, const char *error,
     return 0;
 }
 
-/* Killed before the comm was there: the survivors must hear that as well, at the latest when the deadline has passed. The rank that
- * is named may be one that gave up for the same reason a moment before. */
-static int check_start_up(xp_status s)
+/* Killed before the comm was there: the survivors must hear that as well, at the latest when the deadline has passed. The text names the
+ * victim, or tells of a peer that gave up for the same reason a moment before: rank 0 at its deadline, or one that took its segment along. */
+static int check_start_up(const struct trial *t, xp_status s)
 {
-    if ((s != XP_ERR_REMOTE && s != XP_ERR_TIMEOUT && s != XP_ERR_SYSTEM) || !strstr(xp_last_error(), "rank "))
-        return board_complain("start-up", xp_last_error());
+    const char *error = xp_last_error();
+    char name[16];
+
+    snprintf(name, sizeof(name), "rank %d", t->victim);
+    const int told = (s == XP_ERR_REMOTE || s == XP_ERR_TIMEOUT) &&
+                     (strstr(error, name) || strstr(error, "rank 0 is there but did not start the job before the deadline"));
+    const int left = s == XP_ERR_SYSTEM && strstr(error, "cannot connect to rank") && strstr(error, "of a peer: No such file");
+    if (!told && !left)
+        return board_complain("start-up", error);
     if (clock_now() - board->when > atof(DEADLINE) + 1.5)
         return board_complain("start-up", "too late");
     return 0;
@@ -239,7 +246,7 @@ static int rank_main(int rank, void *arg)
     setenv("CROSSPRESS_TRANSPORT", t->transport, 1);
     s = xp_comm_create(&comm, NULL, NULL);
     if (s != XP_OK && t->point == AT_RANDOM) /* others may have had a comm by then, so all meet in the fresh one */
-        return check_start_up(s) != 0 || fresh_comm_works(t, rank) != 0;
+        return check_start_up(t, s) != 0 || fresh_comm_works(t, rank) != 0;
     if (s != XP_OK)
         return board_complain("create", xp_last_error());
     if (t->point == IN_DESTROY) { /* all leave together; the victim does not say goodbye */
