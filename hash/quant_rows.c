@@ -4,8 +4,8 @@
  * The error of a block-rotated quantiser hardly depends on the row: it is a constant of the format times the energy of the
  * residual. So the first format to try is predicted from the row's sums. The row is rotated once for all formats (kernel rotate), and
  * what a format leaves of the integers says within a percent how far off its codes will be (kernel forecast): a format that
- * will clearly miss is passed over for a fraction of what coding takes. The one that may do is coded, decoded and measured (kernel code), and
- * one step in either direction corrects the rest.
+ * will clearly miss is passed over for a fraction of what coding takes. (One that by the prediction will do needs no forecast.) The
+ * one that may do is coded, decoded and measured (kernel code), and one step in either direction corrects the rest.
  *
  * The promise is |x' - x| <= eps * ref in exact arithmetic. Here both sides are f32 sums of squares: sums of n terms of one sign,
  * each term within 3 rounding errors, added in 32 partials, are within (n / 32 + 9) * 2^-24 of the truth (relatively; less than
@@ -37,6 +37,9 @@ static double rounding_error(xp_dtype t)
 
 /* A format whose prediction misses by up to this factor is tried. */
 #define OPTIMISM 1.08
+
+/* One whose prediction is below what is allowed by this factor is tried without a forecast, which mostly would say the same. */
+#define CONFIDENCE 0.95
 
 /* One whose forecast does, by up to this: what rounding adds to the error is random, and averages out over the n values. */
 static double forecast_doubt(double n)
@@ -203,6 +206,11 @@ static double predicted_error(const struct xp_coder *c, const struct subject *s,
     return expected_error[format] * s->residual + rounding_error(c->desc.dtype) * s->energy;
 }
 
+static int promising(struct xp_coder *c, const struct xp_row_plan *p, struct subject *s, unsigned format)
+{
+    return within(c, p, s, predicted_error(c, s, format), CONFIDENCE);
+}
+
 /* Will the format clearly miss? Rounding to the row's type mostly adds to the error, but where it is not small beside what is allowed
  * it may take the error back. (f16 has denormal numbers that count.) */
 static int hopeless(struct xp_coder *c, const struct xp_row_plan *p, struct subject *s, unsigned format)
@@ -233,7 +241,7 @@ static unsigned search(struct xp_coder *c, const struct xp_row_plan *p, struct s
     while (first + 1 < p->count && !within(c, p, s, predicted_error(c, s, p->order[first]), OPTIMISM))
         first++;
     for (i = first; i < p->count; i++) {
-        if (i + 1 < p->count && hopeless(c, p, s, p->order[i]))
+        if (i + 1 < p->count && !promising(c, p, s, p->order[i]) && hopeless(c, p, s, p->order[i]))
             continue;
         *error = try_format(c, s, p->order[i], out);
         if (within(c, p, s, *error, 1))
