@@ -57,7 +57,8 @@ struct xp_call {
     const char *ready;       /* [size] rows for this rank are written and may be read; NULL: all are */
     void *stream;            /* rows in device memory: of the caller */
     int grad_weights;        /* MoE: gradients of the gate weights follow the rows; equal on all ranks */
-    /* Of flat, for all rows but those of this rank for itself: they need not lie one after another. */
+    /* They need not lie one after another: of flat, all rows but those of this rank for itself; of algorithms with codes_lists, those sent that
+     * are coded. */
     const char *from;        /* The rows sent lie here, */
     const uint32_t *at;      /* [rows sent] at these places, and go to `send` only where they must; NULL: they are in send */
     char *to;                /* The rows received belong here, */
@@ -68,6 +69,7 @@ struct xp_algo_ops {
     size_t size;
     const char *name, *about;
     int heeds_ready; /* call.ready: rows that are not ready are left alone */
+    int codes_lists; /* rows in device memory: call.at of rows to peers that xp_device_codes (device_call.h) */
     /* Predicted seconds of a call of average size, from rank-uniform values only; < 0: cannot serve this comm. */
     double (*score)(const struct xp_shape *s);
     xp_status (*create)(void **state, const struct xp_shape *s);

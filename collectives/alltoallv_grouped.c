@@ -178,14 +178,14 @@ static xp_status begin(struct xp_grouped *g)
         return xp_device_failed(g->shape, e, "waiting for the last exchange");
     g->phase = XP_GROUP_COUNTS;
     if (g->coder)
-        g->coder->batch[0].frames = g->coder->batch[0].rows = 0;
+        xp_device_batch_begin(&g->coder->batch[0], g->call);
     xp_grouped_heads_begin(g);
     xp_counts_begin(&g->counts, g->call);
     g->even = even_rows(g);
     for (int i = 1; i < c->size; i++)
         xp_counts_send(&g->counts, (c->rank + i) % c->size, &g->even, 1, g->stats);
     if (g->coder && g->coder->batch[0].frames)
-        e = xp_device_encode(g->coder, &g->coder->batch[0], g->call->send, g->lanes.in);
+        e = xp_device_encode(g->coder, &g->coder->batch[0], g->lanes.in);
     return e ? xp_device_failed(g->shape, e, "coding rows") : XP_OK;
 }
 
@@ -337,6 +337,7 @@ static void grouped_finish(void *state)
 const struct xp_algo_ops xp_algo_grouped = {
     .size = sizeof(struct xp_algo_ops),
     .name = "nccl",
+    .codes_lists = 1,
     .about = "rows in device memory, by NCCL",
     .score = grouped_score,
     .create = grouped_create,

@@ -280,6 +280,7 @@ static void staged_finish(void *state)
 const struct xp_algo_ops xp_algo_staged = {
     .size = sizeof(struct xp_algo_ops),
     .name = "staged",
+    .codes_lists = 1,
     .about = "rows in device memory, every pair of ranks directly",
     .score = staged_score,
     .create = staged_create,

@@ -124,16 +124,23 @@ void xp_device_coder_close(struct xp_device_coder *d)
 
 /* ---- encode -------------------------------------------------------------------------------------------------------- */
 
+void xp_device_batch_begin(struct xp_device_batch *b, const struct xp_call *call)
+{
+    b->frames = b->rows = 0;
+    b->list = call->at;
+    b->from = call->at ? call->from : call->send;
+}
+
 void xp_device_batch_add(struct xp_device_batch *b, size_t row, size_t rows)
 {
     b->frame[b->frames++] = (struct xp_gpu_frame){(uint32_t)b->rows, (uint32_t)rows};
-    for (size_t r = 0; r < rows; r++)
-        b->index[b->rows++] = (uint32_t)(row + r);
+    for (size_t r = row; r < row + rows; r++)
+        b->index[b->rows++] = b->list ? b->list[r] : (uint32_t)r;
 }
 
-static int run_kernels(struct xp_device_coder *d, const struct xp_device_batch *b, const void *rows)
+static int run_kernels(struct xp_device_coder *d, const struct xp_device_batch *b)
 {
-    const struct xp_rows in = {.data = rows, .index = b->dev.index, .rows = b->rows, .dim = d->shape->dim, .dtype = d->shape->dtype};
+    const struct xp_rows in = {.data = b->from, .index = b->dev.index, .rows = b->rows, .dim = d->shape->dim, .dtype = d->shape->dtype};
     const struct xp_gpu_means means = {b->dev.means, b->dev.typed, b->dev.pays, b->dev.base_of, b->dev.reference_of};
     const struct xp_gpu_bases bases = {b->dev.means, b->dev.base_of, b->dev.reference_of, d->sign_words ? b->dev.signs.of : NULL};
     const struct xp_quantiser q = {.dim = d->shape->dim, .signs = d->sign_words ? b->dev.signs.signs : d->quantiser.signs};
@@ -145,7 +152,7 @@ static int run_kernels(struct xp_device_coder *d, const struct xp_device_batch *
     return e ? e : d->kernels->pack(&d->gpu, b->dev.slots, d->stride, b->dev.lengths, NULL, b->rows, d->scratch, b->dev.at, b->dev.payload);
 }
 
-int xp_device_encode(struct xp_device_coder *d, struct xp_device_batch *b, const void *rows, void *stream)
+int xp_device_encode(struct xp_device_coder *d, struct xp_device_batch *b, void *stream)
 {
     const struct { void *to; const void *from; size_t bytes; } up[] = {
         {b->dev.frame, b->frame, b->frames * sizeof *b->frame}, {b->dev.index, b->index, b->rows * sizeof *b->index}};
@@ -157,7 +164,7 @@ int xp_device_encode(struct xp_device_coder *d, struct xp_device_batch *b, const
     for (size_t i = 0; !e && i < sizeof up / sizeof *up; i++)
         e = d->dev->copy(up[i].to, up[i].from, up[i].bytes, stream);
     if (!e)
-        e = run_kernels(d, b, rows);
+        e = run_kernels(d, b);
     for (size_t i = 0; !e && i < sizeof down / sizeof *down; i++)
         e = d->dev->copy(down[i].to, down[i].from, down[i].bytes, stream);
     return e ? e : d->dev->event_record(b->known, stream);
@@ -180,12 +187,25 @@ static const void *mean_of(const struct xp_device_coder *d, const struct xp_devi
     return b->pays[i] ? b->typed + i * d->shape->row_bytes : NULL;
 }
 
-int xp_device_fetch(struct xp_device_coder *d, const struct xp_device_batch *b, size_t i, const void *rows, uint8_t *out, void *stream)
+/* What rows were packed from is free once the host knows the outcome: listed rows are gathered there. */
+int xp_device_raw_rows(struct xp_device_coder *d, const struct xp_device_batch *b, size_t i, void *stream, const void **rows)
 {
     const struct xp_gpu_frame *f = &b->frame[i];
-    const size_t row_bytes = d->shape->row_bytes;
-    if (!pays(d, b, i)) /* the rows of a frame follow one another in the caller's memory */
-        return d->dev->copy(out + XP_FRAME_HEADER, (const char *)rows + b->index[f->first] * row_bytes, f->rows * row_bytes, stream);
+    const struct xp_rows in = {.data = b->from, .index = b->dev.index + f->first, .rows = f->rows, .dim = d->shape->dim, .dtype = d->shape->dtype};
+    uint8_t *gathered = b->dev.slots + f->first * d->shape->row_bytes;
+    *rows = b->list ? (const void *)gathered : b->from + b->index[f->first] * d->shape->row_bytes;
+    d->gpu.stream = stream;
+    return b->list ? d->kernels->rows_gather(&d->gpu, &in, NULL, gathered) : 0;
+}
+
+int xp_device_fetch(struct xp_device_coder *d, const struct xp_device_batch *b, size_t i, uint8_t *out, void *stream)
+{
+    const struct xp_gpu_frame *f = &b->frame[i];
+    if (!pays(d, b, i)) {
+        const void *rows;
+        int e = xp_device_raw_rows(d, b, i, stream, &rows);
+        return e ? e : d->dev->copy(out + XP_FRAME_HEADER, rows, f->rows * d->shape->row_bytes, stream);
+    }
     return d->dev->copy(out + xp_quant_head_bytes(d->coder, f->rows, b->pays[i]), b->dev.payload + b->at[f->first], length_of(b, i), stream);
 }
 

@@ -21,8 +21,10 @@
 /* Frames that are encoded together. */
 struct xp_device_batch {
     size_t frames, rows;
+    const char *from;           /* the caller's rows, */
+    const uint32_t *list;       /* and where each is; NULL: one after another */
     struct xp_gpu_frame *frame; /* pinned, as all that the host reads and writes here */
-    uint32_t *index;            /* the rows' numbers in the caller's buffer */
+    uint32_t *index;            /* where the rows are */
     uint64_t *at;
     uint8_t *formats, *pays, *typed;
     uint64_t *seeds;            /* dither: of the frames */
@@ -69,17 +71,21 @@ void xp_device_coder_parts(struct xp_device_coder *d, struct xp_pool *device, st
 int xp_device_coder_fill(struct xp_device_coder *d, void *stream);
 void xp_device_coder_close(struct xp_device_coder *d);
 
-/* Adds rows [row, row + rows) of the caller's buffer to a batch as a frame. */
+/* An empty batch, of rows of this call. */
+void xp_device_batch_begin(struct xp_device_batch *b, const struct xp_call *call);
+/* Adds rows [row, row + rows) of those sent to a batch as a frame. */
 void xp_device_batch_add(struct xp_device_batch *b, size_t row, size_t rows);
 /* Enqueues the first step; b->known is recorded behind it. */
-int xp_device_encode(struct xp_device_coder *d, struct xp_device_batch *b, const void *rows, void *stream);
+int xp_device_encode(struct xp_device_coder *d, struct xp_device_batch *b, void *stream);
 /* The second step, of frame i: enqueues the copy of its rows' bytes to `out`. */
-int xp_device_fetch(struct xp_device_coder *d, const struct xp_device_batch *b, size_t i, const void *rows, uint8_t *out, void *stream);
+int xp_device_fetch(struct xp_device_coder *d, const struct xp_device_batch *b, size_t i, uint8_t *out, void *stream);
 /* The third, when that is there: completes the frame at `out` and counts it. Returns its length. */
 size_t xp_device_close(struct xp_device_coder *d, const struct xp_device_batch *b, size_t i, uint8_t *out);
 
 /* For those who send the rows' bytes from device memory: those of frame i, or NULL where its rows travel raw. */
 void *xp_device_payload(struct xp_device_coder *d, const struct xp_device_batch *b, size_t i, size_t *length);
+/* Those rows, one after another and behind those of the frame before: where they are, or where they are gathered, which is enqueued. */
+int xp_device_raw_rows(struct xp_device_coder *d, const struct xp_device_batch *b, size_t i, void *stream, const void **rows);
 /* What precedes them: a byte, 0 raw or 1 coded, and of a coded frame its seed, where rows are dithered, and the head of its payload, which is
  * counted. Returns the bytes written. */
 size_t xp_device_write_head(struct xp_device_coder *d, const struct xp_device_batch *b, size_t i, uint8_t *out);

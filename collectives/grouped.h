@@ -76,7 +76,7 @@ void xp_grouped_heads_send(struct xp_grouped *g);
 /* XP_OK: all have come and gone. XP_IN_PROGRESS, error. */
 xp_status xp_grouped_heads_progress(struct xp_grouped *g);
 void xp_grouped_heads_cancel(struct xp_grouped *g);
-/* Fills g->send and g->recv. XP_ERR_CORRUPT. */
+/* Fills g->send and g->recv. XP_ERR_CORRUPT, XP_ERR_SYSTEM. */
 xp_status xp_grouped_make_pieces(struct xp_grouped *g);
 /* Enqueues what brings the received bytes to their places. 0 or a cudaError_t. */
 int xp_grouped_decode(struct xp_grouped *g);

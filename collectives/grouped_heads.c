@@ -132,24 +132,28 @@ static void add_piece(struct xp_piece_list *list, int peer, int kind, int *kind_
     list->piece[list->count++] = (struct xp_piece){peer, buf, len};
 }
 
-static void pieces_to(struct xp_grouped *g, int peer)
+static int pieces_to(struct xp_grouped *g, int peer)
 {
     const struct xp_shape *s = g->shape;
     const struct xp_heads *h = &g->out[peer];
     char *rows = (char *)(uintptr_t)g->call->send;
-    int kind = -1;
+    int kind = -1, e = 0;
     if (!xp_device_codes(g->shape, peer)) {
         add_piece(&g->send, peer, KIND_RAW, &kind, rows + h->row * s->row_bytes, g->call->send_rows[peer] * s->row_bytes);
-        return;
+        return 0;
     }
-    for (size_t f = 0; f < h->frames; f++) {
+    for (size_t f = 0; !e && f < h->frames; f++) {
+        const void *raw;
         size_t len;
         void *payload = xp_device_payload(g->coder, &g->coder->batch[0], h->frame + f, &len);
-        if (payload)
+        if (payload) {
             add_piece(&g->send, peer, KIND_CODED, &kind, payload, len);
-        else
-            add_piece(&g->send, peer, KIND_RAW, &kind, rows + (h->row + f * s->chunk_rows) * s->row_bytes, frame_rows(s, h, f) * s->row_bytes);
+            continue;
+        }
+        e = xp_device_raw_rows(g->coder, &g->coder->batch[0], h->frame + f, g->lanes.in, &raw);
+        add_piece(&g->send, peer, KIND_RAW, &kind, (void *)(uintptr_t)raw, frame_rows(s, h, f) * s->row_bytes);
     }
+    return e;
 }
 
 /* Reads the head of frame f at *at, and moves on. Returns whether it is one; p->formats NULL: raw rows. */
@@ -205,8 +209,8 @@ xp_status xp_grouped_make_pieces(struct xp_grouped *g)
     for (int i = 0; st == XP_OK && i < g->shape->comm->size; i++) {
         if (i == g->shape->comm->rank)
             continue;
-        pieces_to(g, i);
-        st = pieces_from(g, i, &staging);
+        int e = pieces_to(g, i);
+        st = e ? xp_device_failed(g->shape, e, "gathering rows") : pieces_from(g, i, &staging);
     }
     return st;
 }

@@ -23,6 +23,7 @@ struct xp_moe_device {
 struct xp_moe_list {
     size_t rows;
     struct xp_gpu_terms terms; /* device; first NULL: one row each */
+    const uint32_t *row;       /* terms.row on the host */
 };
 
 struct xp_moe_lists {
@@ -136,7 +137,7 @@ static struct terms take_rows(struct xp_moe_lists *l, struct xp_moe_list *list, 
     t.row = take(l, rows * sizeof *t.row, &row);
     if (weights)
         t.weight = take(l, rows * sizeof *t.weight, &weight);
-    *list = (struct xp_moe_list){rows, {.row = row, .weight = weight}};
+    *list = (struct xp_moe_list){rows, {.row = row, .weight = weight}, t.row};
     return t;
 }
 
@@ -367,6 +368,30 @@ static void make_rows(struct xp_moe *m, const struct xp_moe_list *list, const vo
     xp_device_leave(d->dev, m->shape.device_number, before);
 }
 
+/* Rows [first, end) of a list of one row each. */
+static void gather_rows(struct xp_moe *m, const struct xp_moe_list *list, size_t first, size_t end, const void *from)
+{
+    struct xp_moe_list some = {.rows = end - first, .terms = {.row = list->terms.row + first}};
+    if (first < end)
+        make_rows(m, &some, from, 0, m->out + first * m->shape.row_bytes);
+}
+
+/* Rows of a list to every peer, `counts` of them: those that the exchange codes are read from where they are. */
+static void list_rows(struct xp_moe *m, const struct xp_moe_list *list, const size_t *counts, const void *from)
+{
+    const struct xp_channel *ch = &m->channel[m->step[m->at].channel];
+    size_t row = 0, gathered = 0; /* what is before has been seen to */
+    for (int peer = 0; peer < m->shape.comm->size; row += counts[peer++]) {
+        if (!ch->ops->codes_lists || !xp_device_codes(ch->shape, peer))
+            continue;
+        gather_rows(m, list, gathered, row, from);
+        gathered = row + counts[peer];
+    }
+    gather_rows(m, list, gathered, row, from);
+    m->call.from = from;
+    m->call.at = ch->ops->codes_lists ? list->row : NULL;
+}
+
 static const struct xp_moe_lists *lists_of(const struct xp_moe *m)
 {
     return m->op.routing->lists;
@@ -374,8 +399,7 @@ static const struct xp_moe_lists *lists_of(const struct xp_moe *m)
 
 static void rows_leave(struct xp_moe *m, const struct xp_map *map, int hop, const void *from)
 {
-    (void)map;
-    make_rows(m, &lists_of(m)->leave[hop], from, 0, m->out);
+    list_rows(m, &lists_of(m)->leave[hop], map->hop[hop].rows_to, from);
 }
 
 static void take_dots(struct xp_moe *m, const struct xp_moe_list *list, const void *from, const void *expert_rows)
@@ -408,8 +432,11 @@ static size_t rows_arrive(struct xp_moe *m, const struct xp_map *map, size_t mos
 
 static void units_leave(struct xp_moe *m, const struct xp_map *map, int hop, const void *from, int weighted)
 {
-    (void)map;
-    make_rows(m, &lists_of(m)->back[hop], from, weighted, m->out);
+    const struct xp_moe_list *list = &lists_of(m)->back[hop];
+    if (list->terms.first)
+        make_rows(m, list, from, weighted, m->out);
+    else
+        list_rows(m, list, map->hop[hop].units_to, from);
 }
 
 static size_t units_home(struct xp_moe *m, const struct xp_map *map, int weighted, size_t most)

@@ -62,7 +62,7 @@ static int deal(struct xp_staged *s, int coded, struct xp_chunk *chunk)
 static xp_status start_batch(struct xp_staged *s, struct xp_out_batch *b, int *moved)
 {
     struct xp_device_batch *coded = b->coded;
-    coded->frames = coded->rows = 0;
+    xp_device_batch_begin(coded, s->call);
     while (coded->frames < s->coder->batch_frames && deal(s, 1, &b->chunks[coded->frames]))
         xp_device_batch_add(coded, b->chunks[coded->frames].row, b->chunks[coded->frames].rows);
     if (!coded->frames)
@@ -71,7 +71,7 @@ static xp_status start_batch(struct xp_staged *s, struct xp_out_batch *b, int *m
     b->open = coded->frames;
     b->state = XP_BATCH_CODING;
     ++*moved;
-    int e = xp_device_encode(s->coder, coded, s->call->send, s->lanes.out);
+    int e = xp_device_encode(s->coder, coded, s->lanes.out);
     return e ? xp_device_failed(s->shape, e, "coding rows") : XP_OK;
 }
 
@@ -104,7 +104,7 @@ static int fetch_coded(struct xp_staged *s, struct xp_out_slot *slot, int *error
         slot->frame = b->next++;
         slot->chunk = b->chunks[slot->frame];
         slot->from = slot->buf;
-        *error = xp_device_fetch(s->coder, b->coded, slot->frame, s->call->send, slot->buf, s->lanes.out);
+        *error = xp_device_fetch(s->coder, b->coded, slot->frame, slot->buf, s->lanes.out);
         return 1;
     }
     return 0;

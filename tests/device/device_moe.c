@@ -304,6 +304,17 @@ static void coded(struct device_rank *r)
     }
 }
 
+/* A promise that no code keeps: rows travel raw, but in frames. */
+static void raw_frames(struct device_rank *r)
+{
+    for (unsigned n = 0; n < 6; n++) {
+        struct layer l = {.choice = CHOICE_RANDOM, .tokens = 30, .dim = n % 2 ? 100 : 256, .experts = 8, .topk = 2, .dtype = XP_BF16 + n % 3, .mode = XP_MODE_BOUNDED, .eps = 1e-9,
+                          .codec = "int4", .algo = algorithms[n % 3], .combine = n < 3 ? XP_COMBINE_ROWS : XP_COMBINE_SUM, .dither = XP_DITHER_OFF, .steps = 2, .seed = n + 60};
+        r->transport = n < 3 ? "auto" : "nccl";
+        compare_layer(r, &l, 0);
+    }
+}
+
 /* Every kind of centroid and form of the rows; steps that fall back, and such that fall back from the second on. */
 static void folded(struct device_rank *r)
 {
@@ -380,6 +391,46 @@ static void captured(struct device_rank *r)
     compare_layer(r, &l, 1);
 }
 
+/* What the kernels of an operation move. */
+static void count_bytes(struct device_rank *r, struct step *t, enum operation o, const char *name)
+{
+    static const char *const kernels[] = {"gather", "sums", "means", "frame signs", "encode", "pack", "decode"};
+    must(r, cudaStreamSynchronize(t->stream) == 0, "the stream");
+    emulator_clear_counts();
+    operate(r, t, o);
+    must(r, cudaStreamSynchronize(t->stream) == 0, "the stream");
+    if (r->rank)
+        return;
+    printf("# %s: %zu bytes in all", name, emulator_bytes(NULL));
+    for (size_t i = 0; i < sizeof kernels / sizeof *kernels; i++)
+        printf(", %s %zu", kernels[i], emulator_bytes(kernels[i]));
+    printf("\n");
+}
+
+/* Bytes of a step. */
+static void bytes(struct device_rank *r)
+{
+    const struct layer l = {.choice = CHOICE_RANDOM, .tokens = 64, .dim = 1024, .experts = 8, .topk = 2, .dtype = XP_BF16, .mode = XP_MODE_BOUNDED, .eps = 0.1,
+                            .algo = "flat", .seed = 7};
+    struct step t;
+    open_step(r, &l, NULL, &t);
+    layer_step_make(&t.s, &l, r->ranks, r->rank, 0);
+    run_on_host(r, &t);
+    must(r, layer_route(&t.s, t.device, &t.routing) == XP_OK, "route");
+    memcpy(t.got.x, t.want.x, t.s.tokens * t.row_bytes);
+    copy(r, &t, t.dev.x, t.got.x, t.s.tokens * t.row_bytes);
+    count_bytes(r, &t, DISPATCH, "dispatch");
+    memcpy(t.got.expert, t.want.expert, xp_routing_rows(t.routing) * t.row_bytes);
+    copy(r, &t, t.dev.expert, t.got.expert, xp_routing_rows(t.routing) * t.row_bytes);
+    count_bytes(r, &t, COMBINE, "combine");
+    if (r->rank == 0)
+        printf("# %zu tokens and %zu rows at experts of %zu bytes\n", t.s.tokens, xp_routing_rows(t.routing), t.row_bytes);
+    xp_routing_destroy(t.routing);
+    xp_routing_destroy(t.host_routing);
+    layer_step_free(&t.s);
+    close_step(r, &t);
+}
+
 /* A rank ends before a folded step is dispatched. */
 static void folded_lost(struct device_rank *r)
 {
@@ -419,7 +470,7 @@ static void refused(struct device_rank *r)
 int main(int argc, char **argv)
 {
     static const struct device_case cases[] = {
-        {"plain", plain}, {"coded", coded}, {"folded", folded}, {"folded_streams", folded_streams}, {"folded_lost", folded_lost}, {"nccl_plain", nccl_plain}, {"nccl_coded", nccl_coded}, {"streams", streams},
+        {"plain", plain}, {"coded", coded}, {"raw_frames", raw_frames}, {"bytes", bytes}, {"folded", folded}, {"folded_streams", folded_streams}, {"folded_lost", folded_lost}, {"nccl_plain", nccl_plain}, {"nccl_coded", nccl_coded}, {"streams", streams},
         {"captured", captured}, {"refused", refused}, {NULL, NULL},
     };
     return device_main(argc, argv, cases);

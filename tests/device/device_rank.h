@@ -26,6 +26,9 @@ struct device_case {
 /* on_emulator.cpp: kernels may touch the double's memory; whether what they did is without findings, which are printed. */
 void emulator_open(unsigned seed);
 int emulator_findings(void);
+/* Bytes of device memory that launches of a kernel read and wrote since the counts were cleared; NULL: of all kernels. */
+size_t emulator_bytes(const char *kernel);
+void emulator_clear_counts(void);
 
 /* Ends the process unless it is so. */
 void must(const struct device_rank *r, int so, const char *what);

@@ -24,3 +24,15 @@ extern "C" int emulator_findings(void)
         std::fprintf(stderr, "# %s: %s\n", cuemu::kind_name(cuemu::findings()[i].kind), cuemu::findings()[i].text.c_str());
     return (int)n;
 }
+
+extern "C" size_t emulator_bytes(const char *kernel)
+{
+    const cuemu::Count c = cuemu::count_of(kernel);
+
+    return c.read + c.written;
+}
+
+extern "C" void emulator_clear_counts(void)
+{
+    cuemu::clear_counts();
+}
