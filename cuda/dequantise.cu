@@ -26,21 +26,6 @@ struct Decode {
     unsigned char *out;
 };
 
-/* Bytes at any alignment to shared memory with the same alignment within 16 bytes; nothing outside them is read. */
-static __device__ __forceinline__ unsigned char *fetch_bytes(unsigned char *room, const unsigned char *from, unsigned bytes, unsigned lane)
-{
-    unsigned char *to = room + (uintptr_t)from % 16;
-    const unsigned head = min(bytes, (unsigned)(0 - (uintptr_t)from) % 16), middle = (bytes - head) / 16 * 16;
-
-    if (lane < head)
-        to[lane] = from[lane];
-    for (unsigned i = lane * 16; i < middle; i += 32 * 16)
-        *reinterpret_cast<uint4 *>(to + head + i) = *reinterpret_cast<const uint4 *>(from + head + i);
-    if (head + middle + lane < bytes)
-        to[head + middle + lane] = from[head + middle + lane];
-    return to;
-}
-
 template <class T> static __device__ __forceinline__ void decode_blocks(const Decode &d, const xp_qwarp &w, unsigned format, const unsigned char *in,
                                                                         const float *base, typename T::word *x)
 {
@@ -52,16 +37,7 @@ template <class T> static __device__ __forceinline__ void decode_blocks(const De
         const unsigned n = block_size((unsigned)d.dim, b);
         const float step = xp_q_step_of_wire(in[2 * b] | (uint32_t)in[2 * b + 1] << 8);
         float v[XP_QLANE];
-        unsigned u[XP_QLANE];
-        if (format == XP_Q_FP8) {
-#pragma unroll
-            for (unsigned m = 0; m < XP_QLANE; m++)
-                u[m] = xp_q_has(n, m, w.lane) ? codes[32 * m + w.lane] : 0;
-            xp_q_fp8_values(w, b, n, u, step, v);
-        } else {
-            xp_q_read(w, q, n, codes, u);
-            xp_q_values(w, q.levels, b, n, u, step, v);
-        }
+        decode_block(q, format == XP_Q_FP8, w, b, n, step, codes, v);
         codes += block_bytes(q, n);
 #pragma unroll
         for (unsigned m = 0; m < XP_QLANE; m++) {

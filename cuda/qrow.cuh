@@ -60,6 +60,38 @@ template <class W> static __device__ __forceinline__ void fetch(unsigned char *t
             reinterpret_cast<W *>(to)[i] = i < bytes / sizeof(W) ? reinterpret_cast<const W *>(from)[i] : (W)0;
 }
 
+/* Bytes at any alignment to shared memory with the same alignment within 16 bytes; nothing outside them is read. */
+static __device__ __forceinline__ unsigned char *fetch_bytes(unsigned char *room, const unsigned char *from, unsigned bytes, unsigned lane)
+{
+    unsigned char *to = room + (uintptr_t)from % 16;
+    const unsigned head = min(bytes, (unsigned)(0 - (uintptr_t)from) % 16), middle = (bytes - head) / 16 * 16;
+
+    if (lane < head)
+        to[lane] = from[lane];
+    for (unsigned i = lane * 16; i < middle; i += 32 * 16)
+        *reinterpret_cast<uint4 *>(to + head + i) = *reinterpret_cast<const uint4 *>(from + head + i);
+    if (head + middle + lane < bytes)
+        to[head + middle + lane] = from[head + middle + lane];
+    return to;
+}
+
+/* Values of block b from its codes. */
+static __device__ __forceinline__ void decode_block(const struct xp_qinfo &q, bool fp8, const xp_qwarp &w, unsigned b, unsigned n, float step,
+                                                    const unsigned char *codes, float (&v)[XP_QLANE])
+{
+    unsigned u[XP_QLANE];
+
+    if (fp8) {
+#pragma unroll
+        for (unsigned m = 0; m < XP_QLANE; m++)
+            u[m] = xp_q_has(n, m, w.lane) ? codes[32 * m + w.lane] : 0;
+        xp_q_fp8_values(w, b, n, u, step, v);
+    } else {
+        xp_q_read(w, q, n, codes, u);
+        xp_q_values(w, q.levels, b, n, u, step, v);
+    }
+}
+
 static inline size_t round16(size_t n)
 {
     return (n + 15) / 16 * 16;

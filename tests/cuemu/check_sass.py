@@ -23,6 +23,7 @@ HOT = {
     "refine_kernel": ("", None, None),
     "encode_kernel": ("", None, None),
     "decode_kernel": ("", None, None),
+    "decodesums_kernel": ("", None, None),
     "pack_kernel": ("", None, None),
     "combine_kernel": ("Lb1E", None, 0),
     "sums_kernel": ("Lb1E", None, 0),
