@@ -45,6 +45,15 @@ struct xp_shape {
     const struct xp_algo_ops *by_host; /* rows in device memory: the algorithm that exchanges them on the host; NULL: none does */
 };
 
+struct xp_gpu_terms; /* cuda/cuda_kernels.h */
+
+/* Rows that are sums of the rows received, in device memory. */
+struct xp_call_sums {
+    const struct xp_gpu_terms *terms; /* without copies */
+    size_t rows;
+    void *out;
+};
+
 struct xp_call {
     const void *send;
     const size_t *send_rows; /* [size], kept by the request */
@@ -57,19 +66,20 @@ struct xp_call {
     const char *ready;       /* [size] rows for this rank are written and may be read; NULL: all are */
     void *stream;            /* rows in device memory: of the caller */
     int grad_weights;        /* MoE: gradients of the gate weights follow the rows; equal on all ranks */
-    /* They need not lie one after another: of flat, all rows but those of this rank for itself; of algorithms with codes_lists, those sent that
-     * are coded. */
+    /* They need not lie one after another: of flat, all rows but those of this rank for itself; of algorithms that fuse, those sent that are
+     * coded. */
     const char *from;        /* The rows sent lie here, */
     const uint32_t *at;      /* [rows sent] at these places, and go to `send` only where they must; NULL: they are in send */
     char *to;                /* The rows received belong here, */
     const uint32_t *place;   /* [rows received] at these places, and come to `recv` only where they must; NULL: they belong to recv */
+    const struct xp_call_sums *sums; /* Of algorithms that fuse: these are wanted, the rows come to `recv` only where they must; NULL: the rows are */
 };
 
 struct xp_algo_ops {
     size_t size;
     const char *name, *about;
     int heeds_ready; /* call.ready: rows that are not ready are left alone */
-    int codes_lists; /* rows in device memory: call.at of rows to peers that xp_device_codes (device_call.h) */
+    int fuses;       /* rows in device memory: call.at of rows to peers that xp_device_codes (device_call.h), and call.sums where there is such a peer */
     /* Predicted seconds of a call of average size, from rank-uniform values only; < 0: cannot serve this comm. */
     double (*score)(const struct xp_shape *s);
     xp_status (*create)(void **state, const struct xp_shape *s);

@@ -337,7 +337,7 @@ static void grouped_finish(void *state)
 const struct xp_algo_ops xp_algo_grouped = {
     .size = sizeof(struct xp_algo_ops),
     .name = "nccl",
-    .codes_lists = 1,
+    .fuses = 1,
     .about = "rows in device memory, by NCCL",
     .score = grouped_score,
     .create = grouped_create,

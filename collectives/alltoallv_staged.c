@@ -202,11 +202,14 @@ static int all_moved(const struct xp_staged *s)
 
 static xp_status end(struct xp_staged *s)
 {
-    int e = xp_device_lanes_leave(s->dev, &s->lanes, s->call->stream);
+    xp_status st = xp_counts_verdict(&s->counts);
+    int e = st == XP_OK && s->call->sums ? xp_device_sums(s->coder, s->call, s->lanes.in) : 0;
+    if (!e)
+        e = xp_device_lanes_leave(s->dev, &s->lanes, s->call->stream);
     if (e)
         return xp_device_failed(s->shape, e, "handing over to the caller's stream");
     snprintf(s->stats->codec, sizeof s->stats->codec, "%s", s->coder ? s->shape->coder->desc.choice.name : "raw");
-    return xp_counts_verdict(&s->counts);
+    return st;
 }
 
 static xp_status move(struct xp_staged *s, int *moved)
@@ -280,7 +283,7 @@ static void staged_finish(void *state)
 const struct xp_algo_ops xp_algo_staged = {
     .size = sizeof(struct xp_algo_ops),
     .name = "staged",
-    .codes_lists = 1,
+    .fuses = 1,
     .about = "rows in device memory, every pair of ranks directly",
     .score = staged_score,
     .create = staged_create,

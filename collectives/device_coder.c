@@ -261,11 +261,6 @@ size_t xp_device_write_head(struct xp_device_coder *d, const struct xp_device_ba
 
 /* ---- decode -------------------------------------------------------------------------------------------------------- */
 
-void xp_device_decode_begin(struct xp_device_coder *d)
-{
-    d->notes_used = d->frames_used = 0;
-}
-
 /* Where the notes of a run are, of `rows` rows in at most `frames` frames. */
 static void place_notes(struct xp_device_notes *n, uint8_t *notes, size_t rows, size_t frames, size_t dim)
 {
@@ -290,6 +285,20 @@ void xp_device_run_begin(struct xp_device_coder *d, struct xp_device_run *run, s
     d->notes_used += round16(run->bytes);
 }
 
+void xp_device_decode_begin(struct xp_device_coder *d, const struct xp_call *call)
+{
+    size_t rows = 0, frames = 0;
+    d->notes_used = d->frames_used = 0;
+    if (!call->sums)
+        return;
+    for (int i = 0; i < d->shape->comm->size; i++) {
+        rows += call->recv_rows[i];
+        frames += xp_device_codes(d->shape, i) ? (call->recv_rows[i] + d->shape->chunk_rows - 1) / d->shape->chunk_rows : 0;
+    }
+    xp_device_run_begin(d, &d->kept, rows, frames);
+    memset(d->kept.host.formats, XP_GPU_PLAIN, rows);
+}
+
 void xp_device_run_add(struct xp_device_coder *d, struct xp_device_run *run, const struct xp_quant_parts *p, size_t rows, size_t at)
 {
     const size_t dim = d->shape->dim;
@@ -307,36 +316,63 @@ void xp_device_run_add(struct xp_device_coder *d, struct xp_device_run *run, con
     run->means += p->mean != NULL;
 }
 
-int xp_device_run_end(struct xp_device_coder *d, const struct xp_device_run *run, void *to, void *stream)
+void xp_device_keep(struct xp_device_coder *d, const struct xp_quant_parts *p, size_t row, size_t rows, size_t at)
 {
-    const struct xp_gpu_bases bases = {run->dev.mean, run->dev.of, NULL, d->sign_words ? run->dev.signs_of : NULL};
-    const struct xp_quantiser q = {.dim = d->shape->dim, .signs = d->sign_words ? run->signs : d->quantiser.signs};
+    d->kept.rows = row;
+    xp_device_run_add(d, &d->kept, p, rows, at);
+}
+
+/* Notes to the device, and signs that follow from them; what kernels get of them. */
+static int open_run(struct xp_device_coder *d, const struct xp_device_run *run, void *stream, struct xp_gpu_bases *bases, struct xp_quantiser *q)
+{
+    *bases = (struct xp_gpu_bases){run->dev.mean, run->dev.of, NULL, d->sign_words ? run->dev.signs_of : NULL};
+    *q = (struct xp_quantiser){.dim = d->shape->dim, .signs = d->sign_words ? run->signs : d->quantiser.signs};
     int e = d->dev->copy(d->dev_notes + run->notes, d->notes + run->notes, run->bytes, stream);
     d->gpu.stream = stream;
-    if (!e && d->sign_words)
-        e = d->kernels->signs_of_seeds(&d->gpu, run->dev.seeds, run->frames, d->shape->dim, run->signs);
+    return e || !d->sign_words ? e : d->kernels->signs_of_seeds(&d->gpu, run->dev.seeds, run->frames, d->shape->dim, run->signs);
+}
+
+int xp_device_run_end(struct xp_device_coder *d, const struct xp_device_run *run, void *to, void *stream)
+{
+    struct xp_gpu_bases bases;
+    struct xp_quantiser q;
+    int e = open_run(d, run, stream, &bases, &q);
     return e ? e : d->kernels->row_decode(&d->gpu, &q, run->dev.formats, XP_Q_RAW, d->staging, run->dev.at, 0, &bases, d->shape->dtype,
                                           run->rows, to);
 }
 
-xp_status xp_device_decode(struct xp_device_coder *d, const struct xp_device_frame *frames, size_t count, void *to, void *stream, int *error)
+int xp_device_sums(struct xp_device_coder *d, const struct xp_call *call, void *stream)
+{
+    struct xp_gpu_coded_rows rows = {.formats = d->kept.dev.formats, .bytes = d->staging, .at = d->kept.dev.at, .plain = call->recv};
+    struct xp_quantiser q;
+    int e = open_run(d, &d->kept, stream, &rows.bases, &q);
+    return e ? e : d->kernels->decode_sums(&d->gpu, &q, &rows, d->shape->dtype, call->sums->terms, call->sums->rows, call->sums->out);
+}
+
+xp_status xp_device_decode(struct xp_device_coder *d, const struct xp_call *call, const struct xp_device_frame *frames, size_t count, size_t row, void *stream,
+                           int *error)
 {
     struct xp_device_run run;
     size_t rows = 0;
     *error = 0;
     for (size_t i = 0; i < count; i++)
         rows += frames[i].rows;
-    xp_device_run_begin(d, &run, rows, count);
-    for (size_t i = 0; i < count && !*error; i++) {
+    if (!call->sums)
+        xp_device_run_begin(d, &run, rows, count);
+    rows = row;
+    for (size_t i = 0; i < count && !*error; rows += frames[i++].rows) {
         struct xp_quant_parts p;
         xp_status st = xp_quant_open(d->coder, &d->plan, frames[i].frame, frames[i].len, frames[i].rows, &p);
         if (st != XP_OK)
             return st;
         const size_t at = frames[i].offset + (size_t)(p.bytes - frames[i].frame);
-        xp_device_run_add(d, &run, &p, frames[i].rows, at);
+        if (call->sums)
+            xp_device_keep(d, &p, rows, frames[i].rows, at);
+        else
+            xp_device_run_add(d, &run, &p, frames[i].rows, at);
         *error = d->dev->copy(d->staging + at, p.bytes, p.length, stream);
     }
-    if (!*error)
-        *error = xp_device_run_end(d, &run, to, stream);
+    if (!*error && !call->sums)
+        *error = xp_device_run_end(d, &run, (char *)call->recv + row * d->shape->row_bytes, stream);
     return XP_OK;
 }

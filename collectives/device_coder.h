@@ -39,6 +39,21 @@ struct xp_device_batch {
     } dev;
 };
 
+/* What the rows of a run of frames are decoded with. */
+struct xp_device_notes {
+    float *mean;
+    uint64_t *at; /* in the staging memory */
+    uint32_t *of; /* which mean, or XP_GPU_NO_ROW */
+    uint32_t *signs_of; /* which of seeds */
+    uint64_t *seeds;
+    uint8_t *formats;
+};
+struct xp_device_run {
+    size_t rows, frames, means, notes, bytes;
+    uint32_t *signs; /* device */
+    struct xp_device_notes host, dev;
+};
+
 struct xp_device_coder {
     const struct xp_shape *shape;
     const struct xp_device *dev;
@@ -58,6 +73,7 @@ struct xp_device_coder {
     size_t notes_cap, notes_used;
     uint32_t *signs_in;        /* device, dither: of the frames of a call */
     size_t frames_in, frames_used;
+    struct xp_device_run kept; /* of a call of sums */
 };
 
 /* Whether rows of this length can be coded on the device; *why gets a static text. */
@@ -90,35 +106,26 @@ int xp_device_raw_rows(struct xp_device_coder *d, const struct xp_device_batch *
  * counted. Returns the bytes written. */
 size_t xp_device_write_head(struct xp_device_coder *d, const struct xp_device_batch *b, size_t i, uint8_t *out);
 
-/* What the rows of a run of frames are decoded with. */
-struct xp_device_notes {
-    float *mean;
-    uint64_t *at; /* in the staging memory */
-    uint32_t *of; /* which mean, or XP_GPU_NO_ROW */
-    uint32_t *signs_of; /* which of seeds */
-    uint64_t *seeds;
-    uint8_t *formats;
-};
-struct xp_device_run {
-    size_t rows, frames, means, notes, bytes;
-    uint32_t *signs; /* device */
-    struct xp_device_notes host, dev;
-};
-
-/* Before the runs of a call: there is room for the notes of every frame once. */
-void xp_device_decode_begin(struct xp_device_coder *d);
+/* Before the runs of a call: there is room for the notes of every frame once. sums: one run, begun here, of all rows received; they are kept as
+ * they came until their sums are made. Rows that are not added to it are those in the call's recv. */
+void xp_device_decode_begin(struct xp_device_coder *d, const struct xp_call *call);
 /* A run of so many rows and frames, whose rows follow one another at `to`. Their bytes are, or will be by the stream, in the device's
  * staging memory from `at` on. */
 void xp_device_run_begin(struct xp_device_coder *d, struct xp_device_run *run, size_t rows, size_t frames);
 void xp_device_run_add(struct xp_device_coder *d, struct xp_device_run *run, const struct xp_quant_parts *p, size_t rows, size_t at);
 int xp_device_run_end(struct xp_device_coder *d, const struct xp_device_run *run, void *to, void *stream);
+/* Adds a frame of the call's rows from `row` on to the run of its sums. */
+void xp_device_keep(struct xp_device_coder *d, const struct xp_quant_parts *p, size_t row, size_t rows, size_t at);
+int xp_device_sums(struct xp_device_coder *d, const struct xp_call *call, void *stream);
 
 /* A frame that has come. */
 struct xp_device_frame {
     const uint8_t *frame; /* in the pinned staging memory */
     size_t len, rows, offset; /* offset: of the frame in the staging memory */
 };
-/* Checks frames, copies their rows' bytes to the device, and decodes them as one run. XP_ERR_CORRUPT; *error: of CUDA, else 0. */
-xp_status xp_device_decode(struct xp_device_coder *d, const struct xp_device_frame *frames, size_t count, void *to, void *stream, int *error);
+/* Checks frames of the call's rows from `row` on, copies their rows' bytes to the device, and decodes them as one run, or keeps them. XP_ERR_CORRUPT;
+ * *error: of CUDA, else 0. */
+xp_status xp_device_decode(struct xp_device_coder *d, const struct xp_call *call, const struct xp_device_frame *frames, size_t count, size_t row, void *stream,
+                           int *error);
 
 #endif

@@ -251,12 +251,30 @@ static int decode_peer(struct xp_grouped *g, const struct xp_heads *h, size_t *s
     return e;
 }
 
+/* For sums the rows stay as they came. */
+static void keep_peer(struct xp_grouped *g, const struct xp_heads *h, size_t *staging)
+{
+    size_t at = 0;
+    for (size_t f = 0; f < h->frames; f++) {
+        struct xp_quant_parts p;
+        read_head(g, h, f, &at, &p);
+        if (!p.formats)
+            continue;
+        xp_device_keep(g->coder, &p, h->row + f * g->shape->chunk_rows, frame_rows(g->shape, h, f), *staging);
+        *staging += p.length;
+    }
+}
+
 int xp_grouped_decode(struct xp_grouped *g)
 {
     size_t staging = 0;
     int e = 0;
-    xp_device_decode_begin(g->coder);
-    for (int i = 0; !e && i < g->shape->comm->size; i++)
-        e = decode_peer(g, &g->in[i], &staging);
-    return e;
+    xp_device_decode_begin(g->coder, g->call);
+    for (int i = 0; !e && i < g->shape->comm->size; i++) {
+        if (g->call->sums)
+            keep_peer(g, &g->in[i], &staging);
+        else
+            e = decode_peer(g, &g->in[i], &staging);
+    }
+    return e || !g->call->sums ? e : xp_device_sums(g->coder, g->call, g->lanes.in);
 }

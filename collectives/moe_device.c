@@ -16,6 +16,9 @@ struct xp_moe_device {
     void *copying;                /* stream: of lists */
     void *left, *dots_known;      /* events: the end of the last operation on its stream; m->dots is on the host */
     float *dots;                  /* [cap_most] */
+    struct xp_call_sums sums;     /* what comes home, where the exchange makes it: */
+    struct xp_gpu_terms terms;
+    int summed;                   /* it does */
     int error;
 };
 
@@ -376,20 +379,26 @@ static void gather_rows(struct xp_moe *m, const struct xp_moe_list *list, size_t
         make_rows(m, &some, from, 0, m->out + first * m->shape.row_bytes);
 }
 
+/* Whether the exchange of the step under way codes rows to and from a peer, and does so where they are. */
+static int fuses(const struct xp_moe *m, int peer)
+{
+    const struct xp_channel *ch = &m->channel[m->step[m->at].channel];
+    return ch->ops->fuses && xp_device_codes(ch->shape, peer);
+}
+
 /* Rows of a list to every peer, `counts` of them: those that the exchange codes are read from where they are. */
 static void list_rows(struct xp_moe *m, const struct xp_moe_list *list, const size_t *counts, const void *from)
 {
-    const struct xp_channel *ch = &m->channel[m->step[m->at].channel];
     size_t row = 0, gathered = 0; /* what is before has been seen to */
     for (int peer = 0; peer < m->shape.comm->size; row += counts[peer++]) {
-        if (!ch->ops->codes_lists || !xp_device_codes(ch->shape, peer))
+        if (!fuses(m, peer))
             continue;
+        m->call.from = from;
+        m->call.at = list->row;
         gather_rows(m, list, gathered, row, from);
         gathered = row + counts[peer];
     }
     gather_rows(m, list, gathered, row, from);
-    m->call.from = from;
-    m->call.at = ch->ops->codes_lists ? list->row : NULL;
 }
 
 static const struct xp_moe_lists *lists_of(const struct xp_moe *m)
@@ -430,6 +439,23 @@ static size_t rows_arrive(struct xp_moe *m, const struct xp_map *map, size_t mos
     return list->rows;
 }
 
+/* On the last hop home the exchange sums where it decodes. */
+static void sum_rows(struct xp_moe *m, int weighted)
+{
+    struct xp_moe_device *d = m->device;
+    const struct xp_moe_list *home = &lists_of(m)->home;
+    d->summed = 0;
+    for (int peer = 0; peer < m->shape.comm->size; peer++)
+        d->summed |= fuses(m, peer);
+    if (!d->summed)
+        return;
+    d->terms = home->terms;
+    if (!weighted)
+        d->terms.weight = NULL;
+    d->sums = (struct xp_call_sums){&d->terms, home->rows, m->op.out};
+    m->call.sums = &d->sums;
+}
+
 static void units_leave(struct xp_moe *m, const struct xp_map *map, int hop, const void *from, int weighted)
 {
     const struct xp_moe_list *list = &lists_of(m)->back[hop];
@@ -437,6 +463,8 @@ static void units_leave(struct xp_moe *m, const struct xp_map *map, int hop, con
         make_rows(m, list, from, weighted, m->out);
     else
         list_rows(m, list, map->hop[hop].units_to, from);
+    if (hop == 0)
+        sum_rows(m, weighted);
 }
 
 static size_t units_home(struct xp_moe *m, const struct xp_map *map, int weighted, size_t most)
@@ -444,7 +472,8 @@ static size_t units_home(struct xp_moe *m, const struct xp_map *map, int weighte
     const struct xp_moe_list *list = &lists_of(m)->home;
     (void)map;
     (void)most;
-    make_rows(m, list, m->in[0], weighted, m->op.out);
+    if (!m->device->summed)
+        make_rows(m, list, m->in[0], weighted, m->op.out);
     return list->rows;
 }
 

@@ -44,7 +44,7 @@ void xp_staged_recv_begin(struct xp_staged *s)
     uint8_t *staging = s->staging;
     size_t row = 0;
     if (s->coder)
-        xp_device_decode_begin(s->coder);
+        xp_device_decode_begin(s->coder, s->call);
     for (int peer = 0; peer < shape->comm->size; peer++) {
         size_t rows = s->call->recv_rows[peer], left = peer == shape->comm->rank ? 0 : rows;
         s->from[peer].first = s->from[peer].next = a;
@@ -76,13 +76,13 @@ static xp_status take_plain(struct xp_staged *s, const struct xp_arrival *a)
     return e ? xp_device_failed(s->shape, e, "copying rows to the device") : XP_OK;
 }
 
-/* Frames [first, end) of one peer, which follow one another in the caller's memory. */
+/* Frames [first, end) of one peer, whose rows follow one another. */
 static xp_status take_coded(struct xp_staged *s, const struct xp_arrival *first, const struct xp_arrival *end)
 {
     int e;
     for (const struct xp_arrival *a = first; a < end; a++)
         s->run[a - first] = (struct xp_device_frame){a->staging, a->op.len, a->chunk.rows, (size_t)(a->staging - s->staging)};
-    xp_status st = xp_device_decode(s->coder, s->run, (size_t)(end - first), place_of(s, &first->chunk), s->lanes.in, &e);
+    xp_status st = xp_device_decode(s->coder, s->call, s->run, (size_t)(end - first), first->chunk.row, s->lanes.in, &e);
     if (st != XP_OK)
         return corrupt(s, first->chunk.peer, "a frame");
     return e ? xp_device_failed(s->shape, e, "decoding rows") : XP_OK;
