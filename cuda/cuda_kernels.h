@@ -213,17 +213,28 @@ struct xp_gpu_terms {
 };
 int xp_cuda_rows_sums(const struct xp_gpu *g, const struct xp_rows *in, const struct xp_gpu_terms *terms, void *out);
 
-/* The same sums, without copies among the terms, of rows as they came (decode_sums.cu): row r is row r of `plain`, where formats[r] is
- * XP_GPU_PLAIN, else what xp_cuda_row_decode makes of the bytes at bytes + at[r]. q, bases: as there; bases.of is not NULL where any row is coded. */
+/* Rows as they came: row r is row r of `plain`, where formats[r] is XP_GPU_PLAIN, else what xp_cuda_row_decode makes of the bytes at bytes + at[r];
+ * bases: as there, its numbers are looked at for coded rows only. */
 enum { XP_GPU_PLAIN = 255 };
 struct xp_gpu_coded_rows {
     const uint8_t *formats, *bytes;
     const uint64_t *at;
-    struct xp_gpu_bases bases;
+    struct xp_gpu_bases bases; /* of: not NULL */
     const void *plain;
 };
+
+/* The sums of xp_cuda_rows_sums, without copies among the terms, of such rows (decode_sums.cu). */
 int xp_cuda_decode_sums(const struct xp_gpu *g, const struct xp_quantiser *q, const struct xp_gpu_coded_rows *rows, xp_dtype t,
                         const struct xp_gpu_terms *terms, size_t sums, void *out);
+
+/* Such rows, `count` of them, each to all of its places in `out`, times the weight there (dequantise.cu). */
+struct xp_gpu_places {
+    const uint32_t *first; /* [count + 1] the places of row r begin here in */
+    const uint32_t *place;
+    const float *weight;   /* NULL: rows are written as they are */
+};
+int xp_cuda_row_spread(const struct xp_gpu *g, const struct xp_quantiser *q, const struct xp_gpu_coded_rows *rows, xp_dtype t, size_t count,
+                       const struct xp_gpu_places *places, void *out);
 
 /* dots[i] = <row in->index[i], row i of other>, as xp_row_dot of rowmath.h. */
 int xp_cuda_rows_dots(const struct xp_gpu *g, const struct xp_rows *in, const void *other, float *dots);
@@ -254,6 +265,8 @@ struct xp_cuda_table {
                 uint64_t *at, uint8_t *payload);
     int (*rows_gather)(const struct xp_gpu *g, const struct xp_rows *in, const float *weight, void *out);
     int (*rows_sums)(const struct xp_gpu *g, const struct xp_rows *in, const struct xp_gpu_terms *terms, void *out);
+    int (*row_spread)(const struct xp_gpu *g, const struct xp_quantiser *q, const struct xp_gpu_coded_rows *rows, xp_dtype t, size_t count,
+                      const struct xp_gpu_places *places, void *out);
     int (*decode_sums)(const struct xp_gpu *g, const struct xp_quantiser *q, const struct xp_gpu_coded_rows *rows, xp_dtype t,
                        const struct xp_gpu_terms *terms, size_t sums, void *out);
     int (*rows_dots)(const struct xp_gpu *g, const struct xp_rows *in, const void *other, float *dots);

@@ -15,6 +15,7 @@ const struct xp_cuda_table xp_cuda_table = {
     .pack = xp_cuda_pack,
     .rows_gather = xp_cuda_rows_gather,
     .rows_sums = xp_cuda_rows_sums,
+    .row_spread = xp_cuda_row_spread,
     .decode_sums = xp_cuda_decode_sums,
     .rows_dots = xp_cuda_rows_dots,
 };

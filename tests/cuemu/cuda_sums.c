@@ -1,5 +1,5 @@
 /*
- * cuda_sums.c - checkcuda: sums of rows that are decoded where they are added, against decoding and kernel row_sum
+ * cuda_sums.c - checkcuda: rows as they came, decoded where they are added or to all their places, against decoding and kernel row_sum
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -193,7 +193,7 @@ static void check_values(struct check *c, const struct arrived *a, const char *w
         if (x != x && y != y)
             memcpy(got + i * size, want + i * size, size);
     }
-    check_same(c, want, got, n * size, "%zu sums of %zu %s rows of %zu, %zu means, own signs %d", rows, a->rows, check_dtype_name(a->t), a->dim, a->bases, a->own_signs);
+    check_same(c, want, got, n * size, "%zu rows from %zu %s rows of %zu, %zu means, own signs %d", rows, a->rows, check_dtype_name(a->t), a->dim, a->bases, a->own_signs);
     free(got);
 }
 
@@ -214,6 +214,76 @@ static void compare_decode_sums(struct check *c, const struct xp_gpu *gpu, const
         device_free(out);
         free(want);
         drop_terms(&l);
+        drop_rows(&a);
+    }
+}
+
+/* ---- rows to their places ---- */
+
+/* Every place of out is that of one row, in any order; some rows have none. */
+struct place_lists {
+    size_t places;
+    uint32_t *first, *place;
+    float *weight;
+    struct xp_gpu_places dev;
+};
+
+static void make_places(struct check *c, struct place_lists *l, size_t rows, int weighted)
+{
+    l->first = malloc((rows + 1) * 4);
+    l->places = 0;
+    for (size_t r = 0; r < rows; r++) {
+        l->first[r] = (uint32_t)l->places;
+        l->places += check_below(c, 4);
+    }
+    l->first[rows] = (uint32_t)l->places;
+    l->place = malloc(l->places * 4 + 4);
+    l->weight = malloc(l->places * 4 + 4);
+    for (uint32_t i = 0; i < l->places; i++) {
+        const size_t other = check_below(c, i + 1);
+        l->place[i] = l->place[other];
+        l->place[other] = i;
+        l->weight[i] = check_below(c, 6) ? (float)check_gauss(c) : 0.0f;
+    }
+    l->dev = (struct xp_gpu_places){device_upload(l->first, (rows + 1) * 4), device_upload(l->place, l->places * 4),
+                                    weighted ? device_upload(l->weight, l->places * 4) : NULL};
+}
+
+static char *spread_on_host(const struct arrived *a, const struct place_lists *l)
+{
+    char *want = malloc(l->places * a->row_bytes + 1);
+
+    for (size_t r = 0; r < a->rows; r++)
+        for (uint32_t p = l->first[r]; p < l->first[r + 1]; p++) {
+            char *to = want + l->place[p] * a->row_bytes;
+            memcpy(to, a->decoded + r * a->row_bytes, a->row_bytes);
+            for (size_t i = 0; l->dev.weight && i < a->dim; i++)
+                xp_store_f32(to, a->t, i, l->weight[p] * xp_load_f32(to, a->t, i));
+        }
+    return want;
+}
+
+static void compare_spread(struct check *c, const struct xp_gpu *gpu, const struct xp_kernels *plain)
+{
+    const struct xp_gpu few = check_gpu(c, gpu), *g = &few;
+
+    for (int i = 0; i < 2; i++) {
+        struct arrived a = {.t = types[check_below(c, 3)], .dim = check_dim(c), .bases = check_below(c, 3), .own_signs = (int)check_below(c, 2)};
+        struct place_lists l;
+        a.rows = 1 + check_below(c, a.dim > 1000 ? 6 : 30);
+        a.shift = check_below(c, 8) ? 0 : xp_dtype_size(a.t);
+        make_rows(c, &a, plain);
+        make_places(c, &l, a.rows, (int)check_below(c, 2));
+        char *want = spread_on_host(&a, &l), *out = device_upload(NULL, a.shift + l.places * a.row_bytes);
+        check_launched(c, xp_cuda_row_spread(g, &a.q, &a.dev, a.t, a.rows, &l.dev, out + a.shift), "decode");
+        check_values(c, &a, want, out + a.shift, l.places);
+        const void *device[] = {out, l.dev.first, l.dev.place, l.dev.weight};
+        for (size_t k = 0; k < sizeof device / sizeof *device; k++)
+            device_free((void *)(uintptr_t)device[k]);
+        free(want);
+        free(l.first);
+        free(l.place);
+        free(l.weight);
         drop_rows(&a);
     }
 }
@@ -301,6 +371,7 @@ static void bench_sums(struct check *c, const struct xp_gpu *g)
 
 const struct cuda_case cuda_sums_cases[] = {
     {"decode_sums", compare_decode_sums, bench_sums},
+    {"spread", compare_spread, NULL},
     {"decode_sums_bytes", compare_bytes, NULL},
     {NULL, NULL, NULL},
 };
