@@ -46,11 +46,13 @@ struct xp_shape {
 };
 
 struct xp_gpu_terms; /* cuda/cuda_kernels.h */
+struct xp_gpu_places;
 
-/* Rows that are sums of the rows received, in device memory. */
-struct xp_call_sums {
-    const struct xp_gpu_terms *terms; /* without copies */
-    size_t rows;
+/* What is made of the rows received, in device memory. */
+struct xp_call_result {
+    const struct xp_gpu_terms *terms;   /* `sums` sums of them, without copies among the terms; NULL: */
+    size_t sums;
+    const struct xp_gpu_places *places; /* every row to places of its own */
     void *out;
 };
 
@@ -72,14 +74,14 @@ struct xp_call {
     const uint32_t *at;      /* [rows sent] at these places, and go to `send` only where they must; NULL: they are in send */
     char *to;                /* The rows received belong here, */
     const uint32_t *place;   /* [rows received] at these places, and come to `recv` only where they must; NULL: they belong to recv */
-    const struct xp_call_sums *sums; /* Of algorithms that fuse: these are wanted, the rows come to `recv` only where they must; NULL: the rows are */
+    const struct xp_call_result *result; /* Of algorithms that fuse: this is wanted, the rows come to `recv` only where they must; NULL: the rows are */
 };
 
 struct xp_algo_ops {
     size_t size;
     const char *name, *about;
     int heeds_ready; /* call.ready: rows that are not ready are left alone */
-    int fuses;       /* rows in device memory: call.at of rows to peers that xp_device_codes (device_call.h), and call.sums where there is such a peer */
+    int fuses;       /* rows in device memory: call.at of rows to peers that xp_device_codes (device_call.h), and call.result where there is such a peer */
     /* Predicted seconds of a call of average size, from rank-uniform values only; < 0: cannot serve this comm. */
     double (*score)(const struct xp_shape *s);
     xp_status (*create)(void **state, const struct xp_shape *s);

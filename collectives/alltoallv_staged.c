@@ -203,7 +203,7 @@ static int all_moved(const struct xp_staged *s)
 static xp_status end(struct xp_staged *s)
 {
     xp_status st = xp_counts_verdict(&s->counts);
-    int e = st == XP_OK && s->call->sums ? xp_device_sums(s->coder, s->call, s->lanes.in) : 0;
+    int e = st == XP_OK && s->call->result ? xp_device_result(s->coder, s->call, s->lanes.in) : 0;
     if (!e)
         e = xp_device_lanes_leave(s->dev, &s->lanes, s->call->stream);
     if (e)

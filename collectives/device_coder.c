@@ -289,13 +289,14 @@ void xp_device_decode_begin(struct xp_device_coder *d, const struct xp_call *cal
 {
     size_t rows = 0, frames = 0;
     d->notes_used = d->frames_used = 0;
-    if (!call->sums)
+    if (!call->result)
         return;
     for (int i = 0; i < d->shape->comm->size; i++) {
         rows += call->recv_rows[i];
         frames += xp_device_codes(d->shape, i) ? (call->recv_rows[i] + d->shape->chunk_rows - 1) / d->shape->chunk_rows : 0;
     }
     xp_device_run_begin(d, &d->kept, rows, frames);
+    d->kept_rows = rows;
     memset(d->kept.host.formats, XP_GPU_PLAIN, rows);
 }
 
@@ -341,12 +342,16 @@ int xp_device_run_end(struct xp_device_coder *d, const struct xp_device_run *run
                                           run->rows, to);
 }
 
-int xp_device_sums(struct xp_device_coder *d, const struct xp_call *call, void *stream)
+int xp_device_result(struct xp_device_coder *d, const struct xp_call *call, void *stream)
 {
     struct xp_gpu_coded_rows rows = {.formats = d->kept.dev.formats, .bytes = d->staging, .at = d->kept.dev.at, .plain = call->recv};
+    const struct xp_call_result *r = call->result;
     struct xp_quantiser q;
     int e = open_run(d, &d->kept, stream, &rows.bases, &q);
-    return e ? e : d->kernels->decode_sums(&d->gpu, &q, &rows, d->shape->dtype, call->sums->terms, call->sums->rows, call->sums->out);
+    if (e)
+        return e;
+    return r->terms ? d->kernels->decode_sums(&d->gpu, &q, &rows, d->shape->dtype, r->terms, r->sums, r->out)
+                    : d->kernels->row_spread(&d->gpu, &q, &rows, d->shape->dtype, d->kept_rows, r->places, r->out);
 }
 
 xp_status xp_device_decode(struct xp_device_coder *d, const struct xp_call *call, const struct xp_device_frame *frames, size_t count, size_t row, void *stream,
@@ -357,7 +362,7 @@ xp_status xp_device_decode(struct xp_device_coder *d, const struct xp_call *call
     *error = 0;
     for (size_t i = 0; i < count; i++)
         rows += frames[i].rows;
-    if (!call->sums)
+    if (!call->result)
         xp_device_run_begin(d, &run, rows, count);
     rows = row;
     for (size_t i = 0; i < count && !*error; rows += frames[i++].rows) {
@@ -366,13 +371,13 @@ xp_status xp_device_decode(struct xp_device_coder *d, const struct xp_call *call
         if (st != XP_OK)
             return st;
         const size_t at = frames[i].offset + (size_t)(p.bytes - frames[i].frame);
-        if (call->sums)
+        if (call->result)
             xp_device_keep(d, &p, rows, frames[i].rows, at);
         else
             xp_device_run_add(d, &run, &p, frames[i].rows, at);
         *error = d->dev->copy(d->staging + at, p.bytes, p.length, stream);
     }
-    if (!*error && !call->sums)
+    if (!*error && !call->result)
         *error = xp_device_run_end(d, &run, (char *)call->recv + row * d->shape->row_bytes, stream);
     return XP_OK;
 }

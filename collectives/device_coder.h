@@ -73,7 +73,8 @@ struct xp_device_coder {
     size_t notes_cap, notes_used;
     uint32_t *signs_in;        /* device, dither: of the frames of a call */
     size_t frames_in, frames_used;
-    struct xp_device_run kept; /* of a call of sums */
+    struct xp_device_run kept; /* of a call with a result */
+    size_t kept_rows;
 };
 
 /* Whether rows of this length can be coded on the device; *why gets a static text. */
@@ -106,17 +107,17 @@ int xp_device_raw_rows(struct xp_device_coder *d, const struct xp_device_batch *
  * counted. Returns the bytes written. */
 size_t xp_device_write_head(struct xp_device_coder *d, const struct xp_device_batch *b, size_t i, uint8_t *out);
 
-/* Before the runs of a call: there is room for the notes of every frame once. sums: one run, begun here, of all rows received; they are kept as
- * they came until their sums are made. Rows that are not added to it are those in the call's recv. */
+/* Before the runs of a call: there is room for the notes of every frame once. With a result it is one run, begun here, of all rows received; they
+ * are kept as they came until the result is made. Rows that are not added to it are those in the call's recv. */
 void xp_device_decode_begin(struct xp_device_coder *d, const struct xp_call *call);
 /* A run of so many rows and frames, whose rows follow one another at `to`. Their bytes are, or will be by the stream, in the device's
  * staging memory from `at` on. */
 void xp_device_run_begin(struct xp_device_coder *d, struct xp_device_run *run, size_t rows, size_t frames);
 void xp_device_run_add(struct xp_device_coder *d, struct xp_device_run *run, const struct xp_quant_parts *p, size_t rows, size_t at);
 int xp_device_run_end(struct xp_device_coder *d, const struct xp_device_run *run, void *to, void *stream);
-/* Adds a frame of the call's rows from `row` on to the run of its sums. */
+/* Adds a frame of the call's rows from `row` on to that run. */
 void xp_device_keep(struct xp_device_coder *d, const struct xp_quant_parts *p, size_t row, size_t rows, size_t at);
-int xp_device_sums(struct xp_device_coder *d, const struct xp_call *call, void *stream);
+int xp_device_result(struct xp_device_coder *d, const struct xp_call *call, void *stream);
 
 /* A frame that has come. */
 struct xp_device_frame {

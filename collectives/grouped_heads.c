@@ -251,7 +251,7 @@ static int decode_peer(struct xp_grouped *g, const struct xp_heads *h, size_t *s
     return e;
 }
 
-/* For sums the rows stay as they came. */
+/* For a result the rows stay as they came. */
 static void keep_peer(struct xp_grouped *g, const struct xp_heads *h, size_t *staging)
 {
     size_t at = 0;
@@ -271,10 +271,10 @@ int xp_grouped_decode(struct xp_grouped *g)
     int e = 0;
     xp_device_decode_begin(g->coder, g->call);
     for (int i = 0; !e && i < g->shape->comm->size; i++) {
-        if (g->call->sums)
+        if (g->call->result)
             keep_peer(g, &g->in[i], &staging);
         else
             e = decode_peer(g, &g->in[i], &staging);
     }
-    return e || !g->call->sums ? e : xp_device_sums(g->coder, g->call, g->lanes.in);
+    return e || !g->call->result ? e : xp_device_result(g->coder, g->call, g->lanes.in);
 }

@@ -16,9 +16,10 @@ struct xp_moe_device {
     void *copying;                /* stream: of lists */
     void *left, *dots_known;      /* events: the end of the last operation on its stream; m->dots is on the host */
     float *dots;                  /* [cap_most] */
-    struct xp_call_sums sums;     /* what comes home, where the exchange makes it: */
+    struct xp_call_result result; /* of the last hop in either direction, where the exchange makes it: */
     struct xp_gpu_terms terms;
-    int summed;                   /* it does */
+    struct xp_gpu_places places;
+    int made;                     /* it does */
     int error;
 };
 
@@ -34,6 +35,7 @@ struct xp_moe_lists {
     struct xp_pool memory, pinned; /* the same parts in both */
     void *copied;                  /* event */
     struct xp_moe_list leave[XP_MOE_HOPS], back[XP_MOE_HOPS], arrive, home;
+    struct xp_gpu_places places;   /* of the rows that the last hop outward brings */
 };
 
 /* ---- life ---------------------------------------------------------------------------------------------------------- */
@@ -156,6 +158,18 @@ static struct terms take_terms(struct xp_moe_lists *l, struct xp_moe_list *list,
     return t;
 }
 
+/* The places of so many rows. */
+static struct terms take_places(struct xp_moe_lists *l, size_t rows, size_t places)
+{
+    const void *first, *place, *weight;
+    struct terms t = {0};
+    t.first = take(l, (rows + 1) * sizeof *t.first, &first);
+    t.row = take(l, places * sizeof *t.row, &place);
+    t.weight = take(l, places * sizeof *t.weight, &weight);
+    l->places = (struct xp_gpu_places){first, place, weight};
+    return t;
+}
+
 static int is_summed(const struct xp_moe *m, const struct xp_map *map, int hop)
 {
     return map->sum && hop == m->slow_hop;
@@ -172,6 +186,7 @@ static void take_most(const struct xp_moe *m, const struct xp_map *map, struct x
             take_rows(l, &l->back[h], m->cap[h + 1], 0);
     }
     take_rows(l, &l->arrive, m->cap[m->hops], 1);
+    take_places(l, m->cap[m->hops], m->cap[m->hops]);
     take_terms(l, &l->home, m->shape.peer_max_tokens[m->shape.comm->rank], m->cap[0]);
 }
 
@@ -226,6 +241,21 @@ static void list_arrive(const struct xp_moe *m, struct xp_moe_lists *l, const st
         t.row[v->unit[i]] = v->row[i];
         t.weight[v->unit[i]] = v->entry[i].weight;
     }
+}
+
+/* The same from the other end: the entries of a row follow one another. */
+static void list_places(const struct xp_moe *m, struct xp_moe_lists *l, const struct xp_map *map)
+{
+    const struct xp_map_level *v = &map->level[m->hops];
+    const size_t rows = v->entries ? v->row[v->entries - 1] + 1 : 0;
+    struct terms t = take_places(l, rows, v->entries);
+    for (size_t i = 0; i < v->entries; i++) {
+        if (i == 0 || v->row[i] != v->row[i - 1])
+            t.first[v->row[i]] = (uint32_t)i;
+        t.row[i] = v->unit[i];
+        t.weight[i] = v->entry[i].weight;
+    }
+    t.first[rows] = (uint32_t)v->entries;
 }
 
 static void add_term(struct terms *t, uint32_t *n, uint32_t row, float weight, int how)
@@ -310,6 +340,7 @@ static void map_known(struct xp_moe *m, const struct xp_routing *r)
         list_back(m, l, &r->map, h);
     }
     list_arrive(m, l, &r->map);
+    list_places(m, l, &r->map);
     list_home(m, l, &r->map);
     note(d, copy_lists(d, l));
     xp_device_leave(d->dev, m->shape.device_number, before);
@@ -406,9 +437,37 @@ static const struct xp_moe_lists *lists_of(const struct xp_moe *m)
     return m->op.routing->lists;
 }
 
+/* What the last hop brings is decoded where it is summed or laid out. terms: NULL: the places of the routing. */
+static void make_result(struct xp_moe *m, const struct xp_moe_list *terms, int weighted)
+{
+    struct xp_moe_device *d = m->device;
+    d->made = 0;
+    for (int peer = 0; peer < m->shape.comm->size; peer++)
+        d->made |= fuses(m, peer);
+    if (!d->made)
+        return;
+    d->places = lists_of(m)->places;
+    d->terms = terms ? terms->terms : (struct xp_gpu_terms){0};
+    if (!weighted)
+        d->terms.weight = d->places.weight = NULL;
+    d->result = (struct xp_call_result){terms ? &d->terms : NULL, terms ? terms->rows : 0, &d->places, m->op.out};
+    m->call.result = &d->result;
+}
+
+/* Whether rows that arrive are multiplied with the experts' rows, for the gradients of the weights, and so must be there themselves. */
+static int wants_dots(const struct xp_moe *m)
+{
+    return m->op.kind == XP_MOE_COMBINE_BACKWARD && m->op.second;
+}
+
 static void rows_leave(struct xp_moe *m, const struct xp_map *map, int hop, const void *from)
 {
+    const int gradients = m->op.kind == XP_MOE_COMBINE_BACKWARD;
     list_rows(m, &lists_of(m)->leave[hop], map->hop[hop].rows_to, from);
+    if (hop == m->hops - 1 && !wants_dots(m))
+        make_result(m, NULL, gradients);
+    else
+        m->device->made = 0;
 }
 
 static void take_dots(struct xp_moe *m, const struct xp_moe_list *list, const void *from, const void *expert_rows)
@@ -433,27 +492,12 @@ static size_t rows_arrive(struct xp_moe *m, const struct xp_map *map, size_t mos
     const int gradients = m->op.kind == XP_MOE_COMBINE_BACKWARD;
     (void)map;
     (void)most;
-    if (gradients && m->op.second)
+    if (m->device->made)
+        return list->rows;
+    if (wants_dots(m))
         take_dots(m, list, from, m->op.second);
     make_rows(m, list, from, gradients, m->op.out);
     return list->rows;
-}
-
-/* On the last hop home the exchange sums where it decodes. */
-static void sum_rows(struct xp_moe *m, int weighted)
-{
-    struct xp_moe_device *d = m->device;
-    const struct xp_moe_list *home = &lists_of(m)->home;
-    d->summed = 0;
-    for (int peer = 0; peer < m->shape.comm->size; peer++)
-        d->summed |= fuses(m, peer);
-    if (!d->summed)
-        return;
-    d->terms = home->terms;
-    if (!weighted)
-        d->terms.weight = NULL;
-    d->sums = (struct xp_call_sums){&d->terms, home->rows, m->op.out};
-    m->call.sums = &d->sums;
 }
 
 static void units_leave(struct xp_moe *m, const struct xp_map *map, int hop, const void *from, int weighted)
@@ -464,7 +508,7 @@ static void units_leave(struct xp_moe *m, const struct xp_map *map, int hop, con
     else
         list_rows(m, list, map->hop[hop].units_to, from);
     if (hop == 0)
-        sum_rows(m, weighted);
+        make_result(m, &lists_of(m)->home, weighted);
 }
 
 static size_t units_home(struct xp_moe *m, const struct xp_map *map, int weighted, size_t most)
@@ -472,7 +516,7 @@ static size_t units_home(struct xp_moe *m, const struct xp_map *map, int weighte
     const struct xp_moe_list *list = &lists_of(m)->home;
     (void)map;
     (void)most;
-    if (!m->device->summed)
+    if (!m->device->made)
         make_rows(m, list, m->in[0], weighted, m->op.out);
     return list->rows;
 }
