@@ -40,6 +40,7 @@ struct xp_shape {
     const size_t *peer_max_send, *peer_max_recv; /* [size] the maxima of every rank */
     double link_bytes_per_s; /* slow hop, equal on all ranks; 0 = unknown */
     void *nccl_comm;       /* the program's communicator; NULL: none */
+    const void *shares;    /* state of a plan with the same algorithm that outlives this one and never exchanges beside it, or NULL */
     const struct xp_device *device; /* rows are in its memory; NULL: in the host's */
     int device_number;              /* CUDA's, of the device that was current when the plan was created */
     const struct xp_algo_ops *by_host; /* rows in device memory: the algorithm that exchanges them on the host; NULL: none does */

@@ -24,7 +24,7 @@ static void grouped_destroy(void *state)
         return;
     struct xp_device_before before = xp_device_enter(g->dev, g->shape->device_number);
     xp_device_lanes_destroy(g->dev, &g->lanes);
-    if (g->group)
+    if (g->group && !g->shape->shares)
         g->group->ops->close(g->group);
     xp_pool_free(&g->pinned);
     xp_pool_free(&g->memory);
@@ -124,9 +124,20 @@ static xp_status open_group(struct xp_grouped *g, struct xp_group_address *mine,
     return st;
 }
 
+/* The communicator of the other plan: whoever aborts it, it is gone for both. */
+static void share(struct xp_grouped *g, const struct xp_grouped *other)
+{
+    g->group = other->group;
+    g->can_alltoall = other->can_alltoall;
+}
+
 static xp_status grouped_connect(void *state)
 {
     struct xp_grouped *g = state;
+    if (g->shape->shares) {
+        share(g, g->shape->shares);
+        return XP_OK;
+    }
     struct xp_comm *c = g->shape->comm;
     struct xp_group_address mine, *all = calloc((size_t)c->size, sizeof *all);
     char why[160] = "";

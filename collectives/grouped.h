@@ -9,6 +9,8 @@
  * Where nothing is coded and every rank says with its counts that all of them are the same number, the rows go by the transport's
  * all-to-all.
  *
+ * The plans of a MoE layer have one communicator among them (shape->shares): their exchanges never run beside each other.
+ *
  * Frames of one kind that follow one another are one piece. Both ends make the pieces from the heads, so they list the same.
  *
  * No rank enqueues its group before it knows that all counts agree, which all ranks find alike, and has all heads. From then on the device

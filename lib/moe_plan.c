@@ -278,7 +278,7 @@ static xp_status open_inner(struct xp_plan *p, const xp_plan_desc *d, const stru
         struct xp_plan *inner = p->moe->inner[XP_CHANNEL_DISPATCH];
         if (is_opened((enum xp_moe_channel)i, r)) {
             describe(&in, (enum xp_moe_channel)i, d, r, s);
-            xp_status st = xp_plan_open_inner(&p->moe->inner[i], s->comm, &in, i == XP_CHANNEL_FOLDED);
+            xp_status st = xp_plan_open_inner(&p->moe->inner[i], s->comm, &in, i == XP_CHANNEL_FOLDED, inner);
             if (st != XP_OK)
                 return st;
             inner = p->moe->inner[i];
@@ -292,7 +292,7 @@ static xp_status open_inner(struct xp_plan *p, const xp_plan_desc *d, const stru
 
 void xp_moe_plan_close(struct xp_moe_plans *m)
 {
-    for (int i = 0; m && i < XP_CHANNELS; i++)
+    for (int i = XP_CHANNELS - 1; m && i >= 0; i--) /* the first last: others may use its connections */
         if (m->inner[i])
             xp_plan_close(m->inner[i]);
     free(m);

@@ -444,10 +444,10 @@ static xp_status agree_on_link(struct xp_comm *c, const struct record *all, doub
 
 xp_status xp_plan_open(struct xp_plan **out, struct xp_comm *c, const xp_plan_desc *d)
 {
-    return d->moe ? xp_moe_plan_open(out, c, d) : xp_plan_open_inner(out, c, d, 0);
+    return d->moe ? xp_moe_plan_open(out, c, d) : xp_plan_open_inner(out, c, d, 0, NULL);
 }
 
-xp_status xp_plan_open_inner(struct xp_plan **out, struct xp_comm *c, const xp_plan_desc *d, int row_wise)
+xp_status xp_plan_open_inner(struct xp_plan **out, struct xp_comm *c, const xp_plan_desc *d, int row_wise, const struct xp_plan *first)
 {
     struct record mine, *all = calloc((size_t)c->size, sizeof *all);
     struct xp_plan *p = calloc(1, sizeof *p);
@@ -467,6 +467,7 @@ xp_status xp_plan_open_inner(struct xp_plan **out, struct xp_comm *c, const xp_p
     p->shape.nccl_comm = d->nccl_comm;
     build(p, c, all, link, &mine);
     st = agree(c, &mine, all);
+    p->shape.shares = first && first->algo == p->algo ? first->state : NULL;
     if (st == XP_OK && p->algo->connect)
         st = p->algo->connect(p->state);
     if (st != XP_OK)

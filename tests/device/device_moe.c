@@ -444,6 +444,39 @@ static void end_rank(void)
     exit(0);
 }
 
+/* All directions of a layer use one communicator: a second would not come up. */
+static void one_communicator(struct device_rank *r)
+{
+    struct layer l = {.choice = CHOICE_RANDOM, .tokens = 12, .dim = 64, .experts = 8, .topk = 2, .dtype = XP_BF16, .mode = XP_MODE_BOUNDED, .eps = 0.05, .codec = "int4",
+                      .dither = XP_DITHER_OFF, .steps = 2, .seed = 4};
+    r->transport = "nccl";
+    setenv("FAKE_NCCL_FAULTS", "ncclCommInitRank#2=3", 1);
+    compare_layer(r, &l, 0);
+    unsetenv("FAKE_NCCL_FAULTS");
+}
+
+/* A rank ends behind the dispatch of a layer that shares its communicator among all directions. */
+static void nccl_lost(struct device_rank *r)
+{
+    const struct layer l = {.tokens = 20, .dim = 64, .experts = 6, .topk = 2, .dtype = XP_F32, .mode = XP_MODE_BOUNDED, .eps = 0.1, .seed = 3};
+    struct step t;
+    r->transport = "nccl";
+    open_step(r, &l, NULL, &t);
+    layer_step_make(&t.s, &l, r->ranks, r->rank, 0);
+    must(r, layer_route(&t.s, t.device, &t.routing) == XP_OK, "route");
+    copy(r, &t, t.dev.x, t.got.x, t.s.tokens * t.row_bytes);
+    must(r, call(&t, DISPATCH) == XP_OK, "dispatch");
+    if (r->rank == 1)
+        end_rank();
+    copy(r, &t, t.dev.expert, t.dev.rows, xp_routing_rows(t.routing) * t.row_bytes);
+    must(r, call(&t, COMBINE) == XP_ERR_REMOTE, "a lost rank is an error");
+    must(r, strstr(xp_comm_last_error(r->comm), "rank 1") != NULL, xp_comm_last_error(r->comm));
+    r->broken = 1;
+    xp_routing_destroy(t.routing);
+    layer_step_free(&t.s);
+    close_step(r, &t);
+}
+
 /* A rank ends before a folded step is dispatched. */
 static void folded_lost(struct device_rank *r)
 {
@@ -483,7 +516,7 @@ static void refused(struct device_rank *r)
 int main(int argc, char **argv)
 {
     static const struct device_case cases[] = {
-        {"plain", plain}, {"coded", coded}, {"raw_frames", raw_frames}, {"bytes", bytes}, {"folded", folded}, {"folded_streams", folded_streams}, {"folded_lost", folded_lost}, {"nccl_plain", nccl_plain}, {"nccl_coded", nccl_coded}, {"streams", streams},
+        {"plain", plain}, {"coded", coded}, {"raw_frames", raw_frames}, {"bytes", bytes}, {"one_communicator", one_communicator}, {"nccl_lost", nccl_lost}, {"folded", folded}, {"folded_streams", folded_streams}, {"folded_lost", folded_lost}, {"nccl_plain", nccl_plain}, {"nccl_coded", nccl_coded}, {"streams", streams},
         {"captured", captured}, {"refused", refused}, {NULL, NULL},
     };
     return device_main(argc, argv, cases);
