@@ -188,9 +188,16 @@ static void compare_encode_rows(struct check *c, const struct xp_gpu *g, const s
     float *errors = calloc(rows + 1, sizeof(*errors));
     static const uint32_t zero[4];
 
-    memcpy(moved + shift, k.data, bytes);
+    const size_t row_bytes = dim * xp_dtype_size(k.t), turn = check_below(c, rows + 1);
+    uint32_t *index = malloc((rows + 1) * 4);
+    for (size_t r = 0; r < rows; r++) { /* the rows begin in the middle, and are read through a list; turn 0: as they lie */
+        index[r] = (uint32_t)((r + turn) % rows);
+        memcpy(moved + shift + index[r] * row_bytes, k.data + r * row_bytes, row_bytes);
+    }
     char *data = device_upload(moved, bytes + shift);
-    const struct xp_rows in = {.data = data + shift, .rows = rows, .dim = dim, .dtype = k.t};
+    void *dev_index = device_upload(index, rows * 4);
+    const struct xp_rows in = {.data = data + shift, .index = turn ? dev_index : NULL, .rows = rows, .dim = dim, .dtype = k.t};
+    free(index);
     char *scratch = device_upload(NULL, xp_cuda_book_encode_scratch(g, &in)), *head = device_upload(zero, sizeof(zero));
     void *centroid = device_upload(k.centroid, rows * 4), *out = device_upload(NULL, k.cap);
     void *len = device_upload(NULL, 8), *dev_errors = device_upload(NULL, rows * 4);
@@ -209,7 +216,7 @@ static void compare_encode_rows(struct check *c, const struct xp_gpu *g, const s
         printf("# largest error %g instead of %g\n", largest_error(plain, &k, dim, errors), k.st.err_max);
         c->failed++;
     }
-    void *all[] = {data, scratch, head, centroid, out, len, dev_errors};
+    void *all[] = {data, dev_index, scratch, head, centroid, out, len, dev_errors};
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
         device_free(all[i]);
     free(moved);
