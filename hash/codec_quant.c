@@ -187,6 +187,7 @@ static xp_status quant_encode(struct xp_coder *c, const struct xp_rows *in, uint
     }
     xp_put32(out, at > PREFIX ? FLAG_MEAN : 0);
     xp_row_plan_init(&plan, c, c->formats, mean.counted ? c->mean : NULL);
+    plan.typed_base = mean.sent ? out + PREFIX : NULL;
     const xp_status s = encode_rows(c, in, &plan, at > PREFIX ? c->mean : NULL, out, out + at, cap - at, &bytes, st);
     if (s)
         return s;

@@ -247,6 +247,7 @@ struct xp_code_row {
     const void *ahead; /* the row that will be coded next, which may be fetched; NULL: none */
     float *residual;   /* room for what residual_sums writes, */
     void *scratch;     /* and for a row of this type: both may be written */
+    const void *typed_base; /* the base in the row's type, where that is exactly what it is; NULL: there is none, or it is not */
 };
 
 /* What every format of a row is made from: row - base as rotated integers, block by block (qblock.c). Only kernels of one table

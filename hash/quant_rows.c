@@ -162,9 +162,14 @@ static int within(struct xp_coder *c, const struct xp_row_plan *p, struct subjec
     return error <= factor * s->allowed_least;
 }
 
-static void rotate(struct xp_coder *c, struct subject *s, const void *next)
+static struct xp_code_row code_row(struct xp_coder *c, const struct xp_row_plan *p, const struct subject *s, const void *next)
 {
-    const struct xp_code_row r = {s->row, c->desc.dtype, s->base, next, c->residual, c->decoded};
+    return (struct xp_code_row){s->row, c->desc.dtype, s->base, next, c->residual, c->decoded, p->typed_base};
+}
+
+static void rotate(struct xp_coder *c, const struct xp_row_plan *p, struct subject *s, const void *next)
+{
+    const struct xp_code_row r = code_row(c, p, s, next);
     float sums[2];
 
     c->kernels.rotate(&c->quantiser, &r, &c->rotated, sums);
@@ -177,7 +182,7 @@ static void rotate(struct xp_coder *c, struct subject *s, const void *next)
 static void sum_up(struct xp_coder *c, const struct xp_row_plan *p, const void *next, struct subject *s)
 {
     if (!p->base_was_enough) {
-        rotate(c, s, next);
+        rotate(c, p, s, next);
         return;
     }
     fetch(next, c->row_bytes);
@@ -223,9 +228,9 @@ static int hopeless(struct xp_coder *c, const struct xp_row_plan *p, struct subj
 }
 
 /* Codes, decodes and measures. Returns the squared error. */
-static double try_format(struct xp_coder *c, const struct subject *s, unsigned format, uint8_t *out)
+static double try_format(struct xp_coder *c, const struct xp_row_plan *p, const struct subject *s, unsigned format, uint8_t *out)
 {
-    const struct xp_code_row r = {s->row, c->desc.dtype, s->base, NULL, c->residual, c->decoded};
+    const struct xp_code_row r = code_row(c, p, s, NULL);
 
     return c->kernels.code(&c->quantiser, (enum xp_qformat)format, &c->rotated, &r, out);
 }
@@ -237,13 +242,13 @@ static unsigned search(struct xp_coder *c, const struct xp_row_plan *p, struct s
 
     *error = 0;
     if (!s->rotated)
-        rotate(c, s, NULL);
+        rotate(c, p, s, NULL);
     while (first + 1 < p->count && !within(c, p, s, predicted_error(c, s, p->order[first]), OPTIMISM))
         first++;
     for (i = first; i < p->count; i++) {
         if (i + 1 < p->count && !promising(c, p, s, p->order[i]) && hopeless(c, p, s, p->order[i]))
             continue;
-        *error = try_format(c, s, p->order[i], out);
+        *error = try_format(c, p, s, p->order[i], out);
         if (within(c, p, s, *error, 1))
             break;
     }
@@ -254,7 +259,7 @@ static unsigned search(struct xp_coder *c, const struct xp_row_plan *p, struct s
         const unsigned narrower = p->order[i - 1];
         if (!within(c, p, s, *error * (expected_error[narrower] / expected_error[p->order[i]]), 1) || hopeless(c, p, s, narrower))
             break;
-        const double e = try_format(c, s, narrower, c->code);
+        const double e = try_format(c, p, s, narrower, c->code);
         if (!within(c, p, s, e, 1))
             break;
         memcpy(out, c->code, p->bytes[narrower]);

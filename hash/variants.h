@@ -85,7 +85,7 @@ void xp_dequantise_avx512bf16(const struct xp_quantiser *q, enum xp_qformat f, c
 float xp_deviation_avx512(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t, const void *row,
                      void *scratch);
 
-/* quantise.c, x86/quantise_*.c, x86/code_avx512bf16.c */
+/* quantise.c, x86/quantise_*.c, x86/rotate_avx512bf16.c, x86/code_avx512bf16.c */
 void xp_rotate_c(const struct xp_quantiser *q, const struct xp_code_row *r, const struct xp_rotated *to, float sums[2]);
 double xp_forecast_c(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_rotated *from);
 float xp_code_c(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_rotated *from, const struct xp_code_row *r,

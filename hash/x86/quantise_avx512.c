@@ -113,10 +113,10 @@ XP_INLINE void code_group(const struct xp_rotated *from, size_t b, size_t count,
     struct xp_qsteps512 steps;
     __m512i w[4];
 
-    xp_choose_steps512(from, b, count, f, &steps);
+    xp_choose_steps512(from, b, count, 0, f, &steps);
     for (size_t i = 0; i < count; i++) {
         xp_put16(step + 2 * i, (uint16_t)steps.wire[i]);
-        xp_codes512(xp_qintegers(from, b + i), &steps, i, levels, w);
+        xp_codes512(xp_qintegers(from, b + i), &steps, i, levels, 4, w);
         xp_put_codes512(w, levels, bits, paired, 0, codes + i * bytes);
     }
 }
@@ -235,7 +235,7 @@ double xp_forecast_avx512(const struct xp_quantiser *q, enum xp_qformat f, const
     for (size_t b = 0; b < blocks; b += XP_QGROUP) {
         const size_t count = blocks - b < XP_QGROUP ? blocks - b : XP_QGROUP;
         struct xp_qsteps512 steps;
-        xp_choose_steps512(from, b, count, f, &steps);
+        xp_choose_steps512(from, b, count, 0, f, &steps);
         for (size_t i = 0; i < count; i++)
             error += forecast_block(from, b + i, &steps, i, xp_qinfo[f].levels);
     }

@@ -31,19 +31,20 @@ XP_INLINE void xp_choose_scales512(const float *sums, const struct xp_rotated *t
 /* ---- steps: qblock.c's xp_qstep_choose for 16 blocks ------------------------------------------------------------------- */
 
 /* Blocks whose largest value says that they are not near Gaussian. */
-static __mmask16 unusual(__m512i energy, __m512i largest)
+static __mmask16 unusual(__m512i energy, __m512i largest, __mmask16 halves)
 {
+    const __m512i most = _mm512_mask_set1_epi32(_mm512_set1_epi32(25), halves, 12);
     const __m512i peak = _mm512_mullo_epi32(largest, largest); /* below 2^30, as energy is */
     const __m512i few = _mm512_min_epi32(energy, _mm512_set1_epi32(50000000));
 
     return _mm512_cmplt_epu32_mask(peak, _mm512_mullo_epi32(energy, _mm512_set1_epi32(3))) |
-           _mm512_cmpgt_epi32_mask(peak, _mm512_mullo_epi32(few, _mm512_set1_epi32(25)));
+           _mm512_cmpgt_epi32_mask(peak, _mm512_mullo_epi32(few, most));
 }
 
-static void search_step(const struct xp_rotated *r, size_t b, enum xp_qformat f, struct xp_qsteps512 *to, size_t i)
+static void search_step(const struct xp_rotated *r, size_t b, enum xp_qformat f, struct xp_qsteps512 *to, size_t i, size_t n)
 {
     const struct xp_qstats s = xp_qstats_get(r, b + i);
-    const struct xp_qstep step = xp_qstep_choose_avx512(f, &s, xp_qintegers(r, b + i), XP_QBLOCK);
+    const struct xp_qstep step = xp_qstep_choose_avx512(f, &s, xp_qintegers(r, b + i), n);
 
     to->wire[i] = step.wire;
     to->recip[i] = step.recip;
@@ -51,12 +52,14 @@ static void search_step(const struct xp_rotated *r, size_t b, enum xp_qformat f,
     to->middle[i] = xp_qinfo[f].levels << (step.shift - 1);
 }
 
-/* Of `count` blocks from block b on. */
-static void xp_choose_steps512(const struct xp_rotated *r, size_t b, size_t count, enum xp_qformat f, struct xp_qsteps512 *to)
+/* Of `count` blocks from block b on, and of half a block behind them where `half` is 1. */
+static inline void xp_choose_steps512(const struct xp_rotated *r, size_t b, size_t count, size_t half, enum xp_qformat f, struct xp_qsteps512 *to)
 {
     const struct xp_qinfo *q = &xp_qinfo[f];
+    const __mmask16 halves = (__mmask16)(half << count);
     const __m512i energy = _mm512_loadu_si512(r->energy + b), largest = _mm512_loadu_si512(r->largest + b);
-    const __m512 scale = _mm512_loadu_ps(r->scale + b), per_unit = _mm512_mul_ps(scale, _mm512_set1_ps(XP_QBLOCK));
+    const __m512 values = _mm512_mask_mov_ps(_mm512_set1_ps(XP_QBLOCK), halves, _mm512_set1_ps(XP_QBLOCK / 2));
+    const __m512 scale = _mm512_loadu_ps(r->scale + b), per_unit = _mm512_mul_ps(scale, values);
     const __m512 by_rms = _mm512_mul_ps(_mm512_set1_ps(q->rms_steps), _mm512_sqrt_ps(_mm512_cvtepi32_ps(energy)));
     const __m512 by_max = _mm512_mul_ps(_mm512_set1_ps(q->max_steps), _mm512_cvtepi32_ps(largest));
     const __mmask16 dead = _mm512_cmp_ps_mask(scale, _mm512_setzero_ps(), _CMP_EQ_OQ);
@@ -69,13 +72,15 @@ static void xp_choose_steps512(const struct xp_rotated *r, size_t b, size_t coun
     const __m512i shift = _mm512_min_epu32(exponent, _mm512_set1_epi32(q->max_shift));
     const __m512 power = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(shift, _mm512_set1_epi32(15 + 127)), 23));
     const __m512i recip = _mm512_min_epi32(_mm512_cvtps_epi32(_mm512_div_ps(power, real)), _mm512_set1_epi32(32767));
-    const __m512i half = _mm512_sllv_epi32(_mm512_set1_epi32(q->levels), _mm512_sub_epi32(shift, _mm512_set1_epi32(1)));
+    const __m512i middle = _mm512_sllv_epi32(_mm512_set1_epi32(q->levels), _mm512_sub_epi32(shift, _mm512_set1_epi32(1)));
     _mm512_store_si512(to->wire, wire);
-    _mm512_store_si512(to->middle, _mm512_maskz_mov_epi32((__mmask16)~dead, half));
+    _mm512_store_si512(to->middle, _mm512_maskz_mov_epi32((__mmask16)~dead, middle));
     _mm512_store_si512(to->shift, shift);
     _mm512_store_si512(to->recip, _mm512_maskz_mov_epi32((__mmask16)~dead, recip));
-    for (unsigned slow = unusual(energy, largest) & (unsigned)~dead & ((1u << count) - 1); slow; slow &= slow - 1)
-        search_step(r, b, f, to, (size_t)__builtin_ctz(slow));
+    for (unsigned slow = unusual(energy, largest, halves) & (unsigned)~dead & ((1u << (count + half)) - 1); slow; slow &= slow - 1) {
+        const size_t i = (size_t)__builtin_ctz(slow);
+        search_step(r, b, f, to, i, i < count ? XP_QBLOCK : XP_QBLOCK / 2);
+    }
 }
 
 /* ---- codes ----------------------------------------------------------------------------------------------------------------- */
@@ -175,14 +180,14 @@ XP_INLINE void put_pairs(const int levels, const int bits, const __m512i w[4], c
     put_pair_part(bits & 7, _mm512_or_si512(_mm512_srli_epi16(even, 8), _mm512_andnot_si512(low, odd)), p + 64);
 }
 
-/* The codes of a block, in the order of its h. */
-XP_INLINE void xp_codes512(const int16_t *h, const struct xp_qsteps512 *s, size_t i, const int levels, __m512i w[4])
+/* The codes of a block of so many registers, in the order of its h. */
+XP_INLINE void xp_codes512(const int16_t *h, const struct xp_qsteps512 *s, size_t i, const int levels, const int regs, __m512i *w)
 {
     const struct rounding r = {_mm512_set1_epi16((short)s->recip[i]), _mm512_set1_epi16((short)s->middle[i]),
                                _mm512_set1_epi16((short)(levels - 1)), _mm_cvtsi32_si128(s->shift[i])};
 
     XP_UNROLL
-    for (int k = 0; k < 4; k++)
+    for (int k = 0; k < regs; k++)
         w[k] = code_of(_mm512_loadu_si512(h + 32 * k), &r);
 }
 

@@ -179,8 +179,14 @@ static void compare_code_case(struct check *c, const struct xp_kernels *plain, c
     struct xp_quantiser q = {.dim = check_dim(c)};
     const xp_dtype t = check_below(c, 2) ? XP_BF16 : check_types[check_below(c, 3)];
     struct guarded row = check_typed_row(c, fill, t, q.dim), base = check_typed_row(c, FILL_GAUSS, XP_F32, q.dim);
-    struct xp_code_row r = {row.p, t, with_base ? base.p : NULL, NULL, NULL, NULL};
+    struct guarded typed = check_typed_row(c, FILL_GAUSS, t, q.dim);
+    struct xp_code_row r = {.row = row.p, .type = t, .base = with_base ? base.p : NULL};
     struct coded of[2];
+
+    if (with_base && check_below(c, 3)) { /* the base is one of the row's type */
+        plain->residual(typed.p, t, NULL, q.dim, base.p);
+        r.typed_base = typed.p;
+    }
 
     q.signs = malloc(xp_sign_words(q.dim) * 4);
     xp_signs_fill(check_random(c), XP_SIGNS_QUANTISE, q.dim, q.signs);
@@ -202,6 +208,7 @@ static void compare_code_case(struct check *c, const struct xp_kernels *plain, c
     }
     guard_free(&row);
     guard_free(&base);
+    guard_free(&typed);
     free(q.signs);
 }
 

@@ -13,7 +13,7 @@ const xp_dtype check_types[3] = {XP_BF16, XP_F16, XP_F32};
 
 size_t check_dim(struct check *c)
 {
-    static const size_t dims[] = {384, 512, 576, 768, 1024, 2048, 4096};
+    static const size_t dims[] = {64, 384, 512, 576, 768, 1024, 2048, 2112, 4096};
 
     switch (check_below(c, 4)) {
     case 0: return dims[check_below(c, sizeof(dims) / sizeof(dims[0]))];

@@ -130,7 +130,7 @@ static double forecast_over_truth(const struct xp_kernels *k, const struct xp_qu
     struct xp_rotated rotated = { calloc(blocks * XP_QBLOCK, sizeof(int16_t)), calloc(blocks, sizeof(float)), calloc(blocks, sizeof(int32_t)),
                                   calloc(blocks, sizeof(int32_t)) };
     float *residual = malloc(q->dim * sizeof(*x)), *scratch = malloc(q->dim * sizeof(*x)), sums[2];
-    const struct xp_code_row row = { x, XP_F32, NULL, NULL, residual, scratch };
+    const struct xp_code_row row = { .row = x, .type = XP_F32, .residual = residual, .scratch = scratch };
     uint8_t *code = malloc(xp_qrow_bytes(f, q->dim));
 
     k->rotate(q, &row, &rotated, sums);
