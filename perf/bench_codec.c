@@ -9,9 +9,12 @@
 
 #include "crosspress/codec.h"
 #include "hash/kernels.h"
+#include "perf/kept_book.h"
 #include "perf/xp_perf.h"
 
 #define DEFAULT_ROWS 8192
+#define KEPT_LEARNS 4096 /* rows that a kept book is learned from, at most */
+#define KEPT_RUN 16      /* codec kept: runs of rows are coded and learned from in turns */
 
 /* What runs without --codec, --mode and --eps. */
 static const struct codec_case {
@@ -28,6 +31,7 @@ struct work {
     struct perf *p;
     const char *isa;
     xp_codec *codec;
+    struct kept_book *kept; /* in its place for codec kept */
     size_t rows, bytes, cap, len;
     char *in, *out;
     uint8_t *frame;
@@ -45,11 +49,13 @@ static void copy(void *arg)
 static void encode(void *arg)
 {
     struct work *w = arg;
+    const struct xp_rows in = {.data = w->in, .rows = w->rows, .dim = w->p->rows.dim, .dtype = w->p->rows.dtype};
     xp_status s;
 
     memset(&w->stats, 0, sizeof(w->stats));
     w->stats.size = sizeof(w->stats);
-    s = xp_encode(w->codec, w->in, w->rows, w->frame, w->cap, &w->len, &w->stats);
+    s = w->kept != NULL ? kept_book_encode(w->kept, &in, w->frame, w->cap, &w->len, &w->stats)
+                        : xp_encode(w->codec, w->in, w->rows, w->frame, w->cap, &w->len, &w->stats);
     w->status = s != XP_OK ? s : w->status;
 }
 
@@ -57,7 +63,8 @@ static void decode(void *arg)
 {
     struct work *w = arg;
     size_t rows = 0;
-    xp_status s = xp_decode(w->codec, w->frame, w->len, w->out, w->rows, &rows);
+    xp_status s = w->kept != NULL ? kept_book_decode(w->kept, w->frame, w->len, w->out, w->rows)
+                                  : xp_decode(w->codec, w->frame, w->len, w->out, w->rows, &rows);
 
     w->status = s != XP_OK ? s : w->status;
 }
@@ -111,6 +118,37 @@ static void show(struct work *w, const struct codec_case *c, const double *best,
     json_close(j);
 }
 
+static int is_kept(const char *codec)
+{
+    return codec != NULL && strcmp(codec, "kept") == 0;
+}
+
+/* A book that rows beside the coded ones were learned from. */
+static xp_status create_kept(struct work *w, const xp_codec_desc *d)
+{
+    const struct row_source *rows = &w->p->rows;
+    const size_t n = w->rows < KEPT_LEARNS ? w->rows : KEPT_LEARNS;
+    struct xp_rows in = {.rows = n, .dim = rows->dim, .dtype = rows->dtype};
+    char *learn = malloc(n * rows->row_bytes);
+    xp_status s;
+
+    if (learn == NULL)
+        return XP_ERR_NO_MEMORY;
+    for (size_t r = 0; r < n; r++)
+        rows_get(rows, r + (r / KEPT_RUN + 1) * KEPT_RUN, learn + r * rows->row_bytes);
+    in.data = learn;
+    s = kept_book_create(&w->kept, d, &in);
+    free(learn);
+    return s;
+}
+
+static xp_status create_codec(struct work *w, const struct codec_case *c, const xp_codec_desc *d)
+{
+    w->kept = NULL;
+    w->codec = NULL;
+    return is_kept(c->codec) ? create_kept(w, d) : xp_codec_create(&w->codec, d);
+}
+
 static int bench_case(struct work *w, const struct codec_case *c)
 {
     const struct bench_piece pieces[] = {{copy, w}, {encode, w}, {decode, w}};
@@ -128,11 +166,11 @@ static int bench_case(struct work *w, const struct codec_case *c)
     d.dither = o->dither;
     d.codec = c->codec;
     d.isa = w->isa;
-    s = xp_codec_create(&w->codec, &d);
+    s = create_codec(w, c, &d);
     if (s != XP_OK)
-        return perf_fail(w->p, "codec %s: %s", c->codec, xp_last_error());
+        return perf_fail(w->p, "codec %s: %s", c->codec, is_kept(c->codec) ? xp_status_string(s) : xp_last_error());
     w->status = XP_OK;
-    w->cap = xp_codec_bound(w->codec, w->rows);
+    w->cap = xp_frame_bound(d.dtype, d.dim, w->rows);
     w->frame = malloc(w->cap);
     if (w->frame == NULL)
         w->status = XP_ERR_NO_MEMORY;
@@ -146,6 +184,7 @@ static int bench_case(struct work *w, const struct codec_case *c)
     }
     free(w->frame);
     xp_codec_destroy(w->codec);
+    kept_book_destroy(w->kept);
     if (w->status != XP_OK)
         return perf_fail(w->p, "codec %s: %s", c->codec, w->status == XP_ERR_NO_MEMORY ? "no memory" : xp_last_error());
     if (o->check && worst > c->eps * (1.0 + 1e-6))
@@ -182,13 +221,14 @@ int bench_codec(struct perf *p)
 {
     const struct row_source *rows = &p->rows;
     struct work w = {.p = p, .rows = p->opt->rows};
+    const int kept = is_kept(p->opt->codec);
     int isa = xp_isa_parse(getenv("CROSSPRESS_ISA")), code;
 
     if (isa < 0)
         return perf_fail(p, "CROSSPRESS_ISA: %s", isa == -2 ? "this CPU lacks it" : "unknown (c, avx2, avx512, avx512bf16)");
     w.isa = xp_isa_name((enum xp_isa)isa);
     if (!p->opt->rows_given)
-        w.rows = rows->kind == ROWS_FILE ? rows->file_rows : DEFAULT_ROWS;
+        w.rows = rows->kind != ROWS_FILE ? DEFAULT_ROWS : kept ? rows->file_rows / (2 * KEPT_RUN) * KEPT_RUN : rows->file_rows;
     w.bytes = w.rows * rows->row_bytes;
     w.in = malloc(w.bytes + 64);
     w.out = malloc(w.bytes + 64);
@@ -196,7 +236,7 @@ int bench_codec(struct perf *p)
         code = perf_fail(p, "no memory for %zu rows of %zu bytes", w.rows, rows->row_bytes);
     } else {
         for (size_t r = 0; r < w.rows; r++)
-            rows_get(rows, r, w.in + r * rows->row_bytes);
+            rows_get(rows, kept ? r + r / KEPT_RUN * KEPT_RUN : r, w.in + r * rows->row_bytes);
         memset(w.out, 0, w.bytes);
         code = bench_cases(&w);
     }

@@ -33,7 +33,7 @@ const char options_help[] =
     "  --eps E          bounded: largest relative error of a row, 0 < E < 1 (default CROSSPRESS_EPS); raw and exact lose nothing\n"
     "  --eps-ref R      min or row: what eps is relative to (default CROSSPRESS_EPS_REF)\n"
     "  --dither D       on or off: bounded rows' errors are made random (default: those of a layer's gradients)\n"
-    "  --codec C        a codec of xp_info's list (default auto)\n"
+    "  --codec C        a codec of xp_info's list (default auto); codec: also kept, which is book with a book that both ends keep\n"
     "  --algo A         auto, flat, hier or leader\n"
     "  --memory M       host or device: where rows lie (default host; device is for alltoallv and moe, and for one GPU a rank or shared ones)\n"
     "  --transport T    auto, shm, tcp or ucx; of rows in device memory also nccl\n"
