@@ -76,36 +76,50 @@ static inline int xp_rans_join(const struct xp_rans_stream *s, size_t n, const u
 
 #define XP_EACH(count) XP_UNROLL for (int i = 0; i < (count); i++)
 
+/* Two tables' entries for 32 lanes of 16 bits: even lanes look into the first, odd ones, whose numbers have bit 5 set, into the second. */
+XP_INLINE __m512i xp_rans_look_up(const uint16_t *a, __m512i at, const uint16_t *b)
+{
+    return _mm512_permutex2var_epi16(_mm512_loadu_si512(a), at, _mm512_loadu_si512(b));
+}
+
 /* One symbol out of 16 states, `count` vectors of states side by side, written stage by stage since the CPU does not look far
- * enough ahead to find the other vectors' work by itself. States may be below 2^16 afterwards. */
+ * enough ahead to find the other vectors' work by itself. Two vectors share the search, as slots and tables fit into 16 bits: an odd
+ * one out shares it with itself. States may be below 2^16 afterwards. symbol: the low 16 bits of each lane count. */
 XP_INLINE void xp_rans_pop(__m512i *x, const struct xp_rans_table *const *table, __m512i *symbol, const int count)
 {
-    const __m512i half_words = _mm512_set1_epi32(0xffff), slots = _mm512_set1_epi32((1 << XP_RANS_BITS) - 1);
-    __m512i key[8], at[8], odd[8], span[8];
-    __mmask16 m[8];
+    const __m512i slots = _mm512_set1_epi16((1 << XP_RANS_BITS) - 1), second = _mm512_set1_epi32(0x200000);
+    const __m512i low = _mm512_set1_epi32(0xffff);
+    const int pairs = (count + 1) / 2;
+    __m512i key[4], at[4], span[4];
+    __mmask32 m[4];
 
-    /* The last entry that begins at or below the slot: searched in the even symbols, then in the odd one beside it. */
-    XP_EACH(count) key[i] = _mm512_or_si512(_mm512_slli_epi32(_mm512_and_si512(x[i], slots), 16), half_words);
-    XP_EACH(count) m[i] = _mm512_cmpge_epu32_mask(key[i], _mm512_set1_epi32((int)table[i]->span[8]));
-    XP_EACH(count) at[i] = _mm512_mask_mov_epi32(_mm512_set1_epi32(4), m[i], _mm512_set1_epi32(12));
+#define OTHER(i) (2 * (i) + 1 < count ? 2 * (i) + 1 : 2 * (i))
+#define LOOK_UP(i, part) xp_rans_look_up(table[2 * (i)]->part, at[i], table[OTHER(i)]->part)
+    XP_EACH(pairs) key[i] = _mm512_mask_blend_epi16(0xaaaaaaaa, x[2 * i], _mm512_slli_epi32(x[OTHER(i)], 16));
+    XP_EACH(pairs) key[i] = _mm512_and_si512(key[i], slots);
+    /* The last entry that begins at or below the slot. */
+    XP_EACH(pairs) at[i] = _mm512_or_si512(_mm512_set1_epi16(16), second);
+    XP_EACH(pairs) m[i] = _mm512_cmpge_epu16_mask(key[i], LOOK_UP(i, begin));
+    XP_EACH(pairs) at[i] = _mm512_mask_mov_epi16(_mm512_or_si512(_mm512_set1_epi16(8), second), m[i], _mm512_or_si512(_mm512_set1_epi16(24), second));
     XP_UNROLL
-    for (int half = 2; half > 0; half /= 2) {
-        const __m512i by = _mm512_set1_epi32(half);
-        XP_EACH(count) m[i] = _mm512_cmpge_epu32_mask(key[i], _mm512_permutexvar_epi32(at[i], _mm512_loadu_si512(table[i]->span)));
-        XP_EACH(count) at[i] = _mm512_mask_add_epi32(_mm512_sub_epi32(at[i], by), m[i], at[i], by);
+    for (int half = 4; half > 0; half /= 2) {
+        const __m512i by = _mm512_set1_epi16((short)half);
+        XP_EACH(pairs) m[i] = _mm512_cmpge_epu16_mask(key[i], LOOK_UP(i, begin));
+        XP_EACH(pairs) at[i] = _mm512_mask_add_epi16(_mm512_sub_epi16(at[i], by), m[i], at[i], by);
     }
-    XP_EACH(count) m[i] = _mm512_cmplt_epu32_mask(key[i], _mm512_permutexvar_epi32(at[i], _mm512_loadu_si512(table[i]->span)));
-    XP_EACH(count) at[i] = _mm512_mask_add_epi32(at[i], m[i], at[i], _mm512_set1_epi32(-1));
-    XP_EACH(count) odd[i] = _mm512_permutexvar_epi32(at[i], _mm512_loadu_si512(table[i]->span + 16));
-    XP_EACH(count) span[i] = _mm512_permutexvar_epi32(at[i], _mm512_loadu_si512(table[i]->span));
-    XP_EACH(count) m[i] = _mm512_cmpge_epu32_mask(key[i], odd[i]);
-    XP_EACH(count) at[i] = _mm512_add_epi32(at[i], at[i]);
-    XP_EACH(count) symbol[i] = _mm512_mask_add_epi32(at[i], m[i], at[i], _mm512_set1_epi32(1));
-    XP_EACH(count) span[i] = _mm512_mask_mov_epi32(span[i], m[i], odd[i]);
+    XP_EACH(pairs) m[i] = _mm512_cmplt_epu16_mask(key[i], LOOK_UP(i, begin));
+    XP_EACH(pairs) at[i] = _mm512_mask_add_epi16(at[i], m[i], at[i], _mm512_set1_epi16(-1));
 
-    XP_EACH(count) at[i] = _mm512_sub_epi32(_mm512_and_si512(x[i], slots), _mm512_srli_epi32(span[i], 16));
-    XP_EACH(count) x[i] = _mm512_mullo_epi32(_mm512_and_si512(span[i], half_words), _mm512_srli_epi32(x[i], XP_RANS_BITS));
-    XP_EACH(count) x[i] = _mm512_add_epi32(x[i], at[i]);
+    XP_EACH(pairs) span[i] = LOOK_UP(i, frequency);
+    XP_EACH(pairs) key[i] = _mm512_sub_epi16(key[i], LOOK_UP(i, begin));
+    XP_EACH(pairs) at[i] = _mm512_and_si512(at[i], _mm512_set1_epi16(XP_RANS_SYMBOLS - 1));
+    XP_EACH(pairs) symbol[2 * i] = at[i];
+    XP_EACH(pairs) symbol[OTHER(i)] = OTHER(i) == 2 * i ? at[i] : _mm512_srli_epi32(at[i], 16);
+    XP_EACH(count) x[i] = _mm512_srli_epi32(x[i], XP_RANS_BITS);
+    XP_EACH(count) x[i] = _mm512_mullo_epi32(x[i], i % 2 ? _mm512_srli_epi32(span[i / 2], 16) : _mm512_and_si512(span[i / 2], low));
+    XP_EACH(count) x[i] = _mm512_add_epi32(x[i], i % 2 ? _mm512_srli_epi32(key[i / 2], 16) : _mm512_and_si512(key[i / 2], low));
+#undef LOOK_UP
+#undef OTHER
 }
 
 /* One symbol into 16 states: the part after their words were taken. x < frequency << 20. */

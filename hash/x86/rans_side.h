@@ -20,30 +20,73 @@ struct xp_rans_set {
     unsigned rows, row[16];
 };
 
-/* The first `rows` of a chunk, none of them taken. */
-static inline uint64_t xp_rans_all_pending(size_t rows)
+/* A walk over all rows of a call, set by set. */
+struct xp_rans_walk {
+    const char *classes; /* of the first row; the others' lie `stride` bytes apart */
+    size_t stride, count, first, next; /* the chunk at hand is [first, next) */
+    uint64_t pending;    /* its rows not yet taken */
+};
+
+static inline const uint8_t *xp_rans_classes_of(const struct xp_rans_walk *w, size_t row)
 {
-    return rows == 64 ? ~(uint64_t)0 : ((uint64_t)1 << rows) - 1;
+    const uint8_t *classes;
+
+    memcpy(&classes, w->classes + row * w->stride, sizeof(classes));
+    return classes;
 }
 
-/* Takes rows off *pending. classes[i]: of row i. */
-static inline struct xp_rans_set xp_rans_take_set(uint64_t *pending, const uint8_t *const *classes, unsigned most)
+static inline struct xp_rans_set xp_rans_take_set(struct xp_rans_walk *w, unsigned most)
 {
-    const unsigned first = (unsigned)__builtin_ctzll(*pending);
+    const unsigned first = (unsigned)__builtin_ctzll(w->pending);
+    const uint8_t *classes = xp_rans_classes_of(w, w->first + first);
     struct xp_rans_set set = { 0 };
 
-    for (uint64_t rest = *pending; rest && set.rows < most; rest &= rest - 1) {
+    for (uint64_t rest = w->pending; rest && set.rows < most; rest &= rest - 1) {
         const unsigned i = (unsigned)__builtin_ctzll(rest);
 
-        if (classes[i] != classes[first])
+        if (xp_rans_classes_of(w, w->first + i) != classes)
             continue;
-        set.row[set.rows++] = i;
-        *pending &= ~((uint64_t)1 << i);
+        set.row[set.rows++] = (unsigned)w->first + i;
+        w->pending &= ~((uint64_t)1 << i);
     }
     for (unsigned i = set.rows; i < most; i++)
-        set.row[i] = first;
+        set.row[i] = (unsigned)w->first + first;
     return set;
 }
+
+/* The next sets of one chunk, at most `most`. Returns how many: 0 at the end. */
+static inline int xp_rans_take_sets(struct xp_rans_walk *w, unsigned lanes, struct xp_rans_set *set, int most)
+{
+    int sets = 0;
+
+    if (!w->pending && w->next < w->count) {
+        w->first = w->next;
+        w->next = w->count - w->first < XP_RANS_SIDE_CHUNK ? w->count : w->first + XP_RANS_SIDE_CHUNK;
+        w->pending = ~(uint64_t)0 >> (XP_RANS_SIDE_CHUNK - (w->next - w->first));
+    }
+    while (w->pending && sets < most)
+        set[sets++] = xp_rans_take_set(w, 16 / lanes);
+    return sets;
+}
+
+/* What depends on the number of lanes alone, as constants of the code that is called with them. */
+#define XP_RANS_EACH_LANES(lanes, call, s, set, count, n)                                                                         \
+    switch (lanes) {                                                                                                              \
+    case 1: call(s, set, count, n, 1); break;                                                                                     \
+    case 2: call(s, set, count, n, 2); break;                                                                                     \
+    case 4: call(s, set, count, n, 4); break;                                                                                     \
+    default: call(s, set, count, n, 8); break;                                                                                    \
+    }
+
+/* call(s, set, sets, n, lanes) for all of the `count` sources or streams at s, up to `most` sets at a time. */
+#define XP_RANS_EACH_SETS(s, count, n, lanes, most, call)                                                                         \
+    do {                                                                                                                          \
+        struct xp_rans_walk walk = { .classes = (const char *)&(s)->classes, .stride = sizeof(*(s)), .count = (count) };           \
+        struct xp_rans_set set[most];                                                                                             \
+                                                                                                                                  \
+        for (int sets; (sets = xp_rans_take_sets(&walk, lanes, set, most)) > 0;)                                                  \
+            XP_RANS_EACH_LANES(lanes, call, s, set, sets, n)                                                                      \
+    } while (0)
 
 /* The symbols' places of a set whose rows are split, step by step, and the states that hold the last ones. w[r]: of row r. */
 static inline void xp_rans_lay_out_set(const struct xp_rans_set *set, const struct xp_rans_work *w, size_t n, const unsigned lanes,

@@ -198,55 +198,12 @@ XP_INLINE void decode_sets(struct xp_rans_stream *s, const struct xp_rans_set *s
         decode(s, set, 1, n, lanes);
 }
 
-/* What depends on the number of lanes alone, as constants of the code that is called with them. */
-#define EACH_LANES(lanes, call, s, set, count, n)                                                                                 \
-    switch (lanes) {                                                                                                              \
-    case 1: call(s, set, count, n, 1); break;                                                                                     \
-    case 2: call(s, set, count, n, 2); break;                                                                                     \
-    case 4: call(s, set, count, n, 4); break;                                                                                     \
-    default: call(s, set, count, n, 8); break;                                                                                    \
-    }
-
-/* Takes up to SIDE sets off *pending. Returns how many. */
-static int take_sets(uint64_t *pending, const uint8_t *const *classes, unsigned lanes, struct xp_rans_set *set)
-{
-    int sets = 0;
-
-    while (*pending && sets < SIDE)
-        set[sets++] = xp_rans_take_set(pending, classes, 16 / lanes);
-    return sets;
-}
-
 void xp_rans_encode_side_avx2(struct xp_rans_source *s, size_t count, size_t n, unsigned lanes)
 {
-    for (size_t done = 0; done < count; done += XP_RANS_SIDE_CHUNK) {
-        const size_t rows = count - done < XP_RANS_SIDE_CHUNK ? count - done : XP_RANS_SIDE_CHUNK;
-        const uint8_t *classes[XP_RANS_SIDE_CHUNK];
-
-        for (size_t i = 0; i < rows; i++)
-            classes[i] = s[done + i].classes;
-        for (uint64_t pending = xp_rans_all_pending(rows); pending;) {
-            struct xp_rans_set set[SIDE];
-            const int sets = take_sets(&pending, classes, lanes, set);
-
-            EACH_LANES(lanes, encode_sets, s + done, set, sets, n)
-        }
-    }
+    XP_RANS_EACH_SETS(s, count, n, lanes, SIDE, encode_sets);
 }
 
 void xp_rans_decode_side_avx2(struct xp_rans_stream *s, size_t count, size_t n, unsigned lanes)
 {
-    for (size_t done = 0; done < count; done += XP_RANS_SIDE_CHUNK) {
-        const size_t rows = count - done < XP_RANS_SIDE_CHUNK ? count - done : XP_RANS_SIDE_CHUNK;
-        const uint8_t *classes[XP_RANS_SIDE_CHUNK];
-
-        for (size_t i = 0; i < rows; i++)
-            classes[i] = s[done + i].classes;
-        for (uint64_t pending = xp_rans_all_pending(rows); pending;) {
-            struct xp_rans_set set[SIDE];
-            const int sets = take_sets(&pending, classes, lanes, set);
-
-            EACH_LANES(lanes, decode_sets, s + done, set, sets, n)
-        }
-    }
+    XP_RANS_EACH_SETS(s, count, n, lanes, SIDE, decode_sets);
 }

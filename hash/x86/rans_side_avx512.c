@@ -6,68 +6,157 @@
 #include "hash/x86/rans_avx512.h"
 #include "hash/x86/rans_side.h"
 
-/* ---- encoding -------------------------------------------------------------------------------------------------- */
+#define SETS 4 /* side by side: one alone waits for its own states */
 
-XP_INLINE void encode(struct xp_rans_source *s, const struct xp_rans_set *set, size_t n, const unsigned lanes)
+/* 16 steps of 1 lane, 8 of 2, 4 of 4 or 2 of 8 take a group of 16 symbols of every row: a table for all of them. */
+#define PER_GROUP(lanes) (16 / (lanes))
+
+/* Words of steps, each with `lanes` of every row, to words of rows, each with `lanes` of every step; or back, which is the same. */
+XP_INLINE void turn(const uint16_t (*in)[16], uint16_t (*out)[16], const unsigned lanes)
 {
-    const size_t steps = xp_rans_steps(n, lanes);
-    const uint8_t *classes = s[set->row[0]].classes;
-    uint8_t place[XP_RANS_SIDE_STEPS][16];
-    struct xp_rans_parts parts[16];
-    struct xp_rans_work w[16];
-    uint32_t state[16];
-    uint8_t *words[16];
-    __m512i x;
+    static const uint16_t words[2][32] = {
+        { 0, 16, 32, 48, 1, 17, 33, 49, 2, 18, 34, 50, 3, 19, 35, 51, 4, 20, 36, 52, 5, 21, 37, 53, 6, 22, 38, 54, 7, 23, 39, 55 },
+        { 8, 24, 40, 56, 9, 25, 41, 57, 10, 26, 42, 58, 11, 27, 43, 59, 12, 28, 44, 60, 13, 29, 45, 61, 14, 30, 46, 62, 15, 31, 47, 63 } };
+    const __m512i pair = _mm512_setr_epi32(0, 8, 16, 24, 1, 9, 17, 25, 2, 10, 18, 26, 3, 11, 19, 27);
+    const __m512i zip[2] = { _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15) };
+    const __m512i halves[2] = { _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15) };
+    __m512i z[8], t[8];
 
-    for (unsigned r = 0; r < set->rows; r++) {
-        struct xp_rans_source *row = &s[set->row[r]];
-
-        w[r] = xp_rans_cut(row->work, n);
-        parts[r] = xp_rans_split(row->q, n, row->classes, &w[r]);
-        words[r] = w[r].words_end;
+    XP_EACH(8 / (int)lanes) z[i] = _mm512_loadu_si512(in[2 * i]);
+    if (lanes == 8)
+        z[0] = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 1, 4, 5, 2, 3, 6, 7), z[0]);
+    if (lanes == 4) {
+        t[0] = _mm512_permutex2var_epi64(z[0], _mm512_setr_epi64(0, 4, 8, 12, 1, 5, 9, 13), z[1]);
+        z[1] = _mm512_permutex2var_epi64(z[0], _mm512_setr_epi64(2, 6, 10, 14, 3, 7, 11, 15), z[1]);
+        z[0] = t[0];
     }
-    xp_rans_lay_out_set(set, w, n, lanes, place, state);
-    x = _mm512_loadu_si512(state);
-    for (size_t k = steps; k-- > 0;) {
-        const struct xp_rans_table *t = xp_rans_table(classes[k * lanes / XP_RANS_GROUP]);
-        const __m512i at = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)place[k]));
-        const __m512i span = _mm512_permutex2var_epi32(_mm512_loadu_si512(t->span), at, _mm512_loadu_si512(t->span + 16));
-        const __m512 part = _mm512_permutex2var_ps(_mm512_loadu_ps(t->reciprocal), at, _mm512_loadu_ps(t->reciprocal + 16));
-        const __mmask16 full = _mm512_cmpge_epu32_mask(x, _mm512_slli_epi32(span, 20)); /* as in rans_avx512.c */
-        uint16_t word[16];
-
-        _mm256_storeu_si256((__m256i *)(void *)word, _mm512_cvtepi32_epi16(x));
-        x = xp_rans_push(_mm512_mask_srli_epi32(x, full, x, 16), span, part);
-        for (unsigned r = 0; r < set->rows; r++)
-            for (unsigned l = lanes; l-- > 0;) {
-                xp_put16(words[r] - 2, word[r * lanes + l]);
-                words[r] -= 2 * (full >> (r * lanes + l) & 1);
-            }
+    if (lanes == 2) {
+        /* Four steps of four rows: rows 0 .. 3 in t[0] and t[1], 4 .. 7 in t[2] and t[3]. */
+        XP_EACH(4) t[i] = _mm512_permutex2var_epi32(z[2 * (i % 2)], i < 2 ? pair : _mm512_add_epi32(pair, _mm512_set1_epi32(4)), z[2 * (i % 2) + 1]);
+        XP_EACH(4) z[i] = _mm512_permutex2var_epi64(t[i / 2 * 2], halves[i % 2], t[i / 2 * 2 + 1]);
     }
-    _mm512_storeu_si512(state, x);
-    for (unsigned r = 0; r < set->rows; r++)
-        xp_rans_assemble(&s[set->row[r]], state + r * lanes, lanes, &w[r], parts[r], words[r]);
+    if (lanes == 1) {
+        /* Four steps of eight rows, eight of four, sixteen of two. */
+        XP_EACH(8) t[i] = _mm512_permutex2var_epi16(z[2 * (i % 4)], _mm512_loadu_si512(words[i / 4]), z[2 * (i % 4) + 1]);
+        XP_EACH(8) z[i] = _mm512_permutex2var_epi64(t[i / 2 * 2], zip[i % 2], t[i / 2 * 2 + 1]);
+        /* z[4 * high + 2 * late + part]: rows 8 * high + 4 * part, steps 8 * late on */
+        XP_EACH(8) t[i] = _mm512_permutex2var_epi64(z[i / 4 * 4 + i / 2 % 2], halves[i % 2], z[i / 4 * 4 + 2 + i / 2 % 2]);
+        XP_EACH(8) z[i] = t[i];
+    }
+    XP_EACH(8 / (int)lanes) _mm512_storeu_si512(out[2 * i], z[i]);
 }
 
-void xp_rans_encode_side(struct xp_rans_source *s, size_t count, size_t n, unsigned lanes)
+/* ---- encoding -------------------------------------------------------------------------------------------------- */
+
+/* A set on its way. */
+struct encoding {
+    const struct xp_rans_set *set;
+    struct xp_rans_work w[16];
+    struct xp_rans_parts parts[16];
+    const uint8_t *classes;
+    uint8_t *words[16];
+    uint32_t state[16];
+    uint16_t place[16][16]; /* of the group at hand, by step */
+    uint16_t word[16][16];  /* low halves of the states before a step, */
+    uint64_t full[4];       /* and which of them are sent: 16 bits for each of four steps, twice that for eight, .. */
+};
+
+XP_INLINE void open_encoding(struct encoding *e, struct xp_rans_source *s, const struct xp_rans_set *set, size_t n, const unsigned lanes)
 {
-    for (size_t done = 0; done < count; done += XP_RANS_SIDE_CHUNK) {
-        const size_t rows = count - done < XP_RANS_SIDE_CHUNK ? count - done : XP_RANS_SIDE_CHUNK;
-        uint64_t pending = xp_rans_all_pending(rows);
-        const uint8_t *classes[XP_RANS_SIDE_CHUNK];
+    e->set = set;
+    e->classes = s[set->row[0]].classes;
+    for (unsigned r = 0; r < 16 / lanes; r++) {
+        struct xp_rans_source *row = &s[set->row[r]];
 
-        for (size_t i = 0; i < rows; i++)
-            classes[i] = s[done + i].classes;
-        while (pending) {
-            const struct xp_rans_set set = xp_rans_take_set(&pending, classes, 16 / lanes);
+        e->w[r] = xp_rans_cut(row->work, n);
+        if (r < set->rows)
+            e->parts[r] = xp_rans_split(row->q, n, row->classes, &e->w[r]);
+        e->words[r] = e->w[r].words_end;
+        xp_rans_begin(e->w[r].place, n, lanes, e->state + r * lanes);
+    }
+}
 
-            switch (lanes) {
-            case 1: encode(s + done, &set, n, 1); break;
-            case 2: encode(s + done, &set, n, 2); break;
-            case 4: encode(s + done, &set, n, 4); break;
-            default: encode(s + done, &set, n, 8); break;
-            }
+/* Lays out the symbols' places of group g. */
+XP_INLINE void open_group(struct encoding *e, size_t g, const unsigned lanes)
+{
+    uint16_t by_row[16][16];
+
+    for (unsigned r = 0; r < 16 / lanes; r++) {
+        const __m128i place = _mm_loadu_si128((const __m128i *)(const void *)(e->w[r].place + 16 * g));
+
+        _mm256_storeu_si256((__m256i *)(void *)by_row[r], _mm256_cvtepu8_epi16(place));
+    }
+    turn((const uint16_t (*)[16])by_row, e->place, lanes);
+    memset(e->full, 0, sizeof(e->full));
+}
+
+/* Which of a row's 16 words of the group are sent. */
+XP_INLINE unsigned full_of(const struct encoding *e, unsigned r, const unsigned lanes)
+{
+    const uint64_t lane = 0x0001000100010001u * ((1u << lanes) - 1) << (r * lanes);
+    unsigned bits = 0;
+
+    for (unsigned i = 0; i < (PER_GROUP(lanes) + 3) / 4; i++)
+        bits |= (unsigned)_pext_u64(e->full[i], lane) << (4 * lanes * i);
+    return bits;
+}
+
+/* Words of the group to the rows, the last ones first. */
+XP_INLINE void close_group(struct encoding *e, const unsigned lanes)
+{
+    const __m256i iota = _mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    uint16_t by_row[16][16];
+
+    turn((const uint16_t (*)[16])e->word, by_row, lanes);
+    for (unsigned r = 0; r < e->set->rows; r++) {
+        const unsigned full = full_of(e, r, lanes), taken = (unsigned)__builtin_popcount(full);
+        const __m512i all = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)by_row[r]));
+        const __m256i low = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32((__mmask16)full, all));
+
+        /* The store ends where the last one began. */
+        _mm256_storeu_si256((__m256i *)(void *)(e->words[r] - 32),
+                            _mm256_permutexvar_epi16(_mm256_add_epi16(iota, _mm256_set1_epi16((short)taken)), low));
+        e->words[r] -= 2 * taken;
+    }
+}
+
+/* Encodes `count` sets side by side; count is a constant where this is used. */
+XP_INLINE void encode(struct xp_rans_source *s, const struct xp_rans_set *set, const int count, size_t n, const unsigned lanes)
+{
+    const size_t steps = xp_rans_steps(n, lanes), per = PER_GROUP(lanes);
+    struct encoding e[SETS];
+    __m512i x[SETS];
+
+    for (int i = 0; i < count; i++) {
+        open_encoding(&e[i], s, &set[i], n, lanes);
+        x[i] = _mm512_loadu_si512(e[i].state);
+    }
+    for (size_t g = (steps + per - 1) / per; g-- > 0;) {
+        const struct xp_rans_table *t[SETS];
+
+        for (int i = 0; i < count; i++)
+            open_group(&e[i], g, lanes);
+        XP_EACH(count) t[i] = xp_rans_table(e[i].classes[g]);
+        for (size_t j = steps - g * per < per ? steps - g * per : per; j-- > 0;) {
+            __m512i at[SETS], span[SETS];
+            __mmask16 full[SETS];
+            __m512 part[SETS];
+
+            XP_EACH(count) at[i] = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)e[i].place[j]));
+            XP_EACH(count) span[i] = _mm512_permutex2var_epi32(_mm512_loadu_si512(t[i]->span), at[i], _mm512_loadu_si512(t[i]->span + 16));
+            XP_EACH(count) part[i] = _mm512_permutex2var_ps(_mm512_loadu_ps(t[i]->reciprocal), at[i], _mm512_loadu_ps(t[i]->reciprocal + 16));
+            XP_EACH(count) full[i] = _mm512_cmpge_epu32_mask(x[i], _mm512_slli_epi32(span[i], 20)); /* as in rans_avx512.c */
+            XP_EACH(count) _mm256_storeu_si256((__m256i *)(void *)e[i].word[j], _mm512_cvtepi32_epi16(x[i]));
+            XP_EACH(count) e[i].full[j / 4] = e[i].full[j / 4] << 16 | full[i];
+            XP_EACH(count) x[i] = xp_rans_push(_mm512_mask_srli_epi32(x[i], full[i], x[i], 16), span[i], part[i]);
         }
+        for (int i = 0; i < count; i++)
+            close_group(&e[i], lanes);
+    }
+    for (int i = 0; i < count; i++) {
+        _mm512_storeu_si512(e[i].state, x[i]);
+        for (unsigned r = 0; r < set[i].rows; r++)
+            xp_rans_assemble(&s[set[i].row[r]], e[i].state + r * lanes, lanes, &e[i].w[r], e[i].parts[r], e[i].words[r]);
     }
 }
 
@@ -171,13 +260,14 @@ XP_INLINE void check_ends(struct cursor *c, const unsigned lanes)
     }
 }
 
-static void close_set(struct xp_rans_side *d, struct xp_rans_stream *s, const struct xp_rans_set *set, const struct cursor *c, size_t n,
+static void close_set(const struct xp_rans_side *d, struct xp_rans_stream *s, const struct xp_rans_set *set, const struct cursor *c, size_t n,
                       const unsigned lanes)
 {
-    const size_t steps = xp_rans_steps(n, lanes);
+    uint32_t state[16];
     uint64_t at[16];
     int64_t over[16];
 
+    memcpy(state, d->state, sizeof(state));
     for (int i = 0; i < 2; i++) {
         _mm512_storeu_si512(at + 8 * i, c->at[i]);
         _mm512_storeu_si512(over + 8 * i, c->over[i]);
@@ -186,37 +276,50 @@ static void close_set(struct xp_rans_side *d, struct xp_rans_stream *s, const st
         struct xp_rans_stream *row = &s[set->row[r]];
         const unsigned place = lanes == 8 ? 2 * r : r;
 
-        for (size_t k = 0; k < steps; k++)
-            memcpy(row->q + k * lanes, d->symbol[k] + r * lanes, 2 * lanes);
-        row->ok = !(d->bad >> r & 1) && over[place] >= 0 && xp_rans_end(row, n, lanes, d->state + r * lanes) &&
+        row->ok = !(d->bad >> r & 1) && over[place] >= 0 && xp_rans_end(row, n, lanes, state + r * lanes) &&
                   xp_rans_join(row, n, d->planes[r], (const uint8_t *)(uintptr_t)at[place]);
     }
 }
 
-/* Decodes one or two sets side by side. */
+/* Symbols of group g to the rows. */
+XP_INLINE void put_group(struct xp_rans_stream *s, const struct xp_rans_set *set, const uint16_t (*symbol)[16], size_t g, const unsigned lanes)
+{
+    uint16_t by_row[16][16];
+
+    turn(symbol, by_row, lanes);
+    for (unsigned r = 0; r < set->rows; r++)
+        memcpy(s[set->row[r]].q + 16 * g, by_row[r], 32);
+}
+
+/* Decodes `count` sets side by side; count is a constant where this is used. */
 XP_INLINE void decode(struct xp_rans_stream *s, const struct xp_rans_set *set, const int count, size_t n, const unsigned lanes)
 {
-    const size_t steps = xp_rans_steps(n, lanes);
-    struct xp_rans_side d[2];
-    struct cursor c[2];
-    __m512i x[2];
+    const size_t steps = xp_rans_steps(n, lanes), per = PER_GROUP(lanes);
+    uint16_t symbols[SETS][16][16];
+    struct xp_rans_side d[SETS];
+    struct cursor c[SETS];
+    __m512i x[SETS];
 
     for (int i = 0; i < count; i++) {
         xp_rans_open_set(&d[i], s, &set[i], n, lanes);
         c[i] = put_cursor(d[i].p, d[i].end, lanes);
         x[i] = _mm512_loadu_si512(d[i].state);
     }
-    for (size_t k = 0; k < steps;) {
-        for (size_t stop = k + XP_RANS_STRIDE < steps ? k + XP_RANS_STRIDE : steps; k < stop; k++) {
-            const struct xp_rans_table *table[2];
-            __m512i symbol[2];
+    for (size_t g = 0; g * per < steps; g++) {
+        const size_t live = steps - g * per < per ? steps - g * per : per;
+        const struct xp_rans_table *table[SETS];
 
-            XP_EACH(count) table[i] = xp_rans_table(d[i].classes[k * lanes / XP_RANS_GROUP]);
+        XP_EACH(count) table[i] = xp_rans_table(d[i].classes[g]);
+        for (size_t j = 0; j < live; j++) {
+            __m512i symbol[SETS];
+
             xp_rans_pop(x, table, symbol, count);
-            XP_EACH(count) _mm256_storeu_si256((__m256i *)(void *)d[i].symbol[k], _mm512_cvtepi32_epi16(symbol[i]));
+            XP_EACH(count) _mm256_storeu_si256((__m256i *)(void *)symbols[i][j], _mm512_cvtepi32_epi16(symbol[i]));
             XP_EACH(count) x[i] = refill(x[i], &c[i], lanes);
         }
         XP_EACH(count) check_ends(&c[i], lanes);
+        for (int i = 0; i < count; i++)
+            put_group(s, &set[i], (const uint16_t (*)[16])symbols[i], g, lanes);
     }
     for (int i = 0; i < count; i++) {
         _mm512_storeu_si512(d[i].state, x[i]);
@@ -224,35 +327,42 @@ XP_INLINE void decode(struct xp_rans_stream *s, const struct xp_rans_set *set, c
     }
 }
 
-XP_INLINE void decode_sets(struct xp_rans_stream *s, const struct xp_rans_set *set, int count, size_t n, const unsigned lanes)
+/* ---- sets ---------------------------------------------------------------------------------------------------------- */
+
+/* An odd number of sets, unless one, gets one more that has no rows of its own: fewer side by side would take longer. */
+static int fill_up(struct xp_rans_set *set, int count)
 {
-    if (count == 2)
-        decode(s, set, 2, n, lanes);
-    else
-        decode(s, set, 1, n, lanes);
+    if (count % 2 == 0 || count == 1)
+        return count;
+    set[count] = set[0];
+    set[count].rows = 0;
+    return count + 1;
+}
+
+#define COUNTED(call, s, set, count, n, lanes)                                                                                    \
+    switch (fill_up(set, count)) {                                                                                                \
+    case 1: call(s, set, 1, n, lanes); break;                                                                                     \
+    case 2: call(s, set, 2, n, lanes); break;                                                                                     \
+    case 4: call(s, set, 4, n, lanes); break;                                                                                     \
+    default: call(s, set, SETS, n, lanes); break;                                                                                 \
+    }
+
+XP_INLINE void encode_sets(struct xp_rans_source *s, struct xp_rans_set *set, int count, size_t n, const unsigned lanes)
+{
+    COUNTED(encode, s, set, count, n, lanes)
+}
+
+XP_INLINE void decode_sets(struct xp_rans_stream *s, struct xp_rans_set *set, int count, size_t n, const unsigned lanes)
+{
+    COUNTED(decode, s, set, count, n, lanes)
+}
+
+void xp_rans_encode_side(struct xp_rans_source *s, size_t count, size_t n, unsigned lanes)
+{
+    XP_RANS_EACH_SETS(s, count, n, lanes, SETS, encode_sets);
 }
 
 void xp_rans_decode_side(struct xp_rans_stream *s, size_t count, size_t n, unsigned lanes)
 {
-    for (size_t done = 0; done < count; done += XP_RANS_SIDE_CHUNK) {
-        const size_t rows = count - done < XP_RANS_SIDE_CHUNK ? count - done : XP_RANS_SIDE_CHUNK;
-        uint64_t pending = xp_rans_all_pending(rows);
-        const uint8_t *classes[XP_RANS_SIDE_CHUNK];
-
-        for (size_t i = 0; i < rows; i++)
-            classes[i] = s[done + i].classes;
-        while (pending) {
-            struct xp_rans_set set[2];
-            int sets = 0;
-
-            while (pending && sets < 2)
-                set[sets++] = xp_rans_take_set(&pending, classes, 16 / lanes);
-            switch (lanes) {
-            case 1: decode_sets(s + done, set, sets, n, 1); break;
-            case 2: decode_sets(s + done, set, sets, n, 2); break;
-            case 4: decode_sets(s + done, set, sets, n, 4); break;
-            default: decode_sets(s + done, set, sets, n, 8); break;
-            }
-        }
-    }
+    XP_RANS_EACH_SETS(s, count, n, lanes, SETS, decode_sets);
 }
