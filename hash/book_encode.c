@@ -99,13 +99,16 @@ static double slack(const struct subject *s)
 static void try_larger_steps(struct subject *s)
 {
     for (int i = 1; i <= XP_BOOK_LARGER_STEPS && slack(s) > 0.6; i++) {
-        const int best = s->step;
+        const struct subject best = *s;
 
-        try_step(s, best + 1);
-        if (s->error <= s->allowed)
-            continue;
-        try_step(s, best);
-        return;
+        s->q = s->m->spare;
+        memcpy(s->q, best.q, s->b->rank * sizeof(*s->q));
+        try_step(s, best.step + 1);
+        if (s->error > s->allowed) {
+            *s = best;
+            return;
+        }
+        s->m->spare = best.q;
     }
 }
 
@@ -213,6 +216,7 @@ static void encode_batch(struct xp_book_room *m, const struct xp_book *b, const 
         m->k->reorder(row, b->channel, m->dim, xp_dtype_size(m->dtype), m->typed);
         rest = examine(s, p, e->centroid[i]);
         e->coded[i] = rest >= 0 && find_step(s, rest);
+        m->q[count] = s->q;
         if (e->coded[i]) {
             e->source[count] = (struct xp_rans_source){ .q = s->q, .classes = m->classes[s->offset], .work = m->work[count],
                                                         .out = m->bytes[count], .cap = m->row_bytes - 1 };

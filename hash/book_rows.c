@@ -30,6 +30,7 @@ static uint8_t *lay_out(struct xp_book_room *m, uint8_t *p)
     m->half = cut(&p, 4 * groups);
     m->typed = cut(&p, 4 * m->pad);
     m->restored = cut(&p, 4 * m->pad);
+    m->spare = cut(&p, 2 * m->most_symbols);
     for (size_t i = 0; i < m->batch; i++) {
         m->q[i] = cut(&p, 2 * m->most_symbols);
         m->bytes[i] = cut(&p, xp_rans_bound(m->most_symbols) + XP_RANS_SLACK);

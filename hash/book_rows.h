@@ -38,6 +38,7 @@ struct xp_book_room {
     /* Rows side by side. */
     size_t batch;
     int16_t *q[XP_BOOK_BATCH];
+    int16_t *spare;                /* encoding: a row with another step, changes places with one of q */
     uint8_t *bytes[XP_BOOK_BATCH]; /* encoding: a coded row; decoding: a row at the end of the input, with slack */
     void *work[XP_BOOK_BATCH];     /* of the entropy coder */
 

@@ -18,9 +18,8 @@
  */
 XP_ANYWHERE double xp_log2(double v)
 {
-    const double series[10] = { 1.0 / 21, 1.0 / 19, 1.0 / 17, 1.0 / 15, 1.0 / 13, 1.0 / 11, 1.0 / 9, 1.0 / 7, 1.0 / 5, 1.0 / 3 };
     const double log2_e = 1.4426950408889634;
-    double m, s, z, sum = 0;
+    double m, s, z, z2, z4, low, high, last;
     uint64_t bits;
     int e = 0;
 
@@ -40,9 +39,13 @@ XP_ANYWHERE double xp_log2(double v)
     }
     s = (m - 1) / (m + 1);
     z = s * s;
-    for (int k = 0; k < 10; k++)
-        sum = (sum + series[k]) * z;
-    return (double)e + 2 * s * (1 + sum) * log2_e;
+    /* In pairs (Estrin), which do not wait for one another as sums of Horner's scheme do. */
+    z2 = z * z;
+    z4 = z2 * z2;
+    low = (1.0 / 3 + z * (1.0 / 5)) + z2 * (1.0 / 7 + z * (1.0 / 9));
+    high = (1.0 / 11 + z * (1.0 / 13)) + z2 * (1.0 / 15 + z * (1.0 / 17));
+    last = 1.0 / 19 + z * (1.0 / 21);
+    return (double)e + 2 * s * (1 + z * ((low + z4 * high) + z4 * z4 * last)) * log2_e;
 }
 
 #endif
