@@ -89,9 +89,11 @@ static void normalise_row(struct xp_book_fit *f, size_t r)
 static void iterate_row(struct xp_book_fit *f, size_t r)
 {
     const float *row = f->rows + r * f->pad;
+    float along[XP_BOOK_MAX_RANK];
 
+    f->k->vector_dots(row, f->direction, f->pad, f->rank, f->pad / 16, along);
     for (unsigned j = 0; j < f->rank; j++)
-        add_scaled(f, f->next + j * f->pad, row, dot(f, row, f->direction + j * f->pad));
+        add_scaled(f, f->next + j * f->pad, row, along[j]);
 }
 
 /* The directions are what has been summed up: orthonormal again, strongest first. */
@@ -125,12 +127,12 @@ static int clamp(int v, int low, int high)
 static void measure_row(struct xp_book_fit *f, size_t r)
 {
     const float *row = f->rows + r * f->pad;
+    float along[XP_BOOK_MAX_RANK];
 
     f->energy += dot(f, row, row);
-    for (unsigned j = 0; j < f->rank; j++) {
-        const float a = dot(f, row, f->direction + j * f->pad);
-        f->along += (double)a * a;
-    }
+    f->k->vector_dots(row, f->direction, f->pad, f->rank, f->pad / 16, along);
+    for (unsigned j = 0; j < f->rank; j++)
+        f->along += (double)along[j] * along[j];
 }
 
 /* Deviation a value of the rows with all directions taken off. */

@@ -43,12 +43,14 @@ static uint8_t *lay_out(struct xp_book_room *m, uint8_t *p)
     return p;
 }
 
-/* Rows side by side: as many as the second-level cache holds. */
+/* Rows side by side: as many as the second-level cache holds. Rows of few states are more, since those that share tables are looked for
+ * among them; decoding touches less than half of their room. */
 static size_t batch_rows(size_t symbols)
 {
-    size_t fit = ((size_t)1 << 20) / (16 * symbols);
+    const int few = xp_rans_lanes(symbols) < XP_RANS_MAX_LANES;
+    size_t fit = ((size_t)1 << (few ? 21 : 20)) / (16 * symbols);
 
-    if (xp_rans_lanes(symbols) == XP_RANS_MAX_LANES && fit > 6)
+    if (!few && fit > 6)
         fit -= fit % 6; /* what the decoder takes at a time */
     return fit < 1 ? 1 : fit < XP_BOOK_BATCH ? fit : XP_BOOK_BATCH;
 }

@@ -9,7 +9,7 @@
 #include "crosspress/codec.h"
 #include "hash/book.h"
 
-#define XP_BOOK_BATCH 64 /* most rows that are coded side by side */
+#define XP_BOOK_BATCH 128 /* most rows that are coded side by side */
 #define XP_BOOK_OFFSETS 127
 
 /* What every row owes: |x' - x| <= eps * |x|, or with mean set eps * min(|x|, |x - mean|), as quant_rows.h. */

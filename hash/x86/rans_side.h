@@ -13,7 +13,7 @@
 #include <string.h>
 
 #define XP_RANS_SIDE_STEPS 512 /* n < 512 * lanes for fewer than 16 lanes (xp_rans_lanes) */
-#define XP_RANS_SIDE_CHUNK 64  /* rows among which partners are looked for */
+#define XP_RANS_SIDE_CHUNK 128 /* rows among which partners are looked for */
 
 /* Up to 16 / lanes rows of one array of classes. Places without a row of their own repeat the first. */
 struct xp_rans_set {
@@ -24,33 +24,42 @@ struct xp_rans_set {
 struct xp_rans_walk {
     const char *classes; /* of the first row; the others' lie `stride` bytes apart */
     size_t stride, count, first, next; /* the chunk at hand is [first, next) */
-    uint64_t pending;    /* its rows not yet taken */
+    unsigned left;       /* its rows not yet taken: so many, */
+    struct xp_rans_left {
+        const uint8_t *classes;
+        unsigned row;
+    } at[XP_RANS_SIDE_CHUNK]; /* in order */
 };
 
-static inline const uint8_t *xp_rans_classes_of(const struct xp_rans_walk *w, size_t row)
+static inline void xp_rans_next_chunk(struct xp_rans_walk *w)
 {
-    const uint8_t *classes;
+    w->first = w->next;
+    w->next = w->count - w->first < XP_RANS_SIDE_CHUNK ? w->count : w->first + XP_RANS_SIDE_CHUNK;
+    for (size_t row = w->first; row < w->next; row++) {
+        struct xp_rans_left *left = &w->at[w->left++];
 
-    memcpy(&classes, w->classes + row * w->stride, sizeof(classes));
-    return classes;
+        memcpy(&left->classes, w->classes + row * w->stride, sizeof(left->classes));
+        left->row = (unsigned)row;
+    }
 }
 
 static inline struct xp_rans_set xp_rans_take_set(struct xp_rans_walk *w, unsigned most)
 {
-    const unsigned first = (unsigned)__builtin_ctzll(w->pending);
-    const uint8_t *classes = xp_rans_classes_of(w, w->first + first);
+    const struct xp_rans_left first = w->at[0];
     struct xp_rans_set set = { 0 };
+    unsigned kept = 0;
 
-    for (uint64_t rest = w->pending; rest && set.rows < most; rest &= rest - 1) {
-        const unsigned i = (unsigned)__builtin_ctzll(rest);
+    for (unsigned i = 0; i < w->left; i++) {
+        const struct xp_rans_left row = w->at[i];
 
-        if (xp_rans_classes_of(w, w->first + i) != classes)
-            continue;
-        set.row[set.rows++] = (unsigned)w->first + i;
-        w->pending &= ~((uint64_t)1 << i);
+        if (set.rows < most && row.classes == first.classes)
+            set.row[set.rows++] = row.row;
+        else
+            w->at[kept++] = row;
     }
+    w->left = kept;
     for (unsigned i = set.rows; i < most; i++)
-        set.row[i] = (unsigned)w->first + first;
+        set.row[i] = first.row;
     return set;
 }
 
@@ -59,12 +68,9 @@ static inline int xp_rans_take_sets(struct xp_rans_walk *w, unsigned lanes, stru
 {
     int sets = 0;
 
-    if (!w->pending && w->next < w->count) {
-        w->first = w->next;
-        w->next = w->count - w->first < XP_RANS_SIDE_CHUNK ? w->count : w->first + XP_RANS_SIDE_CHUNK;
-        w->pending = ~(uint64_t)0 >> (XP_RANS_SIDE_CHUNK - (w->next - w->first));
-    }
-    while (w->pending && sets < most)
+    if (!w->left && w->next < w->count)
+        xp_rans_next_chunk(w);
+    while (w->left && sets < most)
         set[sets++] = xp_rans_take_set(w, 16 / lanes);
     return sets;
 }
@@ -81,9 +87,13 @@ static inline int xp_rans_take_sets(struct xp_rans_walk *w, unsigned lanes, stru
 /* call(s, set, sets, n, lanes) for all of the `count` sources or streams at s, up to `most` sets at a time. */
 #define XP_RANS_EACH_SETS(s, count, n, lanes, most, call)                                                                         \
     do {                                                                                                                          \
-        struct xp_rans_walk walk = { .classes = (const char *)&(s)->classes, .stride = sizeof(*(s)), .count = (count) };           \
         struct xp_rans_set set[most];                                                                                             \
+        struct xp_rans_walk walk;                                                                                                 \
                                                                                                                                   \
+        walk.classes = (const char *)&(s)->classes;                                                                               \
+        walk.stride = sizeof(*(s));                                                                                               \
+        walk.count = (count);                                                                                                     \
+        walk.next = walk.left = 0;                                                                                                \
         for (int sets; (sets = xp_rans_take_sets(&walk, lanes, set, most)) > 0;)                                                  \
             XP_RANS_EACH_LANES(lanes, call, s, set, sets, n)                                                                      \
     } while (0)
