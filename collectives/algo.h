@@ -35,6 +35,7 @@ struct xp_shape {
     struct xp_coder *coder; /* NULL: rows travel as they are (raw mode, codec raw) */
     xp_codec_stats *codec_stats; /* sums over all frames encoded */
     size_t coder_rows;     /* most rows the coder takes at once */
+    size_t places;         /* most places of call.all, all below it; 0: calls have none */
     int automatic;         /* whether to code is decided per stream, by measurement */
     uint64_t config_hash;  /* of everything that must be equal */
     const size_t *peer_max_send, *peer_max_recv; /* [size] the maxima of every rank */
@@ -73,6 +74,8 @@ struct xp_call {
      * coded. */
     const char *from;        /* The rows sent lie here, */
     const uint32_t *at;      /* [rows sent] at these places, and go to `send` only where they must; NULL: they are in send */
+    const uint32_t *all;     /* Of algorithms that fuse: the places of all rows that have one mean row and seed among them, `all_rows`; equal places */
+    size_t all_rows;         /* are coded once. NULL: every message has its own */
     char *to;                /* The rows received belong here, */
     const uint32_t *place;   /* [rows received] at these places, and come to `recv` only where they must; NULL: they belong to recv */
     const struct xp_call_result *result; /* Of algorithms that fuse: this is wanted, the rows come to `recv` only where they must; NULL: the rows are */

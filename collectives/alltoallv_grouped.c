@@ -188,8 +188,10 @@ static xp_status begin(struct xp_grouped *g)
     if (e)
         return xp_device_failed(g->shape, e, "waiting for the last exchange");
     g->phase = XP_GROUP_COUNTS;
-    if (g->coder)
+    if (g->coder) {
+        xp_device_call_begin(g->coder, g->call);
         xp_device_batch_begin(&g->coder->batch[0], g->call);
+    }
     xp_grouped_heads_begin(g);
     xp_counts_begin(&g->counts, g->call);
     g->even = even_rows(g);
@@ -211,6 +213,8 @@ static xp_status after_counts(struct xp_grouped *g)
         return XP_IN_PROGRESS;
     if (e)
         return xp_device_failed(g->shape, e, "coding rows");
+    if (g->coder && g->coder->batch[0].frames)
+        xp_device_known(g->coder, &g->coder->batch[0]);
     xp_grouped_heads_send(g);
     g->phase = XP_GROUP_HEADS;
     return XP_OK;

@@ -52,6 +52,7 @@ int xp_device_coder_open(struct xp_device_coder *d, const struct xp_shape *s, si
     d->frames_in = frames_in;
     d->notes_cap = s->max_recv_rows * (sizeof(uint64_t) + 2 * sizeof(uint32_t) + 1) + frames_in * (s->dim * sizeof(float) + sizeof(uint64_t) + 64);
     d->quantiser.dim = s->dim;
+    d->store.cap = s->places;
     xp_row_plan_init(&d->plan, d->coder, d->coder->formats, NULL);
     int e = xp_device_describe(d->dev, &d->gpu);
     for (size_t i = 0; !e && i < d->batches; i++)
@@ -80,6 +81,8 @@ static void take_batch(struct xp_device_coder *d, struct xp_device_batch *b, str
     b->typed = xp_pool_take(pinned, frames * row_bytes);
     b->dev.frame = xp_pool_take(device, frames * sizeof *b->dev.frame);
     b->dev.index = xp_pool_take(device, rows * sizeof *b->dev.index);
+    b->order = xp_pool_take(pinned, (d->store.cap ? rows : 0) * sizeof *b->order);
+    b->dev.order = xp_pool_take(device, (d->store.cap ? rows : 0) * sizeof *b->dev.order);
     b->dev.base_of = xp_pool_take(device, rows * sizeof *b->dev.base_of);
     b->dev.reference_of = refers ? xp_pool_take(device, rows * sizeof *b->dev.reference_of) : NULL;
     b->dev.lengths = xp_pool_take(device, rows * sizeof *b->dev.lengths);
@@ -95,10 +98,45 @@ static void take_batch(struct xp_device_coder *d, struct xp_device_batch *b, str
         take_signs(d, b, device, pinned);
 }
 
+static void take_store(struct xp_device_coder *d, struct xp_pool *device, struct xp_pool *pinned)
+{
+    struct xp_device_store *s = &d->store;
+    const size_t all = d->shape->max_send_rows, dim = d->shape->dim, row_bytes = d->shape->row_bytes;
+    const int refers = d->coder->desc.eps_ref != XP_EPS_REF_ROW;
+    s->which = xp_pool_take(pinned, s->cap * sizeof *s->which);
+    s->frame = xp_pool_take(pinned, sizeof *s->frame);
+    s->list = xp_pool_take(pinned, all * sizeof *s->list);
+    s->index = xp_pool_take(pinned, s->cap * sizeof *s->index);
+    s->formats = xp_pool_take(pinned, s->cap);
+    s->pays = xp_pool_take(pinned, 1);
+    s->typed = xp_pool_take(pinned, row_bytes);
+    s->seed = xp_pool_take(pinned, sizeof *s->seed);
+    s->dev.frame = xp_pool_take(device, sizeof *s->dev.frame);
+    s->dev.list = xp_pool_take(device, all * sizeof *s->dev.list);
+    s->dev.index = xp_pool_take(device, s->cap * sizeof *s->dev.index);
+    s->dev.base_of = xp_pool_take(device, all * sizeof *s->dev.base_of);
+    s->dev.reference_of = refers ? xp_pool_take(device, all * sizeof *s->dev.reference_of) : NULL;
+    s->dev.lengths = xp_pool_take(device, s->cap * sizeof *s->dev.lengths);
+    s->dev.mean = xp_pool_take(device, dim * sizeof *s->dev.mean);
+    s->dev.errors = xp_pool_take(device, s->cap * sizeof *s->dev.errors);
+    s->dev.formats = xp_pool_take(device, s->cap);
+    s->dev.pays = xp_pool_take(device, 1);
+    s->dev.typed = xp_pool_take(device, row_bytes);
+    s->dev.slots = xp_pool_take(device, s->cap * d->stride);
+    if (!d->sign_words)
+        return;
+    s->dev.signs.sums = xp_pool_take(device, all * sizeof *s->dev.signs.sums);
+    s->dev.signs.seeds = xp_pool_take(device, sizeof *s->dev.signs.seeds);
+    s->dev.signs.of = xp_pool_take(device, all * sizeof *s->dev.signs.of);
+    s->dev.signs.signs = xp_pool_take(device, d->sign_words * sizeof *s->dev.signs.signs);
+}
+
 void xp_device_coder_parts(struct xp_device_coder *d, struct xp_pool *device, struct xp_pool *pinned)
 {
     for (size_t i = 0; i < d->batches; i++)
         take_batch(d, &d->batch[i], device, pinned);
+    if (d->store.cap)
+        take_store(d, device, pinned);
     d->quantiser.signs = xp_pool_take(device, xp_sign_words(d->shape->dim) * sizeof(uint32_t));
     d->scratch = xp_pool_take(device, d->kernels->pack_scratch(&d->gpu));
     d->staging = xp_pool_take(device, d->staging_bytes);
@@ -124,6 +162,36 @@ void xp_device_coder_close(struct xp_device_coder *d)
 
 /* ---- encode -------------------------------------------------------------------------------------------------------- */
 
+/* The rows to peers whose rows are coded, each place once. */
+static void list_distinct(struct xp_device_coder *d, const struct xp_call *call)
+{
+    struct xp_device_store *s = &d->store;
+    size_t row = 0;
+    s->distinct = 0;
+    memset(s->which, 0xff, s->cap * sizeof *s->which);
+    for (int peer = 0; peer < d->shape->comm->size; peer++)
+        for (size_t end = row + call->send_rows[peer]; row < end; row++) {
+            const uint32_t place = call->at[row];
+            if (!xp_device_codes(d->shape, peer) || s->which[place] != UINT32_MAX)
+                continue;
+            s->which[place] = (uint32_t)s->distinct;
+            s->index[s->distinct++] = place;
+        }
+}
+
+void xp_device_call_begin(struct xp_device_coder *d, const struct xp_call *call)
+{
+    struct xp_device_store *s = &d->store;
+    s->active = call->all && s->cap && call->all_rows < (size_t)1 << 20; /* what a frame may hold */
+    s->coded = 0;
+    if (!s->active)
+        return;
+    s->all = call->all_rows;
+    *s->frame = (struct xp_gpu_frame){0, (uint32_t)s->all};
+    memcpy(s->list, call->all, s->all * sizeof *s->list);
+    list_distinct(d, call);
+}
+
 void xp_device_batch_begin(struct xp_device_batch *b, const struct xp_call *call)
 {
     b->frames = b->rows = 0;
@@ -131,11 +199,30 @@ void xp_device_batch_begin(struct xp_device_batch *b, const struct xp_call *call
     b->from = call->at ? call->from : call->send;
 }
 
-void xp_device_batch_add(struct xp_device_batch *b, size_t row, size_t rows)
+void xp_device_batch_add(const struct xp_device_coder *d, struct xp_device_batch *b, size_t row, size_t rows)
 {
     b->frame[b->frames++] = (struct xp_gpu_frame){(uint32_t)b->rows, (uint32_t)rows};
-    for (size_t r = row; r < row + rows; r++)
-        b->index[b->rows++] = b->list ? b->list[r] : (uint32_t)r;
+    for (size_t r = row; r < row + rows; r++) {
+        b->index[b->rows] = b->list ? b->list[r] : (uint32_t)r;
+        if (d->store.active)
+            b->order[b->rows] = d->store.which[b->list[r]];
+        b->rows++;
+    }
+}
+
+/* Copies that go together. */
+struct part {
+    void *to;
+    const void *from;
+    size_t bytes;
+};
+
+static int copy_parts(const struct xp_device_coder *d, const struct part *parts, size_t count, void *stream)
+{
+    int e = 0;
+    for (size_t i = 0; !e && i < count; i++)
+        e = d->dev->copy(parts[i].to, parts[i].from, parts[i].bytes, stream);
+    return e;
 }
 
 static int run_kernels(struct xp_device_coder *d, const struct xp_device_batch *b)
@@ -152,22 +239,74 @@ static int run_kernels(struct xp_device_coder *d, const struct xp_device_batch *
     return e ? e : d->kernels->pack(&d->gpu, b->dev.slots, d->stride, b->dev.lengths, NULL, b->rows, d->scratch, b->dev.at, b->dev.payload);
 }
 
-int xp_device_encode(struct xp_device_coder *d, struct xp_device_batch *b, void *stream)
+/* The rows of the store; base_of and what is like it say the same of every row. */
+static int run_store_kernels(struct xp_device_coder *d, const char *from)
 {
-    const struct { void *to; const void *from; size_t bytes; } up[] = {
-        {b->dev.frame, b->frame, b->frames * sizeof *b->frame}, {b->dev.index, b->index, b->rows * sizeof *b->index}};
-    const struct { void *to; const void *from; size_t bytes; } down[] = {
-        {b->at, b->dev.at, (b->rows + 1) * sizeof *b->at}, {b->formats, b->dev.formats, b->rows}, {b->pays, b->dev.pays, b->frames},
-        {b->typed, b->dev.typed, b->frames * d->shape->row_bytes}, {b->seeds, b->dev.signs.seeds, d->sign_words ? b->frames * sizeof *b->seeds : 0}};
-    int e = 0;
-    d->gpu.stream = stream;
-    for (size_t i = 0; !e && i < sizeof up / sizeof *up; i++)
-        e = d->dev->copy(up[i].to, up[i].from, up[i].bytes, stream);
+    struct xp_device_store *s = &d->store;
+    const struct xp_rows all = {.data = from, .index = s->dev.list, .rows = s->all, .dim = d->shape->dim, .dtype = d->shape->dtype};
+    const struct xp_rows in = {.data = from, .index = s->dev.index, .rows = s->distinct, .dim = d->shape->dim, .dtype = d->shape->dtype};
+    const struct xp_gpu_means means = {s->dev.mean, s->dev.typed, s->dev.pays, s->dev.base_of, s->dev.reference_of};
+    const struct xp_gpu_bases bases = {s->dev.mean, s->dev.base_of, s->dev.reference_of, d->sign_words ? s->dev.signs.of : NULL};
+    const struct xp_quantiser q = {.dim = d->shape->dim, .signs = d->sign_words ? s->dev.signs.signs : d->quantiser.signs};
+    int e = d->kernels->means(&d->gpu, &all, s->dev.frame, 1, &means);
+    if (!e && d->sign_words)
+        e = d->kernels->frame_signs(&d->gpu, &all, s->dev.frame, 1, d->coder->desc.seed, &s->dev.signs);
+    return e ? e : d->kernels->row_encode(&d->gpu, &d->plan, &q, &in, &bases, s->dev.slots, d->stride, s->dev.formats, s->dev.lengths, s->dev.errors);
+}
+
+static int code_store(struct xp_device_coder *d, const char *from, void *stream)
+{
+    struct xp_device_store *s = &d->store;
+    const struct part up[] = {{s->dev.frame, s->frame, sizeof *s->frame}, {s->dev.list, s->list, s->all * sizeof *s->list},
+                              {s->dev.index, s->index, s->distinct * sizeof *s->index}};
+    const struct part down[] = {{s->formats, s->dev.formats, s->distinct}, {s->pays, s->dev.pays, 1}, {s->typed, s->dev.typed, d->shape->row_bytes},
+                                {s->seed, s->dev.signs.seeds, d->sign_words ? sizeof *s->seed : 0}};
+    s->coded = 1;
+    int e = copy_parts(d, up, sizeof up / sizeof *up, stream);
+    if (!e)
+        e = run_store_kernels(d, from);
+    return e ? e : copy_parts(d, down, sizeof down / sizeof *down, stream);
+}
+
+/* A batch of rows that are in the store: its bytes are packed. */
+static int encode_stored(struct xp_device_coder *d, struct xp_device_batch *b, void *stream)
+{
+    const struct xp_device_store *s = &d->store;
+    const struct part up[] = {{b->dev.index, b->index, b->rows * sizeof *b->index}, {b->dev.order, b->order, b->rows * sizeof *b->order}};
+    int e = s->coded ? 0 : code_store(d, b->from, stream);
+    if (!e)
+        e = copy_parts(d, up, sizeof up / sizeof *up, stream);
+    if (!e)
+        e = d->kernels->pack(&d->gpu, s->dev.slots, d->stride, s->dev.lengths, b->dev.order, b->rows, d->scratch, b->dev.at, b->dev.payload);
+    return e ? e : d->dev->copy(b->at, b->dev.at, (b->rows + 1) * sizeof *b->at, stream);
+}
+
+static int encode_batch(struct xp_device_coder *d, struct xp_device_batch *b, void *stream)
+{
+    const struct part up[] = {{b->dev.frame, b->frame, b->frames * sizeof *b->frame}, {b->dev.index, b->index, b->rows * sizeof *b->index}};
+    const struct part down[] = {{b->at, b->dev.at, (b->rows + 1) * sizeof *b->at}, {b->formats, b->dev.formats, b->rows}, {b->pays, b->dev.pays, b->frames},
+                                {b->typed, b->dev.typed, b->frames * d->shape->row_bytes},
+                                {b->seeds, b->dev.signs.seeds, d->sign_words ? b->frames * sizeof *b->seeds : 0}};
+    int e = copy_parts(d, up, sizeof up / sizeof *up, stream);
     if (!e)
         e = run_kernels(d, b);
-    for (size_t i = 0; !e && i < sizeof down / sizeof *down; i++)
-        e = d->dev->copy(down[i].to, down[i].from, down[i].bytes, stream);
+    return e ? e : copy_parts(d, down, sizeof down / sizeof *down, stream);
+}
+
+int xp_device_encode(struct xp_device_coder *d, struct xp_device_batch *b, void *stream)
+{
+    d->gpu.stream = stream;
+    int e = d->store.active ? encode_stored(d, b, stream) : encode_batch(d, b, stream);
     return e ? e : d->dev->event_record(b->known, stream);
+}
+
+void xp_device_known(const struct xp_device_coder *d, struct xp_device_batch *b)
+{
+    if (!d->store.active)
+        return;
+    for (size_t r = 0; r < b->rows; r++)
+        b->formats[r] = d->store.formats[b->order[r]];
+    memset(b->pays, *d->store.pays, b->frames);
 }
 
 /* Bytes of the rows of frame i. */
@@ -184,7 +323,7 @@ static int pays(const struct xp_device_coder *d, const struct xp_device_batch *b
 
 static const void *mean_of(const struct xp_device_coder *d, const struct xp_device_batch *b, size_t i)
 {
-    return b->pays[i] ? b->typed + i * d->shape->row_bytes : NULL;
+    return !b->pays[i] ? NULL : d->store.active ? d->store.typed : b->typed + i * d->shape->row_bytes;
 }
 
 /* What rows were packed from is free once the host knows the outcome: listed rows are gathered there. */
@@ -211,7 +350,7 @@ int xp_device_fetch(struct xp_device_coder *d, const struct xp_device_batch *b, 
 
 static uint64_t seed_of(const struct xp_device_coder *d, const struct xp_device_batch *b, size_t i)
 {
-    return d->sign_words ? b->seeds[i] : d->coder->desc.seed;
+    return !d->sign_words ? d->coder->desc.seed : d->store.active ? *d->store.seed : b->seeds[i];
 }
 
 /* A frame of so many bytes for the statistics. */

@@ -23,6 +23,7 @@ struct xp_device_batch {
     size_t frames, rows;
     const char *from;           /* the caller's rows, */
     const uint32_t *list;       /* and where each is; NULL: one after another */
+    uint32_t *order;            /* where its code is in the store */
     struct xp_gpu_frame *frame; /* pinned, as all that the host reads and writes here */
     uint32_t *index;            /* where the rows are */
     uint64_t *at;
@@ -31,10 +32,29 @@ struct xp_device_batch {
     void *known;                /* event: the host has at, formats, pays and typed */
     struct {
         struct xp_gpu_frame *frame;
-        uint32_t *index, *base_of, *reference_of, *lengths;
+        uint32_t *index, *order, *base_of, *reference_of, *lengths;
         uint64_t *at;
         float *means, *errors;
         uint8_t *formats, *pays, *typed, *slots, *payload;
+        struct xp_gpu_frame_signs signs; /* dither */
+    } dev;
+};
+
+/* The rows of a call that name their places (call.all), each coded once, for all frames that it is in. */
+struct xp_device_store {
+    size_t cap;           /* places; 0: there is no store */
+    size_t all, distinct; /* rows that the mean row and the seed are of; that are coded */
+    int active, coded;    /* of the call under way: its rows are here; kernels have been enqueued */
+    uint32_t *which;      /* [cap] of a place: which of those coded */
+    struct xp_gpu_frame *frame; /* pinned, as what follows */
+    uint32_t *list, *index;     /* [max_send_rows], [cap] places: of all, and of those coded */
+    uint8_t *formats, *pays, *typed;
+    uint64_t *seed;
+    struct {
+        struct xp_gpu_frame *frame;
+        uint32_t *list, *index, *base_of, *reference_of, *lengths;
+        float *mean, *errors;
+        uint8_t *formats, *pays, *typed, *slots;
         struct xp_gpu_frame_signs signs; /* dither */
     } dev;
 };
@@ -65,6 +85,7 @@ struct xp_device_coder {
     size_t batches, batch_frames, batch_rows, stride;
     size_t sign_words;         /* of a frame's table, where rows are dithered; 0: they are not */
     struct xp_device_batch batch[XP_DEVICE_BATCHES];
+    struct xp_device_store store;
     void *scratch;             /* of pack */
     /* decode */
     size_t staging_bytes;
@@ -88,12 +109,16 @@ void xp_device_coder_parts(struct xp_device_coder *d, struct xp_pool *device, st
 int xp_device_coder_fill(struct xp_device_coder *d, void *stream);
 void xp_device_coder_close(struct xp_device_coder *d);
 
+/* Before the batches of a call. */
+void xp_device_call_begin(struct xp_device_coder *d, const struct xp_call *call);
 /* An empty batch, of rows of this call. */
 void xp_device_batch_begin(struct xp_device_batch *b, const struct xp_call *call);
 /* Adds rows [row, row + rows) of those sent to a batch as a frame. */
-void xp_device_batch_add(struct xp_device_batch *b, size_t row, size_t rows);
+void xp_device_batch_add(const struct xp_device_coder *d, struct xp_device_batch *b, size_t row, size_t rows);
 /* Enqueues the first step; b->known is recorded behind it. */
 int xp_device_encode(struct xp_device_coder *d, struct xp_device_batch *b, void *stream);
+/* When that has come, before anything else. */
+void xp_device_known(const struct xp_device_coder *d, struct xp_device_batch *b);
 /* The second step, of frame i: enqueues the copy of its rows' bytes to `out`. */
 int xp_device_fetch(struct xp_device_coder *d, const struct xp_device_batch *b, size_t i, uint8_t *out, void *stream);
 /* The third, when that is there: completes the frame at `out` and counts it. Returns its length. */

@@ -66,7 +66,7 @@ void xp_grouped_heads_begin(struct xp_grouped *g)
     for (int i = 0; i < s->comm->size; i++) {
         struct xp_heads *out = &g->out[i], *in = &g->in[i];
         for (size_t f = 0; f < out->frames; f++)
-            xp_device_batch_add(&g->coder->batch[0], out->row + f * s->chunk_rows, frame_rows(s, out, f));
+            xp_device_batch_add(g->coder, &g->coder->batch[0], out->row + f * s->chunk_rows, frame_rows(s, out, f));
         if (in->rows)
             xp_comm_recv(s->comm, i, XP_LANE_BULK, tag_of(g), in->bytes, in->cap, &in->op);
     }

@@ -115,7 +115,7 @@ xp_status xp_moe_create(struct xp_moe **out, const struct xp_moe_shape *shape, c
         m->cap[l] = xp_path_most(shape, l);
     m->cap_most = xp_moe_most_rows(shape);
     xp_status st = allocate(m);
-    if (st == XP_OK && !m->device && m->slow_hop == 0 && shape->comm->nodes > (folder ? 1 : 2) && (folder || shape->mode == XP_MODE_BOUNDED))
+    if (st == XP_OK && !m->device && m->slow_hop == 0 && (folder ? shape->comm->nodes > 1 : shape->mode == XP_MODE_BOUNDED && xp_path_copies(shape)))
         st = xp_coded_rows_create(&m->store, shape->peer_max_tokens[shape->comm->rank] * (folder ? (size_t)shape->max_topk : 1), shape->row_bytes);
     if (st == XP_OK && folder) {
         st = xp_folder_create(&m->folder, folder);

@@ -248,6 +248,8 @@ int xp_path_hops(enum xp_moe_path path);
 int xp_path_slow_hop(enum xp_moe_path path);
 int xp_path_at(const struct xp_comm *c, enum xp_moe_path path, int source, int dest, int level);
 size_t xp_path_most(const struct xp_moe_shape *s, int level);
+/* Whether a hop between nodes, the first, may take a row to several ranks. */
+int xp_path_copies(const struct xp_moe_shape *s);
 /* The path of that name, or for "auto" the one that fits; -1: unknown. */
 int xp_path_choose(const struct xp_comm *c, xp_mode mode, const char *name);
 

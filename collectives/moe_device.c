@@ -6,6 +6,7 @@
 #include "collectives/moe_device.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "collectives/device_call.h"
 
@@ -437,6 +438,21 @@ static const struct xp_moe_lists *lists_of(const struct xp_moe *m)
     return m->op.routing->lists;
 }
 
+/* Tokens that go to several ranks of other nodes are coded once. As on the host, those of this rank for itself are not among the rows of the hop
+ * where it is the only one. */
+static void code_once(struct xp_moe *m, const struct xp_map_hop *p)
+{
+    size_t n = 0, row = 0;
+    for (int peer = 0; peer < m->shape.comm->size; row += p->rows_to[peer++]) {
+        if (peer == m->shape.comm->rank && m->hops == 1)
+            continue;
+        memcpy(m->sort + n, p->gather + row, p->rows_to[peer] * sizeof *m->sort);
+        n += p->rows_to[peer];
+    }
+    m->call.all = m->sort;
+    m->call.all_rows = n;
+}
+
 /* What the last hop brings is decoded where it is summed or laid out. terms: NULL: the places of the routing. */
 static void make_result(struct xp_moe *m, const struct xp_moe_list *terms, int weighted)
 {
@@ -464,6 +480,8 @@ static void rows_leave(struct xp_moe *m, const struct xp_map *map, int hop, cons
 {
     const int gradients = m->op.kind == XP_MOE_COMBINE_BACKWARD;
     list_rows(m, &lists_of(m)->leave[hop], map->hop[hop].rows_to, from);
+    if (hop == 0 && m->call.at && xp_path_copies(&m->shape))
+        code_once(m, &map->hop[hop]);
     if (hop == m->hops - 1 && !wants_dots(m))
         make_result(m, NULL, gradients);
     else

@@ -48,6 +48,15 @@ int xp_path_at(const struct xp_comm *c, enum xp_moe_path path, int source, int d
     return leader_of(c, level == 1 ? source : dest);
 }
 
+int xp_path_copies(const struct xp_moe_shape *s)
+{
+    const struct xp_comm *c = s->comm;
+    int far = 0;
+    for (int i = 0; i < c->size; i++)
+        far += c->node_of[i] != c->node;
+    return s->path == XP_PATH_FLAT ? far > 1 : s->path == XP_PATH_HIER && c->nodes > 2;
+}
+
 /* Every entry at a level belongs to one pair (source, dest); a pair has no more entries than either end allows. */
 size_t xp_path_most(const struct xp_moe_shape *s, int level)
 {

@@ -24,6 +24,8 @@ size_t xp_staged_chunk_bytes(const struct xp_shape *s, size_t rows, int coded)
 void xp_staged_send_begin(struct xp_staged *s)
 {
     size_t row = 0;
+    if (s->coder)
+        xp_device_call_begin(s->coder, s->call);
     s->turn[0] = s->turn[1] = s->shape->comm->rank;
     for (int i = 0; i < s->shape->comm->size; i++) {
         size_t rows = s->call->send_rows[i];
@@ -64,7 +66,7 @@ static xp_status start_batch(struct xp_staged *s, struct xp_out_batch *b, int *m
     struct xp_device_batch *coded = b->coded;
     xp_device_batch_begin(coded, s->call);
     while (coded->frames < s->coder->batch_frames && deal(s, 1, &b->chunks[coded->frames]))
-        xp_device_batch_add(coded, b->chunks[coded->frames].row, b->chunks[coded->frames].rows);
+        xp_device_batch_add(s->coder, coded, b->chunks[coded->frames].row, b->chunks[coded->frames].rows);
     if (!coded->frames)
         return XP_OK;
     b->next = 0;
@@ -88,6 +90,7 @@ static xp_status advance_batch(struct xp_staged *s, struct xp_out_batch *b, int 
         return XP_OK;
     b->state = XP_BATCH_CODED;
     ++*moved;
+    xp_device_known(s->coder, b->coded);
     return e ? xp_device_failed(s->shape, e, "coding rows") : XP_OK;
 }
 

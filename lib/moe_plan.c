@@ -270,6 +270,12 @@ static void describe(xp_plan_desc *in, enum xp_moe_channel ch, const xp_plan_des
     in->codec = r->mode == XP_MODE_FOLDED ? NULL : d->codec;
 }
 
+/* Tokens, or their gradients, that may go to several nodes. */
+static int codes_once(const struct xp_moe_shape *s, enum xp_moe_channel ch)
+{
+    return s->mode == XP_MODE_BOUNDED && xp_path_copies(s) && (ch == XP_CHANNEL_DISPATCH || ch == XP_CHANNEL_GRAD_OUT);
+}
+
 static xp_status open_inner(struct xp_plan *p, const xp_plan_desc *d, const struct moe_record *r, const struct xp_moe_shape *s,
                             struct xp_channel *channels)
 {
@@ -278,7 +284,7 @@ static xp_status open_inner(struct xp_plan *p, const xp_plan_desc *d, const stru
         struct xp_plan *inner = p->moe->inner[XP_CHANNEL_DISPATCH];
         if (is_opened((enum xp_moe_channel)i, r)) {
             describe(&in, (enum xp_moe_channel)i, d, r, s);
-            xp_status st = xp_plan_open_inner(&p->moe->inner[i], s->comm, &in, i == XP_CHANNEL_FOLDED, inner);
+            xp_status st = xp_plan_open_inner(&p->moe->inner[i], s->comm, &in, i == XP_CHANNEL_FOLDED, codes_once(s, (enum xp_moe_channel)i) ? s->peer_max_tokens[s->comm->rank] : 0, inner);
             if (st != XP_OK)
                 return st;
             inner = p->moe->inner[i];

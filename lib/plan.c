@@ -444,10 +444,10 @@ static xp_status agree_on_link(struct xp_comm *c, const struct record *all, doub
 
 xp_status xp_plan_open(struct xp_plan **out, struct xp_comm *c, const xp_plan_desc *d)
 {
-    return d->moe ? xp_moe_plan_open(out, c, d) : xp_plan_open_inner(out, c, d, 0, NULL);
+    return d->moe ? xp_moe_plan_open(out, c, d) : xp_plan_open_inner(out, c, d, 0, 0, NULL);
 }
 
-xp_status xp_plan_open_inner(struct xp_plan **out, struct xp_comm *c, const xp_plan_desc *d, int row_wise, const struct xp_plan *first)
+xp_status xp_plan_open_inner(struct xp_plan **out, struct xp_comm *c, const xp_plan_desc *d, int row_wise, size_t places, const struct xp_plan *first)
 {
     struct record mine, *all = calloc((size_t)c->size, sizeof *all);
     struct xp_plan *p = calloc(1, sizeof *p);
@@ -465,6 +465,7 @@ xp_status xp_plan_open_inner(struct xp_plan **out, struct xp_comm *c, const xp_p
     if (st != XP_OK)
         goto fail;
     p->shape.nccl_comm = d->nccl_comm;
+    p->shape.places = places;
     build(p, c, all, link, &mine);
     st = agree(c, &mine, all);
     p->shape.shares = first && first->algo == p->algo ? first->state : NULL;

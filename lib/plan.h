@@ -48,9 +48,10 @@ struct xp_plan {
 xp_status xp_plan_open(struct xp_plan **out, struct xp_comm *c, const xp_plan_desc *d);
 void xp_plan_close(struct xp_plan *p);
 
-/* The same for a plan inside another one. row_wise: what a row is decoded to must not depend on the rows beside it. first: a plan whose
+/* The same for a plan inside another one. row_wise: what a row is decoded to must not depend on the rows beside it. places: of rows in
+ * device memory, as in struct xp_shape. first: a plan whose
  * connections this one may use, for it is closed later and has no exchange under way beside one of this; NULL: none. */
-xp_status xp_plan_open_inner(struct xp_plan **out, struct xp_comm *c, const xp_plan_desc *d, int row_wise, const struct xp_plan *first);
+xp_status xp_plan_open_inner(struct xp_plan **out, struct xp_comm *c, const xp_plan_desc *d, int row_wise, size_t places, const struct xp_plan *first);
 /* Parts of it, for moe_plan.c. */
 xp_status xp_plan_create_request(struct xp_plan *p);
 /* The table for rows in this memory, and the number of the device that is current; NULL: the host's. */

@@ -295,15 +295,15 @@ static void plain(struct device_rank *r)
     }
 }
 
-/* Rows coded between nodes, gradients dithered. Flat sends a token to several ranks of a node: the host's plan codes these copies once, with one seed
- * and against one mean row for all ranks, so where there are several its bytes are the device's only without dither and with a codec that has no mean row. */
+/* Rows coded between nodes, gradients dithered. Where a token goes to several ranks of other nodes both plans code it once, with one seed and against one
+ * mean row for all of them. */
 static void coded(struct device_rank *r)
 {
     static const size_t dims[] = {64, 100, 257};
-    for (unsigned n = 0; n < 3; n++) {
-        const int several = n == 0 && r->ranks > 2;
-        struct layer l = {.choice = n == 1 ? CHOICE_VARYING : CHOICE_RANDOM, .tokens = 12, .dim = dims[n], .experts = 8, .topk = 3, .dtype = XP_BF16 + n,
-                          .mode = XP_MODE_BOUNDED, .eps = 0.05, .codec = n == 2 || several ? "int4" : "quant", .algo = algorithms[n], .dither = several ? XP_DITHER_OFF : XP_DITHER_DEFAULT, .steps = 2, .seed = n + 20};
+    for (unsigned n = 0; n < 4; n++) {
+        struct layer l = {.choice = n == 1 ? CHOICE_VARYING : CHOICE_RANDOM, .tokens = n < 3 ? 12 : 40, .dim = dims[n % 3], .experts = 8, .topk = 3, .dtype = XP_BF16 + n % 3,
+                          .mode = XP_MODE_BOUNDED, .eps = 0.05, .codec = n == 2 ? "int4" : "quant", .algo = algorithms[n % 3],
+                          .dither = n == 3 ? XP_DITHER_ON : XP_DITHER_DEFAULT, .steps = 2, .seed = n + 20};
         compare_layer(r, &l, 0);
     }
 }
@@ -384,7 +384,7 @@ static void captured(struct device_rank *r)
 {
     static const char *const transports[] = {"auto", "nccl"};
     for (unsigned n = 0; n < 12; n++) {
-        const int coded = n / 3 % 2 && (n % 3 > 0 || r->ranks == 2); /* flat with more ranks: see above */
+        const int coded = n / 3 % 2;
         struct layer l = {.choice = CHOICE_RANDOM, .tokens = 10, .dim = 64, .experts = 6, .topk = 2, .dtype = XP_F32, .mode = coded ? XP_MODE_BOUNDED : XP_MODE_EXACT,
                           .eps = 0.1, .codec = coded ? "int4" : NULL, .algo = algorithms[n % 3], .seed = n + 1};
         r->transport = transports[n / 6];
