@@ -258,6 +258,16 @@ xp_status xp_quant_read(struct xp_coder *c, const struct xp_row_plan *p, const u
     return len - head == out->length ? XP_OK : xp_corrupt(c, "quant: the length does not match the row formats");
 }
 
+/* For the kernel dequantise (struct xp_quantiser). */
+static int usual(const float *base, size_t n)
+{
+    int small = 0;
+
+    for (size_t i = 0; i < n; i++)
+        small |= base[i] != 0.0f && fabsf(base[i]) < 0x1p-100f;
+    return !small;
+}
+
 static xp_status quant_decode(struct xp_coder *c, const uint8_t *in, size_t len, size_t rows, void *out)
 {
     struct xp_quant_parts parts;
@@ -267,12 +277,14 @@ static xp_status quant_decode(struct xp_coder *c, const uint8_t *in, size_t len,
     const xp_status s = xp_quant_read(c, &plan, in, len, rows, &parts);
     if (s)
         return s;
+    c->quantiser.base_is_usual = parts.mean && usual(parts.mean, c->desc.dim);
     for (size_t r = 0; r < rows; r++) {
         const size_t at = c->place ? c->place[r] : r;
 
         xp_row_decode(c, &plan, parts.formats[r], parts.bytes, parts.mean, (char *)out + at * c->row_bytes);
         parts.bytes += plan.bytes[parts.formats[r]];
     }
+    c->quantiser.base_is_usual = 0;
     return XP_OK;
 }
 

@@ -168,6 +168,7 @@ enum xp_qformat {
 struct xp_quantiser {
     size_t dim;
     uint32_t *signs; /* bit i: sign of value i; padded like fold_signs */
+    int base_is_usual; /* the base that dequantise is given has no values between 0 and 2^-100; 0: it may have some */
 };
 
 /* Bytes of one quantised row (a function of dim and format alone); for XP_Q_RAW use the row's own size. */

@@ -9,102 +9,13 @@
 #include "hash/bytes.h"
 #include "hash/qblock.h"
 #include "hash/variants.h"
-#include "hash/x86/qblock_avx512.h"
+#include "hash/x86/codes_avx512.h"
 #include "hash/x86/rows_avx512.h"
 #include "hash/x86/tail_avx2.h"
 
 #include <string.h>
 
 #define AHEAD 1024 /* bytes: lines of the output are fetched before they are written */
-
-/* ---- codes ------------------------------------------------------------------------------------------------------- */
-
-/* Bytes in code order to words with registers (v3, v6). */
-XP_INLINE void widen(struct xp_bytes512 u, __m512i w[4])
-{
-    const __m512i low = _mm512_set1_epi16(0xff);
-
-    w[0] = _mm512_and_si512(u.a, low);
-    w[1] = _mm512_srli_epi16(u.a, 8);
-    w[2] = _mm512_and_si512(u.b, low);
-    w[3] = _mm512_srli_epi16(u.b, 8);
-}
-
-XP_INLINE struct xp_bytes512 add_planes(struct xp_bytes512 u, const uint8_t *p, int value)
-{
-    return (struct xp_bytes512){_mm512_or_si512(u.a, xp_get_plane64(p, value)), _mm512_or_si512(u.b, xp_get_plane64(p + 8, value))};
-}
-
-XP_INLINE struct xp_bytes512 add_quads(struct xp_bytes512 u, const uint8_t *p)
-{
-    const struct xp_bytes512 q = xp_get_quads128(p);
-
-    return (struct xp_bytes512){_mm512_or_si512(u.a, xp_shift_up512(q.a, 4)), _mm512_or_si512(u.b, xp_shift_up512(q.b, 4))};
-}
-
-XP_INLINE void get_single(const int bits, const uint8_t *p, __m512i w[4])
-{
-    struct xp_bytes512 u;
-
-    if (bits == 8)
-        u = (struct xp_bytes512){_mm512_loadu_si512(p), _mm512_loadu_si512(p + 64)};
-    else if (bits >= 4)
-        u = xp_get_nibbles128(p);
-    else
-        u = xp_get_quads128(p);
-    if (bits == 6 || bits == 7)
-        u = add_quads(u, p + 64);
-    if (bits == 3)
-        u = add_planes(u, p + 32, 4);
-    if (bits == 5)
-        u = add_planes(u, p + 64, 16);
-    if (bits == 7)
-        u = add_planes(u, p + 96, 64);
-    widen(u, w);
-}
-
-/* The bits of a pair above `at`, as bytes. */
-XP_INLINE __m512i get_pair_part(const int bits, const uint8_t *p)
-{
-    __m512i x = _mm512_setzero_si512();
-    int at = 0;
-
-    if (bits & 4) {
-        x = xp_get_nibbles64(p);
-        p += 32;
-        at = 4;
-    }
-    if (bits & 2) {
-        x = _mm512_or_si512(x, xp_shift_up512(xp_get_quads64(p), at));
-        p += 16;
-        at += 2;
-    }
-    return _mm512_or_si512(x, xp_get_plane64(p, 1 << at));
-}
-
-/* One word of pairs to its two codes. */
-XP_INLINE void divide(__m512i pairs, __m512i levels, __m512i mul, __m128i shift, __m512i *first, __m512i *second)
-{
-    *first = _mm512_srl_epi16(_mm512_mulhi_epu16(pairs, mul), shift);
-    *second = _mm512_sub_epi16(pairs, _mm512_mullo_epi16(*first, levels));
-}
-
-XP_INLINE void get_pairs(const struct xp_qinfo *q, const int bits, const uint8_t *p, __m512i w[4])
-{
-    const __m512i levels = _mm512_set1_epi16((short)q->levels), mul = _mm512_set1_epi16((short)q->div_mul);
-    const __m512i low = _mm512_set1_epi16(0xff);
-    const __m128i shift = _mm_cvtsi32_si128(q->div_shift);
-    const __m512i bytes = bits >= 8 ? _mm512_loadu_si512(p) : get_pair_part(bits, p);
-    __m512i even = _mm512_and_si512(bytes, low), odd = _mm512_srli_epi16(bytes, 8);
-
-    if (bits >= 8) {
-        const __m512i upper = get_pair_part(bits & 7, p + 64);
-        even = _mm512_or_si512(even, _mm512_slli_epi16(upper, 8));
-        odd = _mm512_or_si512(odd, _mm512_andnot_si512(low, upper));
-    }
-    divide(even, levels, mul, shift, &w[0], &w[2]);
-    divide(odd, levels, mul, shift, &w[1], &w[3]);
-}
 
 /* ---- values -------------------------------------------------------------------------------------------------------- */
 
@@ -231,9 +142,9 @@ XP_INLINE void unpack_and_unrotate(const struct xp_qinfo *info, const int bits, 
                                    __m512i w[4])
 {
     if (paired)
-        get_pairs(info, bits, codes, w);
+        xp_get_pairs512(info, bits, codes, w);
     else
-        get_single(bits, codes, w);
+        xp_get_single512(bits, codes, w);
     xp_unrotate512(w);
     w[0] = _mm512_sub_epi16(w[0], middle);
 }

@@ -7,6 +7,7 @@
 #include "hash/signs.h"
 
 #include <float.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -68,6 +69,15 @@ static void fill_codes(struct check *c, size_t steps, struct guarded *in)
         p[2 * i + 1] = (uint8_t)(0x3c + check_below(c, 3));
 }
 
+/* As struct xp_quantiser says. */
+static int is_usual(const float *base, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (base[i] != 0.0f && fabsf(base[i]) < 0x1p-100f)
+            return 0;
+    return 1;
+}
+
 static void compare_dequantise(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
 {
     for (int round = 0; round < 200; round++)
@@ -76,6 +86,7 @@ static void compare_dequantise(struct check *c, const struct xp_kernels *plain, 
             const xp_dtype t = check_types[check_below(c, 3)];
             struct guarded in = guard_alloc(xp_qrow_bytes(formats[f], q.dim), check_below(c, 9), 0), out[2];
             struct guarded base = check_typed_row(c, round & 2 ? FILL_GAUSS : FILL_DENORMAL, XP_F32, q.dim);
+            q.base_is_usual = round & 2 && is_usual(base.p, q.dim);
             fill_codes(c, (q.dim + XP_QBLOCK - 1) / XP_QBLOCK, &in);
             q.signs = malloc(xp_sign_words(q.dim) * 4);
             xp_signs_fill(check_random(c), XP_SIGNS_QUANTISE, q.dim, q.signs);
