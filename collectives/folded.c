@@ -152,7 +152,7 @@ static int allocate_cells(struct xp_folder *f)
     f->probe = block(n, sizeof(uint32_t), 0);
     f->probe_sketch = block(n, sketch, 0);
     f->probe_start = block(XP_FOLD_CELLS + 1, sizeof(uint32_t), 0);
-    f->seed = block(n, sizeof(uint32_t), 0);
+    f->seed = block(n, sizeof(uint32_t), 1);
     f->seed_start = block(XP_FOLD_CELLS + 1, sizeof(uint32_t), 0);
     f->seen = block(n, sizeof(uint32_t), 0);
     f->next = block(XP_FOLD_CELLS + 1, sizeof(uint32_t), 0);
@@ -193,7 +193,10 @@ static xp_status allocate(struct xp_folder *f)
     if (leader && (!(f->leaders = block(f->max_slots + 1, f->sketch_values * sizeof(int16_t), 0)) ||
                    !(f->leader = block(f->max_slots + 1, sizeof(*f->leader), 0)) || !(f->past_mean = block(XP_ROW_PAD(f->dim), sizeof(float), 1))))
         return XP_ERR_NO_MEMORY;
-    return xp_clusters_init(&f->clusters, n, f->sketch_values);
+    if (xp_clusters_init(&f->clusters, n, f->sketch_values))
+        return XP_ERR_NO_MEMORY;
+    f->clusters.mean = f->kernels.sketch_mean;
+    return XP_OK;
 }
 
 xp_status xp_folder_create(struct xp_folder **out, const struct xp_folder_desc *d)

@@ -21,23 +21,11 @@
 /* The cells nearest to cell g, itself the first, nearer ones before others. */
 static void find_near(struct xp_folder *f, unsigned g)
 {
-    const unsigned s = f->sketch_values, most = f->cells < XP_FOLD_NEAR ? f->cells : XP_FOLD_NEAR;
-    uint16_t *near = f->near + g * XP_FOLD_NEAR;
-    uint32_t d[XP_FOLD_CELLS], best[XP_FOLD_NEAR];
+    const unsigned s = f->sketch_values;
+    uint32_t d[XP_FOLD_CELLS];
 
     f->kernels.distances(f->cell + g * s, s, f->cell, f->cells, d);
-    for (unsigned h = 0; h < f->cells; h++) {
-        unsigned at = h < most ? h : most - 1;
-
-        if (h >= most && d[h] >= best[at])
-            continue;
-        for (; at > 0 && d[h] < best[at - 1]; at--) {
-            best[at] = best[at - 1];
-            near[at] = near[at - 1];
-        }
-        best[at] = d[h];
-        near[at] = (uint16_t)h;
-    }
+    f->kernels.closest(d, f->cells, XP_FOLD_NEAR, f->near + g * XP_FOLD_NEAR);
 }
 
 /* Buckets need not be as many as the cells: wide ones hold rows that are alike. */
@@ -126,16 +114,27 @@ static void list_seeds(struct xp_folder *f, size_t seeds)
         f->seed[f->next[f->ids[k]]++] = (uint32_t)k;
 }
 
-/* The seeds in cells near to g, until they are enough: f->seen. Returns how many. */
+/*
+ * The ENOUGH seeds in cells near to g, or all that there are: f->seen, which has room for one more cell's. Returns how many. Most cells have one
+ * seed or none, in no order that a branch could follow.
+ */
 static size_t list_seen(struct xp_folder *f, unsigned g)
 {
     const uint16_t *near = f->near + g * XP_FOLD_NEAR;
+    const uint32_t *start = f->seed_start, *seed = f->seed;
+    const unsigned cells = f->cells < XP_FOLD_NEAR ? f->cells : XP_FOLD_NEAR;
+    uint32_t *seen = f->seen;
     size_t n = 0;
 
-    for (unsigned i = 0; i < XP_FOLD_NEAR && i < f->cells && n < ENOUGH; i++)
-        for (uint32_t at = f->seed_start[near[i]]; at < f->seed_start[near[i] + 1]; at++)
-            f->seen[n++] = f->seed[at];
-    return n;
+    for (unsigned i = 0; i < cells && n < ENOUGH; i++) {
+        const uint32_t first = start[near[i]], count = start[near[i] + 1] - first;
+
+        seen[n] = seed[first];
+        for (uint32_t k = 1; k < count && n + k < ENOUGH; k++)
+            seen[n + k] = seed[first + k];
+        n += count;
+    }
+    return n < ENOUGH ? n : ENOUGH;
 }
 
 /* Rows of a cell join the nearest centroid that they see; where they see few, that of all. */

@@ -18,7 +18,7 @@
 
 /* Most cells (folded_cells.c), and the nearest ones that each of them knows. */
 #define XP_FOLD_CELLS 512
-#define XP_FOLD_NEAR 32
+#define XP_FOLD_NEAR XP_MOST_CLOSEST
 
 /* Sums over probes that fade from step to step. With a = <E(x) - E(c), x - c> and b = |x - c|^2 of a probe the slope is sum a / sum b;
  * the products say how far to trust it. */

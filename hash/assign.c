@@ -1,5 +1,5 @@
 /*
- * assign.c - nearest centroid of a sketch
+ * assign.c - nearest centroid of a sketch (C variants)
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -47,4 +47,22 @@ void xp_distances_c(const int16_t *a, unsigned s, const int16_t *centroids, size
 {
     for (size_t k = 0; k < K; k++)
         out[k] = distance(a, centroids + k * s, s);
+}
+
+void xp_closest_c(const uint32_t *d, size_t n, unsigned most, uint16_t *out)
+{
+    uint32_t best[XP_MOST_CLOSEST];
+
+    for (size_t h = 0; h < n; h++) {
+        unsigned at = h < most ? (unsigned)h : most - 1;
+
+        if (h >= most && d[h] >= best[at])
+            continue;
+        for (; at > 0 && d[h] < best[at - 1]; at--) {
+            best[at] = best[at - 1];
+            out[at] = out[at - 1];
+        }
+        best[at] = d[h];
+        out[at] = (uint16_t)h;
+    }
 }

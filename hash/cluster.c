@@ -6,13 +6,12 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "hash/cluster.h"
+#include "hash/variants.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #define LINE 64
-#define FEW 8192  /* twice the sum of so many and their number fit, too */
-#define RUN 32768 /* 16-bit values whose sum fits 32 bits */
 
 static size_t round_up(size_t n, size_t unit)
 {
@@ -52,6 +51,7 @@ xp_status xp_clusters_init(struct xp_clusters *c, size_t max_rows, unsigned max_
     c->centroids = (int16_t *)(p + 4 * words);
     c->table = (uint32_t *)(p + 4 * words + means);
     c->start[0] = 0;
+    c->mean = xp_sketch_mean_c;
     return XP_OK;
 }
 
@@ -116,58 +116,6 @@ static void renumber(struct xp_clusters *c)
     sort_rows(c);
 }
 
-/* floor(sum / n + 1/2) */
-static int16_t rounded_mean(int64_t sum, int64_t n)
-{
-    const int64_t a = 2 * sum + n, b = 2 * n;
-    const int64_t q = a / b;
-
-    return (int16_t)(q - (a % b < 0));
-}
-
-static void mean_of_few(const struct xp_clusters *c, size_t first, size_t end, const int16_t *sketch, unsigned s, int16_t *out)
-{
-    const double n = (double)(end - first), half = n * (32768 + 0.5) + 0.25, inverse = 1 / n;
-    int32_t sum[XP_HASH_MAX_WIDTH];
-
-    memset(sum, 0, s * sizeof(*sum));
-    for (size_t i = first; i < end; i++) {
-        const int16_t *row = sketch + (size_t)c->order[i] * s;
-        for (unsigned j = 0; j < s; j++)
-            sum[j] += row[j];
-    }
-    /* Divisions are slow. A product will do, as a quarter keeps what is cut off far from whole numbers: sum / n + 1/2 is a multiple of
-     * 1 / 2n, and so off by at least 1 / 4n. The 2^15 makes it positive. */
-    for (unsigned j = 0; j < s; j++)
-        out[j] = (int16_t)((int32_t)((sum[j] + half) * inverse) - 32768);
-}
-
-static void mean_sketch(const struct xp_clusters *c, size_t k, const int16_t *sketch, unsigned s, int16_t *out)
-{
-    const size_t first = c->start[k], end = c->start[k + 1];
-    int64_t sum[XP_HASH_MAX_WIDTH];
-
-    if (end - first <= FEW) {
-        mean_of_few(c, first, end, sketch, s, out);
-        return;
-    }
-    memset(sum, 0, s * sizeof(*sum));
-    for (size_t i = first; i < end; i += RUN) {
-        int32_t part[XP_HASH_MAX_WIDTH];
-
-        memset(part, 0, s * sizeof(*part));
-        for (size_t q = i; q < end && q < i + RUN; q++) {
-            const int16_t *row = sketch + (size_t)c->order[q] * s;
-            for (unsigned j = 0; j < s; j++)
-                part[j] += row[j];
-        }
-        for (unsigned j = 0; j < s; j++)
-            sum[j] += part[j];
-    }
-    for (unsigned j = 0; j < s; j++)
-        out[j] = rounded_mean(sum[j], (int64_t)(end - first));
-}
-
 /* Means, packed, of the clusters of more than least_rows rows and of the first `equals` that have just as many. */
 static size_t mean_sketches(struct xp_clusters *c, const int16_t *sketch, unsigned s, size_t least_rows, size_t equals)
 {
@@ -178,7 +126,7 @@ static size_t mean_sketches(struct xp_clusters *c, const int16_t *sketch, unsign
         if (size < least_rows || (size == least_rows && equals == 0))
             continue;
         equals -= size == least_rows;
-        mean_sketch(c, k, sketch, s, c->centroids + seeds * s);
+        c->mean(sketch, s, c->order + c->start[k], size, c->centroids + seeds * s);
         c->seed[seeds++] = (uint32_t)k;
     }
     return seeds;

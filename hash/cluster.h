@@ -19,6 +19,7 @@ struct xp_clusters {
     uint32_t *seed;     /* which clusters xp_clusters_seed took the means of */
     int16_t *centroids; /* [count][sketch] mean sketches, valid after xp_clusters_refine */
 
+    xp_sketch_mean_fn mean; /* the kernel; C until somebody puts a better one here */
     size_t max_rows;
     unsigned max_sketch;
     uint32_t *table; /* scratch: open addressing, renumbering */

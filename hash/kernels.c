@@ -24,6 +24,8 @@ static void fill_c(struct xp_kernels *k)
     k->assign = xp_assign_c;
     k->assign_listed = xp_assign_listed_c;
     k->distances = xp_distances_c;
+    k->closest = xp_closest_c;
+    k->sketch_mean = xp_sketch_mean_c;
     k->quantise = xp_quantise_c;
     k->dequantise = xp_dequantise_c;
     k->deviation = xp_deviation_c;
@@ -90,7 +92,10 @@ static void fill_avx512(struct xp_kernels *k)
     k->mean_add = xp_mean_add_avx512;
     k->centroid = xp_centroid_avx512;
     k->hash = xp_hash_avx512;
+    k->means = xp_means_avx512;
     k->assign = xp_assign_avx512;
+    k->closest = xp_closest_avx512;
+    k->sketch_mean = xp_sketch_mean_avx512;
     k->quantise = xp_quantise_avx512;
     k->dequantise = xp_dequantise_avx512;
     k->deviation = xp_deviation_avx512;

@@ -137,6 +137,14 @@ typedef void (*xp_assign_listed_fn)(const int16_t *sketch, size_t n, unsigned s,
 /* distances: that sum for one sketch and each of K centroids. Exact. */
 typedef void (*xp_distances_fn)(const int16_t *a, unsigned s, const int16_t *centroids, size_t K, uint32_t *out);
 
+/* closest: numbers of the `most` (at most XP_MOST_CLOSEST) smallest of n distances, n <= 65536, smaller ones before others and lower numbers before
+ * others of equal ones; all n where there are no more. Exact. */
+#define XP_MOST_CLOSEST 32
+typedef void (*xp_closest_fn)(const uint32_t *d, size_t n, unsigned most, uint16_t *out);
+
+/* sketch_mean: floor(sum / n + 1/2) of every value of the n >= 1 sketches order[0 .. n). Exact. */
+typedef void (*xp_sketch_mean_fn)(const int16_t *sketch, unsigned s, const uint32_t *order, size_t n, int16_t *out);
+
 /* ---- block-rotated quantisers ----------------------------------------------------------------------------------
  * A row is cut into blocks of 128 values; the last block has next_power_of_two(rest) values, at least 8, zero-padded.
  * Each block: random signs, Hadamard, one bf16 step, integer codes. Bytes: hash/FORMAT.md; how they are chosen: qblock.c.
@@ -292,6 +300,8 @@ struct xp_kernels {
     xp_assign_fn assign;
     xp_assign_listed_fn assign_listed;
     xp_distances_fn distances;
+    xp_closest_fn closest;
+    xp_sketch_mean_fn sketch_mean;
     xp_quantise_fn quantise;
     xp_dequantise_fn dequantise;
     xp_deviation_fn deviation;

@@ -54,7 +54,10 @@ xp_status xp_lsh_reserve(struct xp_coder *c, size_t rows)
     xp_clusters_fini(&l->clusters);
     free(l->sketch);
     l->sketch = aligned_alloc(64, (rows * l->hasher.sketch * sizeof(*l->sketch) + 127) / 64 * 64);
-    return l->sketch ? xp_clusters_init(&l->clusters, rows, l->hasher.sketch) : XP_ERR_NO_MEMORY;
+    if (!l->sketch || xp_clusters_init(&l->clusters, rows, l->hasher.sketch))
+        return XP_ERR_NO_MEMORY;
+    l->clusters.mean = c->kernels.sketch_mean;
+    return XP_OK;
 }
 
 void xp_lsh_destroy(struct xp_coder *c)

@@ -31,6 +31,12 @@ void xp_assign_listed_c(const int16_t *sketch, size_t n, unsigned s, const int16
 void xp_assign_listed_avx2(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, const uint32_t *list, size_t count, uint32_t *assign);
 void xp_distances_c(const int16_t *a, unsigned s, const int16_t *centroids, size_t K, uint32_t *out);
 void xp_distances_avx2(const int16_t *a, unsigned s, const int16_t *centroids, size_t K, uint32_t *out);
+void xp_closest_c(const uint32_t *d, size_t n, unsigned most, uint16_t *out);
+void xp_closest_avx512(const uint32_t *d, size_t n, unsigned most, uint16_t *out);
+
+/* sketch_mean.c, x86/sketch_mean_avx512.c */
+void xp_sketch_mean_c(const int16_t *sketch, unsigned s, const uint32_t *order, size_t n, int16_t *out);
+void xp_sketch_mean_avx512(const int16_t *sketch, unsigned s, const uint32_t *order, size_t n, int16_t *out);
 
 /* residual.c, x86/residual_*.c */
 float xp_energy_c(const float *x, size_t n);
@@ -57,9 +63,10 @@ void xp_centroid_c(const struct xp_rows *in, const uint32_t *order, const uint32
 void xp_centroid_avx2(const struct xp_rows *in, const uint32_t *order, const uint32_t *start, size_t K, float *out);
 void xp_centroid_avx512(const struct xp_rows *in, const uint32_t *order, const uint32_t *start, size_t K, float *out);
 
-/* means.c, x86/means_avx2.c, fold_sums.c, x86/fold_sums_avx2.c: caches set their pace, so wider registers have no variant */
+/* means.c, x86/means_*.c; fold_sums.c, x86/fold_sums_avx2.c: caches set the pace of sums, so wider registers have no variant */
 void xp_means_c(const struct xp_rows *in, const uint32_t *order, const uint32_t *start, size_t K, float *work, void *out);
 void xp_means_avx2(const struct xp_rows *in, const uint32_t *order, const uint32_t *start, size_t K, float *work, void *out);
+void xp_means_avx512(const struct xp_rows *in, const uint32_t *order, const uint32_t *start, size_t K, float *work, void *out);
 void xp_fold_sums_c(const struct xp_fold_sums *s, const void *x, float *work, void *y);
 void xp_fold_sums_avx2(const struct xp_fold_sums *s, const void *x, float *work, void *y);
 /* The same of the columns from `first` on, without scratch. */

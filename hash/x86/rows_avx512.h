@@ -133,6 +133,27 @@ XP_INLINE __m512 xp_odd_bf16_512(__m512i w)
     return _mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32((int)0xffff0000)));
 }
 
+/* 32 consecutive values, in pairs where that is less work: only xp_store_pair512 knows the order. */
+XP_INLINE struct xp_pair512 xp_load_pair512(const void *p, const xp_dtype t)
+{
+    if (t == XP_BF16) {
+        const __m512i w = _mm512_loadu_si512(p);
+        return (struct xp_pair512){xp_even_bf16_512(w), xp_odd_bf16_512(w)};
+    }
+    return (struct xp_pair512){xp_load512(p, t, 16), xp_load512((const char *)p + (t == XP_F32 ? 64 : 32), t, 16)};
+}
+
+XP_INLINE void xp_store_pair512(void *p, const xp_dtype t, struct xp_pair512 x)
+{
+    if (t == XP_BF16) {
+        const __m512i even = _mm512_srli_epi32(xp_round_bf16_any512(x.even), 16);
+        _mm512_storeu_si512(p, _mm512_mask_blend_epi16(0xaaaaaaaa, even, xp_round_bf16_any512(x.odd)));
+        return;
+    }
+    xp_store512(p, t, x.even, 16);
+    xp_store512((char *)p + (t == XP_F32 ? 64 : 32), t, x.odd, 16);
+}
+
 XP_INLINE __m512 xp_add_square512(__m512 sum, __m512 x)
 {
     return _mm512_add_ps(sum, _mm512_mul_ps(x, x));

@@ -330,6 +330,50 @@ static void compare_distances(struct check *c, const struct xp_kernels *plain, c
     }
 }
 
+static void compare_closest(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
+{
+    for (int round = 0; round < 2000; round++) {
+        const size_t n = check_below(c, round % 8 ? 80 : 600);
+        const unsigned most = round % 3 ? XP_MOST_CLOSEST : 1 + (unsigned)check_below(c, XP_MOST_CLOSEST);
+        const uint32_t range = round % 4 == 0 ? 5 : round % 4 == 1 ? 1000 : UINT32_MAX;
+        struct guarded d = guard_alloc(n * sizeof(uint32_t), 4 * check_below(c, 20), 0), out[2];
+
+        for (size_t i = 0; i < n; i++)
+            ((uint32_t *)d.p)[i] = check_below(c, 9) ? (uint32_t)check_random(c) % range : UINT32_MAX;
+        for (int i = 0; i < 2; i++)
+            out[i] = guard_alloc((n < most ? n : most) * sizeof(uint16_t), 2 * check_below(c, 20), 0x55);
+        plain->closest(d.p, n, most, out[0].p);
+        tested->closest(d.p, n, most, out[1].p);
+        check_equal(c, &out[0], &out[1], "%u of %zu distances below %u", most, n, range);
+        guard_free(&out[0]);
+        guard_free(&out[1]);
+        guard_free(&d);
+    }
+}
+
+static void compare_sketch_mean(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
+{
+    for (int round = 0; round < 400; round++) {
+        const unsigned s = 32 * (1 + (unsigned)check_below(c, round % 4 ? 4 : 16)), kind = (unsigned)round % 6;
+        const size_t rows = 1 + check_below(c, 30), n = 1 + check_below(c, round % 40 ? 30 : 10000);
+        struct guarded a = guard_alloc(rows * s * 2, 2 * check_below(c, 20), 0), out[2];
+        uint32_t *order = malloc(n * sizeof(*order));
+
+        fill_sketches(c, kind, a.p, rows * s);
+        for (size_t i = 0; i < n; i++)
+            order[i] = (uint32_t)check_below(c, rows);
+        for (int i = 0; i < 2; i++)
+            out[i] = guard_alloc(s * sizeof(int16_t), 2 * check_below(c, 20), 0x55);
+        plain->sketch_mean(a.p, s, order, n, out[0].p);
+        tested->sketch_mean(a.p, s, order, n, out[1].p);
+        check_equal(c, &out[0], &out[1], "%zu of %zu sketches of %u, kind %u", n, rows, s, kind);
+        free(order);
+        guard_free(&out[0]);
+        guard_free(&out[1]);
+        guard_free(&a);
+    }
+}
+
 struct assign_run {
     const struct xp_kernels *k;
     int16_t *a, *means;
@@ -396,6 +440,38 @@ static void bench_distances(struct check *c, const struct xp_kernels *k)
     bench_sketches(c, k, "400 centroids of 64", 1, 400, 400, run_distances);
 }
 
+static void run_closest(void *arg)
+{
+    struct assign_run *r = arg;
+    uint16_t out[XP_MOST_CLOSEST];
+
+    r->k->closest(r->list, r->K, XP_MOST_CLOSEST, out);
+}
+
+static void bench_closest(struct check *c, const struct xp_kernels *k)
+{
+    uint32_t d[400];
+    struct assign_run r = {.k = k, .list = d, .K = 400};
+
+    for (size_t i = 0; i < 400; i++)
+        d[i] = (uint32_t)check_random(c);
+    bench_line(c, "32 of 400", d, sizeof(d), run_closest, &r);
+}
+
+static void run_sketch_mean(void *arg)
+{
+    struct assign_run *r = arg;
+    int16_t out[64];
+
+    for (size_t i = 0; i < r->K; i += 5)
+        r->k->sketch_mean(r->a, r->s, r->list + i, 5, out);
+}
+
+static void bench_sketch_mean(struct check *c, const struct xp_kernels *k)
+{
+    bench_sketches(c, k, "5 at a time of 1000 sketches of 64", 1000, 1000, 1000, run_sketch_mean);
+}
+
 #define SLOT(entry) offsetof(struct xp_kernels, entry)
 
 const struct check_row check_hash_rows[] = {
@@ -405,5 +481,7 @@ const struct check_row check_hash_rows[] = {
     {"assign", SLOT(assign), compare_assign, bench_assign},
     {"assign_listed", SLOT(assign_listed), compare_assign_listed, bench_assign_listed},
     {"distances", SLOT(distances), compare_distances, bench_distances},
+    {"closest", SLOT(closest), compare_closest, bench_closest},
+    {"sketch_mean", SLOT(sketch_mean), compare_sketch_mean, bench_sketch_mean},
     {NULL, 0, NULL, NULL},
 };
