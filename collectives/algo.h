@@ -68,6 +68,8 @@ struct xp_call {
     struct xp_coded_rows *store; /* hash/coded_rows.h; NULL: not known */
     int distinct;            /* no row goes to two ranks of other nodes */
     const char *ready;       /* [size] rows for this rank are written and may be read; NULL: all are */
+    const size_t *made;      /* [size] of those for this rank, so many from the first on are written, once ready: copies among them are not looked for, and
+                                no sample is; NULL: all are */
     void *stream;            /* rows in device memory: of the caller */
     int grad_weights;        /* MoE: gradients of the gate weights follow the rows; equal on all ranks */
     /* They need not lie one after another: of flat, all rows but those of this rank for itself; of algorithms that fuse, those sent that are

@@ -26,7 +26,8 @@ struct flat {
     struct xp_recv_stream *recv;
     struct xp_segment *send_seg, *recv_seg;
     char *settled; /* [size] header seen and acted upon */
-    const char *ready; /* of the call */
+    const char *ready; /* of the call, */
+    const size_t *made; /* likewise */
     struct xp_self_copy self;
     int turn;      /* which stream is offered work first */
     int active;
@@ -104,6 +105,7 @@ static xp_status flat_start(void *state, const struct xp_call *call, xp_stats *s
     xp_counts_begin(&f->counts, call);
     memset(f->settled, 0, (size_t)n);
     f->ready = call->ready;
+    f->made = call->made;
     f->turn = 0;
     f->active = 1;
     for (int i = 0; i < n; i++) {
@@ -173,6 +175,8 @@ static xp_status stream_round(struct flat *f, int *moved, int *done)
         if (!f->settled[to] && xp_counts_here(&f->counts, to))
             settle(f, to);
         xp_status st = XP_OK;
+        if (f->made)
+            out->ready = f->made[to];
         if (f->settled[to] && out->prepared && is_ready(f, to))
             st = xp_send_progress(out, look < 0 || out->chunk < FIRST_CHUNKS ? &encodes : &none, moved);
         if (st == XP_OK)

@@ -168,6 +168,8 @@ static xp_status allocate(struct xp_folder *f)
     f->expert = block(experts, sizeof(*f->expert), 1);
     f->expert_start = block(experts + 1, sizeof(uint32_t), 1);
     f->expert_count = block(experts, sizeof(uint32_t), 1);
+    f->expert_cluster = block(experts + 1, sizeof(uint32_t), 1);
+    f->expert_probe = block(experts + 1, sizeof(uint32_t), 1);
     f->alpha = block(f->max_slots + 1, sizeof(float), 0);
     f->scale = block(n, sizeof(float), 0);
     f->tile = block(f->max_slots > n ? f->max_slots + 1 : n, XP_TILE * sizeof(float), 0);
@@ -182,7 +184,8 @@ static xp_status allocate(struct xp_folder *f)
     f->energy = block(n, sizeof(float), 0);
     f->sketch = block(n, f->sketch_values * sizeof(int16_t), 0);
     f->part = block(n, f->sketch_values * sizeof(int16_t), 0);
-    if (!f->expert || !f->alpha || !f->scale || !f->tile || !f->product || !f->expert_start || !f->expert_count || !f->ids || !f->counter || !f->token || !f->slot || !f->member_token || !f->wild || !f->sequence || !f->energy ||
+    if (!f->expert || !f->alpha || !f->scale || !f->tile || !f->product || !f->expert_start || !f->expert_count ||
+        !f->expert_cluster || !f->expert_probe || !f->ids || !f->counter || !f->token || !f->slot || !f->member_token || !f->wild || !f->sequence || !f->energy ||
         !f->sketch || !f->part)
         return XP_ERR_NO_MEMORY;
     if (!leader && allocate_cells(f))
@@ -250,6 +253,8 @@ void xp_folder_destroy(struct xp_folder *f)
     free(f->product);
     free(f->expert_start);
     free(f->expert_count);
+    free(f->expert_cluster);
+    free(f->expert_probe);
     free(f->ids);
     free(f->counter);
     free(f->token);
@@ -341,6 +346,11 @@ size_t xp_fold_count(const struct xp_fold *s)
 size_t xp_fold_clusters(const struct xp_fold *s)
 {
     return s->clusters;
+}
+
+size_t xp_fold_clusters_of(const struct xp_fold *s, size_t e)
+{
+    return s->f->expert_cluster[e + 1] - s->f->expert_cluster[e];
 }
 
 const int32_t *xp_fold_expert(const struct xp_fold *s)

@@ -54,11 +54,20 @@ struct xp_fold_tokens {
  * tokens: centroids first, ordered by (expert, cluster), then probes. Ids are kept until the next call.
  */
 xp_status xp_fold_make(struct xp_fold *s, const struct xp_fold_tokens *t, const void *x);
+/*
+ * The same in parts. When xp_fold_choose is done everything is known but the rows of virtual tokens; xp_fold_fill makes those of one expert, in
+ * any order of experts, and leaves x as it is; xp_fold_end follows when those of all are there. Nothing else is made with the folder
+ * meanwhile.
+ */
+xp_status xp_fold_choose(struct xp_fold *s, const struct xp_fold_tokens *t, const void *x);
+xp_status xp_fold_fill(struct xp_fold *s, const void *x, size_t expert);
+void xp_fold_end(struct xp_fold *s, const void *x);
 /* From now on xp_fold_make leaves virtual tokens in store, as they are coded for far experts. It has room for all slots. */
 struct xp_coded_rows;
 void xp_fold_keep(struct xp_fold *s, struct xp_coded_rows *store);
 size_t xp_fold_count(const struct xp_fold *s);           /* virtual tokens, probes included */
 size_t xp_fold_clusters(const struct xp_fold *s);        /* centroids among them */
+size_t xp_fold_clusters_of(const struct xp_fold *s, size_t expert); /* of these, the expert's, from xp_fold_choose to xp_fold_end */
 const int32_t *xp_fold_expert(const struct xp_fold *s);  /* [count] expert of a virtual token */
 /* [count][dim] rows of the virtual tokens: as they must be handed to the coder for far experts, and as every expert will see
  * them (coded and decoded again; the same rows when codec is "raw"). Near experts are sent `seen`; residuals are taken from it. */

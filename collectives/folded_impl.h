@@ -105,6 +105,7 @@ struct xp_folder {
     struct xp_fold_leader *leader; /* [max_slots] likewise */
     struct xp_fold_products *product; /* [experts * knobs.probes], at most max_slots */
     uint32_t *expert_start, *expert_count; /* [experts + 1] where an expert's slots begin, [experts] scratch */
+    uint32_t *expert_cluster, *expert_probe; /* [experts + 1] where its clusters begin, and its probes */
 
     float *alpha;       /* [max_slots] of a cluster, */
     float *scale;       /* [max_tokens] and of a token's own row */

@@ -127,17 +127,6 @@ static void add_single(struct xp_fold *s, const void *x, size_t expert, uint32_t
     close_cluster(s, expert, 1, wild);
 }
 
-/* The rows of all clusters at once. */
-static void make_means(struct xp_fold *s, const void *x)
-{
-    struct xp_folder *f = s->f;
-    const struct xp_rows rows = { .data = x, .rows = s->t.tokens, .dim = f->dim, .dtype = f->dtype };
-
-    for (size_t i = 0; i < s->slots; i++)
-        f->member_token[i] = s->member[i] / (unsigned)s->t.topk;
-    f->kernels.means(&rows, f->member_token, s->start, s->clusters, f->tile, s->rows);
-}
-
 /* The mean of these tame rows is the row of the next cluster. */
 static void make_mean(struct xp_fold *s, const struct xp_rows *tame, const uint32_t *order, size_t n)
 {
@@ -290,8 +279,6 @@ static xp_status fold_means(struct xp_fold *s, const void *x)
             add_single(s, x, e, f->wild[i], 1);
         spent += s->clusters - before + quota;
     }
-    if (st == XP_OK && !(f->knobs.outlier > 0))
-        make_means(s, x);
     return st;
 }
 
@@ -364,7 +351,27 @@ static void measure(struct xp_fold *s, const void *x)
     }
 }
 
-xp_status xp_fold_make(struct xp_fold *s, const struct xp_fold_tokens *t, const void *x)
+/* ---- the rows of virtual tokens ---------------------------------------------------------------------------------------------- */
+
+/* Where the clusters and the probes of every expert begin, and the tokens of all slots by cluster. */
+static void index_experts(struct xp_fold *s)
+{
+    struct xp_folder *f = s->f;
+    size_t v = 0, p = 0;
+
+    for (int e = 0; e <= f->experts; e++) {
+        while (v < s->clusters && s->expert[v] < e)
+            v++;
+        while (p < s->probes && s->expert[s->clusters + p] < e)
+            p++;
+        f->expert_cluster[e] = (uint32_t)v;
+        f->expert_probe[e] = (uint32_t)(s->clusters + p);
+    }
+    for (size_t i = 0; i < s->slots; i++)
+        f->member_token[i] = s->member[i] / (unsigned)s->t.topk;
+}
+
+xp_status xp_fold_choose(struct xp_fold *s, const struct xp_fold_tokens *t, const void *x)
 {
     struct xp_folder *f = s->f;
     xp_status st = XP_OK;
@@ -384,12 +391,39 @@ xp_status xp_fold_make(struct xp_fold *s, const struct xp_fold_tokens *t, const 
     if (st)
         return st;
     xp_fold_pick_probes(s, x);
+    index_experts(s);
     if (s->store)
         xp_coded_rows_begin(s->store, &(struct xp_rows){.data = s->rows, .rows = xp_fold_count(s), .dim = f->dim, .dtype = f->dtype});
-    st = xp_fold_code(s, 0, xp_fold_count(s), s->store);
-    if (st)
-        return st;
-    measure(s, x);
-    f->step++;
     return XP_OK;
+}
+
+xp_status xp_fold_fill(struct xp_fold *s, const void *x, size_t e)
+{
+    struct xp_folder *f = s->f;
+    const struct xp_rows rows = { .data = x, .rows = s->t.tokens, .dim = f->dim, .dtype = f->dtype };
+    const size_t first = f->expert_cluster[e], end = f->expert_cluster[e + 1];
+    xp_status st;
+
+    /* Leaders are rows, and a bound looks at each mean when it is chosen. */
+    if (first < end && f->knobs.centroid != XP_CENTROID_LEADER && !(f->knobs.outlier > 0))
+        f->kernels.means(&rows, f->member_token, s->start + first, end - first, f->tile, s->rows + first * f->row_bytes);
+    st = xp_fold_code(s, first, end, s->store);
+    return st ? st : xp_fold_code(s, f->expert_probe[e], f->expert_probe[e + 1], s->store);
+}
+
+void xp_fold_end(struct xp_fold *s, const void *x)
+{
+    measure(s, x);
+    s->f->step++;
+}
+
+xp_status xp_fold_make(struct xp_fold *s, const struct xp_fold_tokens *t, const void *x)
+{
+    xp_status st = xp_fold_choose(s, t, x);
+
+    for (size_t e = 0; e < (size_t)s->f->experts && st == XP_OK; e++)
+        st = xp_fold_fill(s, x, e);
+    if (st == XP_OK)
+        xp_fold_end(s, x);
+    return st;
 }

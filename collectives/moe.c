@@ -88,6 +88,8 @@ static xp_status allocate(struct xp_moe *m)
     bad |= !(m->hello_out = malloc(n * m->hello_bytes));
     bad |= !(m->hello_in = malloc(n * m->hello_bytes));
     bad |= !(m->ones = malloc(n * sizeof *m->ones));
+    bad |= !(m->filling.ready = malloc(n));
+    bad |= !(m->filling.made = malloc(n * sizeof *m->filling.made));
     bad |= !(m->sort = malloc(rows * sizeof *m->sort));
     bad |= !(m->sort2 = malloc(rows * sizeof *m->sort2));
     bad |= !(m->intake.first = malloc(3 * n * sizeof *m->intake.first));
@@ -174,6 +176,8 @@ void xp_moe_destroy(struct xp_moe *m)
     free(m->hello_out);
     free(m->hello_in);
     free(m->ones);
+    free(m->filling.ready);
+    free(m->filling.made);
     free(m->sort);
     free(m->sort2);
     free(m->bucket);
@@ -259,7 +263,7 @@ static void list_folded_steps(struct xp_moe *m, const struct xp_moe_op *op)
 void xp_moe_prepare(struct xp_moe *m, const struct xp_moe_op *op)
 {
     m->op = *op;
-    m->steps = m->at = m->calling = 0;
+    m->steps = m->at = m->calling = m->filling.left = m->own_home = 0;
     m->folded = op->routing && op->routing->folded && op->kind != XP_MOE_AGREE && op->kind != XP_MOE_RECORDS;
     m->map = !op->routing ? NULL : m->folded ? &op->routing->virtual_map : &op->routing->map;
     if (m->folded)
@@ -321,6 +325,8 @@ static void send_rows(struct xp_moe *m, const struct xp_moe_step *s)
         m->call.from = from;
         m->call.at = p->gather;
     }
+    m->call.ready = m->filling.left ? m->filling.ready : NULL;
+    m->call.made = m->filling.left ? m->filling.made : NULL;
     code_once(m, p, s->hop);
 }
 
@@ -389,7 +395,7 @@ static void local_work(struct xp_moe *m, const struct xp_moe_step *s)
 {
     const struct xp_moe_op *op = &m->op;
     if (s->kind == XP_STEP_FOLD)
-        xp_folded_make(m, op->routing, op->in);
+        xp_folded_choose(m, op->routing, op->in);
     else if (s->kind == XP_STEP_FOLD_GRAD)
         xp_folded_grad(m, op->routing, op->in, op->grad_weight);
     else if (s->kind == XP_STEP_HOME && m->folded)
@@ -428,10 +434,34 @@ static int take_in(struct xp_moe *m, const struct xp_moe_step *s)
     return s->kind == XP_STEP_FORWARD ? m->rows->arrive(m, m->map, piece) > 0 : m->rows->units_home(m, m->map, weighted(m), piece) > 0;
 }
 
+/* A piece of the step under way, of what comes after it or of what came before it, while it waits. Returns whether there was any. */
+static int use_wait(struct xp_moe *m, const struct xp_moe_step *s, xp_status *st)
+{
+    if (m->filling.left && moves_rows(s)) {
+        *st = xp_folded_fill(m, m->op.routing, m->op.in);
+        *st = *st == XP_OK ? XP_IN_PROGRESS : *st;
+        return 1;
+    }
+    if (m->folded && s->kind == XP_STEP_BACK && s[1].kind == XP_STEP_HOME && !m->own_home) {
+        xp_folded_own_home(m, m->op.routing, &m->op);
+        return 1;
+    }
+    return take_in(m, s);
+}
+
+/* Rows that are gathered before a call must be made before it; a call of one hop takes those that are ready. */
+static xp_status fill_before(struct xp_moe *m, const struct xp_moe_step *s)
+{
+    xp_status st = XP_OK;
+    while (m->filling.left && moves_rows(s) && (m->hops > 1 || !m->channel[s->channel].ops->heeds_ready) && st == XP_OK)
+        st = xp_folded_fill(m, m->op.routing, m->op.in);
+    return st;
+}
+
 static xp_status begin_call(struct xp_moe *m, const struct xp_moe_step *s)
 {
     struct xp_channel *ch = &m->channel[s->channel];
-    xp_status st = s->kind == XP_STEP_SCALARS ? m->rows->dots_known(m) : XP_OK;
+    xp_status st = s->kind == XP_STEP_SCALARS ? m->rows->dots_known(m) : fill_before(m, s);
     if (st != XP_OK)
         return st;
     prepare_call(m, s);
@@ -525,7 +555,7 @@ static xp_status moe_progress(void *state, int *moved)
             st = begin_call(m, s);
         if (st == XP_OK)
             st = m->channel[s->channel].ops->progress(m->channel[s->channel].state, moved);
-        if (st == XP_IN_PROGRESS && !*moved && take_in(m, s))
+        if (st == XP_IN_PROGRESS && !*moved && use_wait(m, s, &st))
             ++*moved;
         else if (st == XP_IN_PROGRESS && !*moved)
             xp_books_work(m->channel[s->channel].shape->books, XP_BOOKS_IDLE);

@@ -188,6 +188,13 @@ struct xp_moe {
     int hold, trial;                    /* folded: steps left to fall back; the next step is folded whatever the error was */
     double fold_err;                    /* folded: the error estimate after the last operation */
     char *virtual_rows;                 /* [cap[0]] rows of virtual tokens */
+    struct xp_filling {                 /* of a folded dispatch: rows of virtual tokens are made while others are on their way */
+        int left;                       /* some are to be made, */
+        int peer, expert;               /* those for rank + peer, of experts from this one on, next */
+        char *ready;                    /* [size] some for this rank are made, */
+        size_t *made;                   /* [size] so many */
+    } filling;
+    int own_home;                       /* folded, on the way back: rows that needed no message are where they belong */
     xp_stats *stats;
     /* staging */
     char *out, *in[2];                  /* [cap_most] rows: to send; received, in turn; where the rows are */
@@ -298,14 +305,18 @@ size_t xp_units_home(struct xp_moe *m, const struct xp_map *map, int weighted, s
 int xp_folded_step(struct xp_moe *m, struct xp_routing *r);
 /* Whether this rank asks for a fall-back. */
 int xp_folded_alarm(const struct xp_moe *m);
-/* Makes the virtual tokens of a step, their entries, and the hello about them. */
-void xp_folded_make(struct xp_moe *m, struct xp_routing *r, const void *x);
+/* Chooses the virtual tokens of a step; makes their entries, and the hello about them. */
+void xp_folded_choose(struct xp_moe *m, struct xp_routing *r, const void *x);
+/* Makes the next rows of virtual tokens, in the order in which flat looks at ranks, while m->filling.left says that there are any. */
+xp_status xp_folded_fill(struct xp_moe *m, struct xp_routing *r, const void *x);
 /* Rows for the first hop, where none are kept as coded: far experts' as the coder takes them, near ones' as the far ones will be decoded. */
 void xp_folded_leave(struct xp_moe *m, const struct xp_routing *r);
 /* G of the virtual tokens into virtual_rows. */
 void xp_folded_grad(struct xp_moe *m, struct xp_routing *r, const void *grad_y, float *grad_weight);
 /* Where they come home to. */
 char *xp_folded_home_rows(struct xp_moe *m, const struct xp_routing *r, const struct xp_moe_op *op);
+/* Those of this rank's own experts, which need no message, to where they belong, unless they are there. */
+void xp_folded_own_home(struct xp_moe *m, const struct xp_routing *r, const struct xp_moe_op *op);
 /* Rows of virtual tokens have come home: results of combine, or gradients. */
 void xp_folded_home(struct xp_moe *m, struct xp_routing *r, const void *from, const struct xp_moe_op *op);
 void xp_folded_stats(struct xp_moe *m, const struct xp_routing *r, xp_stats *stats);

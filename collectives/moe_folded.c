@@ -68,18 +68,58 @@ static int make_entries(struct xp_moe *m, struct xp_routing *r)
     return 1;
 }
 
-void xp_folded_make(struct xp_moe *m, struct xp_routing *r, const void *x)
+void xp_folded_choose(struct xp_moe *m, struct xp_routing *r, const void *x)
 {
     struct xp_fold_tokens t = {.tokens = r->map.tokens, .topk = r->topk, .expert = r->expert, .weight = r->weight, .sequence = r->sequence};
     char why[80] = "";
-    memcpy(r->x, x ? x : "", r->map.tokens * m->shape.row_bytes);
     xp_fold_keep(r->fold, m->store);
-    xp_status st = xp_fold_make(r->fold, &t, r->x);
+    xp_status st = xp_fold_choose(r->fold, &t, x);
     if (st == XP_OK && !make_entries(m, r))
         st = XP_ERR_INTERNAL;
     if (st != XP_OK)
         snprintf(why, sizeof why, "folding %zu tokens: %s", r->map.tokens, xp_status_string(st));
+    m->filling.left = st == XP_OK;
+    m->filling.peer = 1;
+    m->filling.expert = 0;
+    memset(m->filling.ready, 0, (size_t)m->shape.comm->size);
+    memset(m->filling.made, 0, (size_t)m->shape.comm->size * sizeof *m->filling.made);
     xp_hello_write(m, &r->virtual_map, st, why, 0);
+}
+
+/* The next expert of a rank, from m->filling.expert on; the number of experts: there is none. */
+static int next_expert(const struct xp_moe *m, const struct xp_map *map, int rank)
+{
+    int e = m->filling.expert;
+    while (e < m->shape.experts && map->rank_of[e] != rank)
+        e++;
+    return e;
+}
+
+/* Rows for a rank are its experts' centroids, expert by expert, then their probes. */
+xp_status xp_folded_fill(struct xp_moe *m, struct xp_routing *r, const void *x)
+{
+    const struct xp_map *map = &r->virtual_map;
+    const int size = m->shape.comm->size, rank = (m->shape.comm->rank + m->filling.peer) % size, e = next_expert(m, map, rank);
+    m->filling.expert = e + 1;
+    if (e < m->shape.experts) {
+        xp_status st = xp_fold_fill(r->fold, x, (size_t)e);
+        if (st != XP_OK)
+            return xp_error(m->shape.comm, st, "dispatch: folding %zu tokens: %s", r->map.tokens, xp_status_string(st));
+        m->filling.made[rank] += xp_fold_clusters_of(r->fold, (size_t)e);
+        m->filling.ready[rank] = m->filling.made[rank] > 0 && rank != m->shape.comm->rank;
+        if (next_expert(m, map, rank) < m->shape.experts)
+            return XP_OK;
+    }
+    m->filling.made[rank] = map->sends[rank];
+    m->filling.ready[rank] = 1;
+    m->filling.expert = 0;
+    if (m->filling.peer++ < size)
+        return XP_OK;
+    /* What the way home will want. */
+    memcpy(r->x, x ? x : "", r->map.tokens * m->shape.row_bytes);
+    xp_fold_end(r->fold, r->x);
+    m->filling.left = 0;
+    return XP_OK;
 }
 
 void xp_folded_leave(struct xp_moe *m, const struct xp_routing *r)
@@ -106,16 +146,26 @@ char *xp_folded_home_rows(struct xp_moe *m, const struct xp_routing *r, const st
     return op->kind == XP_MOE_COMBINE ? xp_fold_results(r->fold) : m->virtual_rows;
 }
 
+void xp_folded_own_home(struct xp_moe *m, const struct xp_routing *r, const struct xp_moe_op *op)
+{
+    const struct xp_map_level *v = &r->virtual_map.level[0];
+    size_t bytes = m->shape.row_bytes;
+    char *rows = xp_folded_home_rows(m, r, op);
+    for (size_t i = 0; i < v->entries && !m->own_home; i++)
+        if (xp_entry_stays(m, &r->virtual_map, &v->entry[i]))
+            memcpy(rows + i * bytes, (const char *)op->in + v->unit[i] * bytes, bytes);
+    m->own_home = 1;
+}
+
 void xp_folded_home(struct xp_moe *m, struct xp_routing *r, const void *from, const struct xp_moe_op *op)
 {
     const struct xp_map_level *v = &r->virtual_map.level[0];
     size_t bytes = m->shape.row_bytes;
     char *rows = xp_folded_home_rows(m, r, op);
-    for (size_t i = 0; i < v->entries; i++) {
-        const int stays = xp_entry_stays(m, &r->virtual_map, &v->entry[i]);
-        if (stays || !m->call.place)
-            memcpy(rows + i * bytes, (const char *)(stays ? op->in : from) + v->unit[i] * bytes, bytes);
-    }
+    xp_folded_own_home(m, r, op);
+    for (size_t i = 0; i < v->entries && !m->call.place; i++)
+        if (!xp_entry_stays(m, &r->virtual_map, &v->entry[i]))
+            memcpy(rows + i * bytes, (const char *)from + v->unit[i] * bytes, bytes);
     if (op->kind == XP_MOE_COMBINE)
         xp_fold_combine(r->fold, r->x, rows, op->out);
     else

@@ -59,7 +59,8 @@ struct xp_pipe {
     uint32_t *index_in, *index_out; /* row lists; carved per call */
     size_t index_in_cap, index_in_used, index_out_cap, index_out_used;
     struct xp_rows all;    /* all rows that this call sends, with an index where the caller has them in a list; */
-    int early;             /* some may still be written when others are sent */
+    int early;             /* some may still be written when others are sent, */
+    int partly;            /* even of one stream */
     const uint32_t *number; /* of these rows, and */
     struct xp_coded_rows *store; /* where they are kept when coded; NULL: nowhere */
     int distinct;          /* of them none goes to two ranks of other nodes */
@@ -102,7 +103,7 @@ struct xp_send_stream {
     const uint32_t *position; /* coded without copies: where the distinct rows are from there on; NULL: all are */
     int prepared, framed;     /* framed: chunks are frames of the coder */
     size_t at_seg, at_row;    /* plain: the next row */
-    size_t ready;             /* plain: rows of the stream that may be sent (a relay's grow) */
+    size_t ready;             /* plain, and coded without copies left out: rows of the stream that may be sent (a relay's grow) */
     size_t posted;            /* plain: rows handed to the transport */
     size_t chunk;             /* next chunk */
     struct xp_rows distinct;  /* coded: what travels */

@@ -116,7 +116,7 @@ static size_t distinct_numbers(struct xp_send_stream *s, const struct xp_rows *i
 static int deduplicate(struct xp_send_stream *s, const struct xp_rows *in)
 {
     struct xp_pipe *p = s->pipe;
-    if (!p->shape->dedup || in->rows < 2 || !(p->own_numbers || xp_rowmap_may_pay(in, p->dedup_work)))
+    if (!p->shape->dedup || p->partly || in->rows < 2 || !(p->own_numbers || xp_rowmap_may_pay(in, p->dedup_work)))
         return 0;
     uint32_t *first = p->index_out + p->index_out_used;
     size_t distinct = p->own_numbers ? distinct_numbers(s, in, first) : xp_dedup(in, first, p->dedup_map, p->dedup_work);
@@ -325,6 +325,8 @@ static xp_status coded_progress(struct xp_send_stream *s, int *work, int *moved)
     size_t rows = s->distinct.rows - s->encoded, len = 0;
     if (rows > shape->chunk_rows)
         rows = shape->chunk_rows;
+    if (p->partly && s->encoded + rows > s->ready)
+        return XP_OK;
     double start = xp_now();
     xp_status st = fill_slot(s, slot, rows, &len);
     p->stats->seconds_encode += xp_now() - start;
