@@ -186,14 +186,12 @@ static void count_error(xp_codec_stats *st, const struct subject *s)
     st->err_ref_max = fmax(st->err_ref_max, sqrt(s->error / s->ref));
 }
 
-#define BATCH 64 /* at most: a row's symbols and bytes must stay near until it is put where it belongs */
-
 /* Rows of one call that are coded side by side, in order. */
 struct encoding {
-    struct subject subject[BATCH];
-    struct xp_rans_source source[BATCH];
-    uint32_t centroid[BATCH];
-    int coded[BATCH]; /* has a step; its source is the next one not taken */
+    struct subject subject[XP_BOOK_BATCH];
+    struct xp_rans_source source[XP_BOOK_BATCH];
+    uint32_t centroid[XP_BOOK_BATCH];
+    int coded[XP_BOOK_BATCH]; /* has a step; its source is the next one not taken */
 };
 
 /* Finds the steps of rows [r, r + n) and codes them. */
@@ -328,15 +326,15 @@ xp_status xp_book_encode_rows(struct xp_book_room *m, const struct xp_book *b, c
                               size_t cap, size_t *len, xp_codec_stats *st)
 {
     /* Columns are no wider than this; the rows move down when it is known how wide they are. */
-    const size_t most = XP_BOOK_COLUMNS_HEAD + 4 + in->rows * 7, batch = m->batch < BATCH ? m->batch : BATCH;
+    const size_t most = XP_BOOK_COLUMNS_HEAD + 4 + in->rows * 7;
     struct xp_book_columns c;
     size_t at = most, head;
 
     if (cap < most || in->rows > m->cap_rows)
         return XP_ERR_UNSUPPORTED;
     xp_book_begin(m, d);
-    for (size_t r = 0; r < in->rows; r += batch) {
-        const size_t n = in->rows - r < batch ? in->rows - r : batch;
+    for (size_t r = 0; r < in->rows; r += m->batch) {
+        const size_t n = in->rows - r < m->batch ? in->rows - r : m->batch;
         const struct xp_rans_source *source;
         struct encoding e;
 

@@ -44,7 +44,7 @@ static uint8_t *lay_out(struct xp_book_room *m, uint8_t *p)
 }
 
 /* Rows side by side: as many as the second-level cache holds. Rows of few states are more, since those that share tables are looked for
- * among them; decoding touches less than half of their room. */
+ * among them; coding touches less than half of their room. */
 static size_t batch_rows(size_t symbols)
 {
     const int few = xp_rans_lanes(symbols) < XP_RANS_MAX_LANES;

@@ -41,7 +41,9 @@ extern const struct xp_rans_table xp_rans_tables[XP_RANS_DISTRIBUTIONS];
 /* Low bits that integers of this class send as they are. */
 static inline unsigned xp_rans_low_bits(unsigned scale)
 {
-    return scale < XP_RANS_PLAIN ? 0 : (scale - XP_RANS_PLAIN) / 4 + 1;
+    const unsigned least = XP_RANS_PLAIN - 4; /* no branch: neighbouring groups are of classes on both sides of it */
+
+    return ((scale > least ? scale : least) - least) / 4;
 }
 
 /* From 3 low bits on, cutting them off leaves the same distribution. */
