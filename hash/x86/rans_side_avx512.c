@@ -22,7 +22,9 @@ XP_INLINE void turn(const uint16_t (*in)[16], uint16_t (*out)[16], const unsigne
     const __m512i halves[2] = { _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15) };
     __m512i z[8], t[8];
 
-    XP_EACH(8 / (int)lanes) z[i] = _mm512_loadu_si512(in[2 * i]);
+    /* By halves, as they were just stored: the CPU does not pass on what comes from two stores. */
+    XP_EACH(8 / (int)lanes) z[i] = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)in[2 * i]));
+    XP_EACH(8 / (int)lanes) z[i] = _mm512_inserti64x4(z[i], _mm256_loadu_si256((const __m256i *)(const void *)in[2 * i + 1]), 1);
     if (lanes == 8)
         z[0] = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 1, 4, 5, 2, 3, 6, 7), z[0]);
     if (lanes == 4) {
