@@ -17,7 +17,7 @@
 #include "hash/x86/tail_avx2.h"
 #include "hash/x86/turned_avx512.h"
 
-#define AHEAD 1024 /* bytes: lines of the output are fetched before they are written */
+#define AHEAD 2048 /* bytes: lines of the output are fetched before they are written */
 
 #define LEAST_STEP ((127 - 100) << 7) /* bf16: 2^-100 and 2^100 */
 #define MOST_STEP ((127 + 100) << 7)
