@@ -257,7 +257,8 @@ static unsigned search(struct xp_coder *c, const struct xp_row_plan *p, struct s
     /* Rows with a few large values do better than predicted. */
     for (; i == first && i > 0; first = --i) {
         const unsigned narrower = p->order[i - 1];
-        if (!within(c, p, s, *error * (expected_error[narrower] / expected_error[p->order[i]]), 1) || hopeless(c, p, s, narrower))
+        const double foreseen = *error * (expected_error[narrower] / expected_error[p->order[i]]);
+        if (!within(c, p, s, foreseen, 1) || (!within(c, p, s, foreseen, CONFIDENCE) && hopeless(c, p, s, narrower)))
             break;
         const double e = try_format(c, p, s, narrower, c->code);
         if (!within(c, p, s, e, 1))
