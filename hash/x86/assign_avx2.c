@@ -148,17 +148,21 @@ XP_INLINE void take8(const int16_t *centroids, const uint32_t *list, size_t firs
     }
 }
 
-/* The lowest index of the least distance. */
-static uint32_t least_of8(__m256i distance, __m256i index)
+/* All lanes: the least of them. */
+XP_INLINE __m256i least_lane(__m256i v)
 {
-    uint32_t d[LANES], k[LANES], best = 0;
+    v = _mm256_min_epu32(v, _mm256_permute2x128_si256(v, v, 1));
+    v = _mm256_min_epu32(v, _mm256_shuffle_epi32(v, 0x4E));
+    return _mm256_min_epu32(v, _mm256_shuffle_epi32(v, 0xB1));
+}
 
-    _mm256_storeu_si256((__m256i *)d, distance);
-    _mm256_storeu_si256((__m256i *)k, index);
-    for (uint32_t i = 1; i < LANES; i++)
-        if (d[i] < d[best] || (d[i] == d[best] && k[i] < k[best]))
-            best = i;
-    return k[best];
+/* The lowest index of the least distance; no branch could guess which. */
+XP_INLINE uint32_t least_of8(__m256i distance, __m256i index)
+{
+    const __m256i nearest = _mm256_cmpeq_epi32(distance, least_lane(distance));
+    const __m256i candidates = _mm256_or_si256(index, _mm256_xor_si256(nearest, _mm256_set1_epi32(-1)));
+
+    return (uint32_t)_mm256_cvtsi256_si32(least_lane(candidates));
 }
 
 /* n <= FEW. */
