@@ -41,10 +41,12 @@ static double rounding_error(xp_dtype t)
 /* One whose prediction is below what is allowed by this factor is tried without a forecast, which mostly would say the same. */
 #define CONFIDENCE 0.95
 
-/* One whose forecast does, by up to this: what rounding adds to the error is random, and averages out over the n values. */
-static double forecast_doubt(double n)
+/* One whose forecast misses by up to this factor is tried: a forecast leaves fractions of integers out, and rounding to the row's type, whose
+ * squared error is the given part of what is allowed, adds that and, as the two errors are independent in n values, a random
+ * 2 sqrt(part / n) to the squared error, or takes it off. Six times that: no forecast may decide, for devices have none. */
+static double forecast_doubt(double part, double n)
 {
-    return 1.005 + 0.5 / sqrt(n);
+    return 1.005 + part + 12 * sqrt(part / n);
 }
 
 void xp_row_plan_init(struct xp_row_plan *p, const struct xp_coder *c, uint16_t formats, const float *mean)
@@ -54,7 +56,6 @@ void xp_row_plan_init(struct xp_row_plan *p, const struct xp_coder *c, uint16_t 
     memset(p, 0, sizeof(*p));
     p->eps2 = c->desc.eps * c->desc.eps;
     p->margin = (n / 32 + 16) * 0x1p-24;
-    p->doubt = forecast_doubt(n);
     p->least = n * 1e-37;
     p->reference = c->desc.eps_ref == XP_EPS_REF_ROW ? NULL : mean;
     p->reference_norm = p->reference ? sqrt(c->kernels.energy(p->reference, c->desc.dim) * (1 + p->margin)) : 0;
@@ -220,11 +221,12 @@ static int promising(struct xp_coder *c, const struct xp_row_plan *p, struct sub
  * it may take the error back. (f16 has denormal numbers that count.) */
 static int hopeless(struct xp_coder *c, const struct xp_row_plan *p, struct subject *s, unsigned format)
 {
-    const double denormal = c->desc.dtype == XP_F16 ? (double)c->desc.dim * 0x1p-48 / 12 : 0;
+    const double n = (double)c->desc.dim, denormal = c->desc.dtype == XP_F16 ? n * 0x1p-48 / 12 : 0;
+    const double rounding = rounding_error(c->desc.dtype) * s->energy + denormal;
 
-    if (!within(c, p, s, 16 * (rounding_error(c->desc.dtype) * s->energy + denormal), 1))
+    if (!within(c, p, s, 16 * rounding, 1))
         return 0;
-    return !within(c, p, s, c->kernels.forecast(&c->quantiser, (enum xp_qformat)format, &c->rotated), p->doubt);
+    return !within(c, p, s, c->kernels.forecast(&c->quantiser, (enum xp_qformat)format, &c->rotated), forecast_doubt(rounding / s->allowed_least, n));
 }
 
 /* Codes, decodes and measures. Returns the squared error. */

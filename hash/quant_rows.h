@@ -24,7 +24,6 @@ struct xp_row_plan {
     unsigned count;
     int base_was_enough;          /* for the row before: more like it may follow, and would be rotated for nothing */
     double eps2;                  /* eps squared */
-    double doubt;                 /* a format whose forecast misses by up to this factor is tried */
     double margin;                /* bound of the relative error of a sum of squares in f32 */
     double least;                 /* squared errors allowed below this are too close to underflow to be measured */
     const float *reference;       /* the mean row that eps may refer to; NULL: none (or XP_EPS_REF_ROW) */

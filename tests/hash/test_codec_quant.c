@@ -283,6 +283,43 @@ static void refuse(struct xp_coder *c, const uint8_t *payload, size_t len, const
     cr_assert_gt(strlen(xp_coder_why(c)), 0);
 }
 
+static double promise_everything(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_rotated *from)
+{
+    (void)q;
+    (void)f;
+    (void)from;
+    return 0;
+}
+
+/* A forecast may only save time: a device has none. Rows far from the origin, so that rounding to their type is not small beside eps. */
+Test(codec_quant, forecasts_choose_no_format)
+{
+    const double eps[] = { 0.2, 0.1, 0.05, 0.03, 0.01 };
+    struct random rng = random_start("codec_quant_forecasts");
+
+    for (unsigned n = 0; n < 240; n++) {
+        const size_t dim = 20 + random_below(&rng, 200), rows = 400;
+        struct batch b = make("quant", eps[n % 5], XP_EPS_REF_MIN, n % 2 ? XP_F16 : XP_BF16, rows, dim, XP_ISA_C);
+        unsigned char *without;
+        const double offset = exp(5.5 * random_unit(&rng));
+
+        for (size_t i = 0; i < rows * dim; i++)
+            value_put(b.data, b.type, i, (n % 3 ? draw(&rng, (enum kind)(n % KINDS), i / dim, i % dim) : random_normal(&rng)) + offset * sin((double)(i % dim)));
+        const xp_forecast_fn forecast = b.coder->kernels.forecast;
+        b.coder->kernels.forecast = promise_everything;
+        code(&b);
+        without = malloc(b.len);
+        memcpy(without, b.frame, b.len);
+        const size_t len = b.len;
+        b.coder->kernels.forecast = forecast;
+        code(&b);
+        cr_assert(b.len == len && memcmp(b.frame, without, len) == 0, "dim %zu, type %d, eps %g, offset %g: %zu bytes with forecasts, %zu without",
+                  dim, b.type, eps[n % 5], offset, b.len, len);
+        free(without);
+        release(&b);
+    }
+}
+
 Test(codec_quant, refuses_bad_payloads)
 {
     struct batch b = make("quant", 0.1, XP_EPS_REF_ROW, XP_F32, 3, 8, XP_ISA_BEST);
