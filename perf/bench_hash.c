@@ -11,7 +11,15 @@
 #include "perf/xp_perf.h"
 
 #define DEFAULT_BYTES (64u << 20) /* larger than the caches: rows come from memory */
-#define ISAS 3
+#define ISAS (XP_ISA_BEST + 1)
+
+struct work;
+
+/* The hash by one instruction set. */
+struct variant {
+    struct work *work;
+    struct xp_kernels kernels;
+};
 
 struct work {
     struct perf *p;
@@ -20,7 +28,7 @@ struct work {
     char *in, *out;
     uint32_t *ids;
     struct xp_hasher hasher;
-    struct xp_kernels kernels[ISAS];
+    struct variant variant[ISAS];
 };
 
 static void copy(void *arg)
@@ -30,26 +38,13 @@ static void copy(void *arg)
     memcpy(w->out, w->in, w->bytes);
 }
 
-static void hash_with(struct work *w, int isa)
+static void hash(void *arg)
 {
-    struct xp_rows in = {.data = w->in, .rows = w->count, .dim = w->rows->dim, .dtype = w->rows->dtype};
+    const struct variant *v = arg;
+    struct work *w = v->work;
+    const struct xp_rows in = {.data = w->in, .rows = w->count, .dim = w->rows->dim, .dtype = w->rows->dtype};
 
-    w->kernels[isa].hash(&w->hasher, &in, w->ids, NULL);
-}
-
-static void hash_c(void *arg)
-{
-    hash_with(arg, XP_ISA_C);
-}
-
-static void hash_avx2(void *arg)
-{
-    hash_with(arg, XP_ISA_AVX2);
-}
-
-static void hash_avx512(void *arg)
-{
-    hash_with(arg, XP_ISA_AVX512);
+    v->kernels.hash(&w->hasher, &in, w->ids, NULL);
 }
 
 static void show(struct work *w, enum xp_isa isa, double seconds, double copied)
@@ -57,7 +52,7 @@ static void show(struct work *w, enum xp_isa isa, double seconds, double copied)
     const double gb = 1e-9 * (double)w->bytes;
     struct json *j = &w->p->json;
 
-    printf("%6zu %8zu   %-7s %8.2f %8.2f %9.2fx %10.3f\n", w->rows->dim, w->count, xp_isa_name(isa), gb / seconds, gb / copied,
+    printf("%6zu %8zu   %-10s %8.2f %8.2f %9.2fx %10.3f\n", w->rows->dim, w->count, xp_isa_name(isa), gb / seconds, gb / copied,
            copied / seconds, 1e6 * seconds / (double)w->count);
     json_open(j);
     json_text(j, "command", "hash");
@@ -79,10 +74,10 @@ static void show(struct work *w, enum xp_isa isa, double seconds, double copied)
 /* With --check: the ids of this variant against those of plain C. */
 static int same_ids(struct work *w, enum xp_isa isa, uint32_t *reference)
 {
-    hash_with(w, XP_ISA_C);
+    hash(&w->variant[XP_ISA_C]);
     memcpy(reference, w->ids, w->count * sizeof(*reference));
     memset(w->ids, 0xff, w->count * sizeof(*w->ids));
-    hash_with(w, isa);
+    hash(&w->variant[isa]);
     if (memcmp(reference, w->ids, w->count * sizeof(*reference)) == 0)
         return 0;
     return perf_fail(w->p, "check: ids of %s differ from those of C at dim %zu", xp_isa_name(isa), w->rows->dim);
@@ -90,12 +85,16 @@ static int same_ids(struct work *w, enum xp_isa isa, uint32_t *reference)
 
 static int measure(struct work *w)
 {
-    const struct bench_piece pieces[] = {{copy, w}, {hash_c, w}, {hash_avx2, w}, {hash_avx512, w}};
-    int isas = (int)xp_cpu_isa() + 1, code = 0;
+    struct bench_piece pieces[1 + ISAS] = {{copy, w}};
+    const int isas = (int)xp_cpu_isa() + 1;
     double best[1 + ISAS];
+    int code = 0;
 
-    for (int i = 0; i < isas; i++)
-        xp_kernels_init(&w->kernels[i], (enum xp_isa)i);
+    for (int i = 0; i < isas; i++) {
+        w->variant[i].work = w;
+        xp_kernels_init(&w->variant[i].kernels, (enum xp_isa)i);
+        pieces[1 + i] = (struct bench_piece){hash, &w->variant[i]};
+    }
     bench_turns(pieces, (size_t)(1 + isas), w->p->opt->iters, best);
     for (int i = 0; i < isas; i++)
         show(w, (enum xp_isa)i, best[1 + i], best[0]);
@@ -143,7 +142,7 @@ int bench_hash(struct perf *p)
     int code = 0;
 
     printf("hash: %s rows (%s), best of %d, one core; ids alone, without a sketch\n", perf_dtype_name(p->rows.dtype), p->rows.name, p->opt->iters);
-    printf("%6s %8s   %-7s %8s %8s %10s %10s\n", "dim", "rows", "isa", "GB/s", "memcpy", "vs memcpy", "us/row");
+    printf("%6s %8s   %-10s %8s %8s %10s %10s\n", "dim", "rows", "isa", "GB/s", "memcpy", "vs memcpy", "us/row");
     if (p->rows.kind == ROWS_FILE || p->opt->dim != 0)
         return bench_dim(p, &p->rows);
     for (size_t i = 0; i < ndims && code == 0; i++) {
