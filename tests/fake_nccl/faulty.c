@@ -6,6 +6,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "tests/interpose/client.h"
+#include "tests/interpose/client_config.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -170,6 +171,47 @@ static void handles(struct setting *s)
     CUDA(cudaStreamSynchronize(s->stream));
 }
 
+static void until_ready(ncclComm_t comm)
+{
+    ncclResult_t state = ncclInProgress;
+
+    while (state == ncclInProgress)
+        NCCL(ncclCommGetAsyncError(comm, &state));
+    NCCL(state);
+}
+
+/* Bytes [first, first + n) of send to recv, `each` bytes a message. */
+static void to_itself(struct setting *s, ncclComm_t comm, size_t first, size_t n, size_t each)
+{
+    ncclGroupStart();
+    for (size_t at = first; at < first + n; at += each) {
+        ncclSend(s->send + at, each, ncclUint8, s->c->rank, comm, s->stream);
+        ncclRecv(s->recv + at, each, ncclUint8, s->c->rank, comm, s->stream);
+    }
+    ncclGroupEnd();
+    until_ready(comm);
+}
+
+/* A group of many calls, then one of few: what ends the first must not end the second. */
+static void in_background(struct setting *s)
+{
+    struct config_2_18 config = config_with(0);
+    ncclUniqueId id = client_id(s->c, 1);
+    ncclComm_t comm = NULL;
+
+    ncclCommInitRankConfig(&comm, s->c->n, id, s->c->rank, (ncclConfig_t *)&config);
+    until_ready(comm);
+    for (uint64_t i = 0; i < 4; i++) {
+        device_fill(s->send, EACH, i, s->stream);
+        device_clear(s->recv, EACH, s->stream);
+        to_itself(s, comm, 1000, EACH - 1000, 1);
+        to_itself(s, comm, 0, 1000, 1000);
+        device_expect("two groups", s->recv, EACH, i, s->stream);
+    }
+    client_barrier(s->c); /* a rank that is gone would be an error of the others */
+    NCCL(ncclCommAbort(comm));
+}
+
 static const struct {
     const char *name;
     void (*run)(struct setting *s);
@@ -178,6 +220,7 @@ static const struct {
     {"read", reads_on_another_stream},   {"refill", refills_too_early},       {"host", in_host_function},
     {"async", async_error},              {"codes", result_codes},             {"mute", silence},
     {"simple", simple},                  {"handles", handles},                {"touch", touches_device_memory},
+    {"background", in_background},
 };
 
 static int rank_main(struct client *c, int argc, char **argv)

@@ -215,9 +215,15 @@ static ncclResult_t finish_group(struct group *g)
         return r;
     }
     struct ncclComm **comms = malloc(n * sizeof *comms);
-    for (size_t i = 0; i < n && comms; i++)
-        comms[i] = member(g, i);
-    return comms ? start_background(comms, n, group_main, g) : ncclSystemError;
+    size_t distinct = 0; /* to tell a communicator's state twice would end the next group, too, which the program may have begun between */
+    for (size_t i = 0; i < n && comms; i++) {
+        size_t k = 0;
+        while (k < distinct && comms[k] != member(g, i))
+            k++;
+        comms[k] = member(g, i);
+        distinct += k == distinct;
+    }
+    return comms ? start_background(comms, distinct, group_main, g) : ncclSystemError;
 }
 
 static ncclResult_t end_group(void)

@@ -67,6 +67,7 @@ prints("a receive asks for too much", [faulty, "async"], "group 2: 5", FAKE_NCCL
 prints("late groups", [faulty, "simple"], "version 22809, unknown result code", FAKE_NCCL_FAULTS="late=5000,delay:ncclGroupEnd#2=20")
 prints("the version", [faulty, "simple"], "version 23007,", FAKE_NCCL_VERSION="23007")
 prints("slow background work", [nonblocking], "half 1 of 2", FAKE_NCCL_FAULTS="inprogress=30")
+prints("non-blocking groups of many calls", [faulty, "background"], "rank 1\n")
 prints("handles are used again", [faulty, "handles"], "stale 4\nsame handle 1\n")
 prints("ranks over TCP", [grouped, "uneven"], "step 5 from 3", FAKE_NCCL_TCP="lo")
 says("an interface that is not there", [grouped, "uneven"], "ncclGetUniqueId.*system error", FAKE_NCCL_TCP="nowhere0")
