@@ -53,25 +53,6 @@ XP_INLINE void xp_get_single512(const int bits, const uint8_t *p, __m512i w[4])
     xp_widen512(u, w);
 }
 
-/* The bits of a pair above `at`, as bytes. */
-XP_INLINE __m512i xp_get_pair_part512(const int bits, const uint8_t *p)
-{
-    __m512i x = _mm512_setzero_si512();
-    int at = 0;
-
-    if (bits & 4) {
-        x = xp_get_nibbles64(p);
-        p += 32;
-        at = 4;
-    }
-    if (bits & 2) {
-        x = _mm512_or_si512(x, xp_shift_up512(xp_get_quads64(p), at));
-        p += 16;
-        at += 2;
-    }
-    return _mm512_or_si512(x, xp_get_plane64(p, 1 << at));
-}
-
 /* One word of pairs to its two codes. */
 XP_INLINE void xp_divide512(__m512i pairs, __m512i levels, __m512i mul, __m128i shift, __m512i *first, __m512i *second)
 {
@@ -84,11 +65,11 @@ XP_INLINE void xp_get_pairs512(const struct xp_qinfo *q, const int bits, const u
     const __m512i levels = _mm512_set1_epi16((short)q->levels), mul = _mm512_set1_epi16((short)q->div_mul);
     const __m512i low = _mm512_set1_epi16(0xff);
     const __m128i shift = _mm_cvtsi32_si128(q->div_shift);
-    const __m512i bytes = bits >= 8 ? _mm512_loadu_si512(p) : xp_get_pair_part512(bits, p);
+    const __m512i bytes = bits >= 8 ? _mm512_loadu_si512(p) : xp_get_fields64(bits, p);
     __m512i even = _mm512_and_si512(bytes, low), odd = _mm512_srli_epi16(bytes, 8);
 
     if (bits >= 8) {
-        const __m512i upper = xp_get_pair_part512(bits & 7, p + 64);
+        const __m512i upper = xp_get_fields64(bits & 7, p + 64);
         even = _mm512_or_si512(even, _mm512_slli_epi16(upper, 8));
         odd = _mm512_or_si512(odd, _mm512_andnot_si512(low, upper));
     }

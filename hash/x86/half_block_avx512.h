@@ -22,24 +22,11 @@ static const uint8_t xp_half_order[64] = {
 XP_INLINE void xp_put_half_single512(const int bits, const __m512i w[2], uint8_t *p)
 {
     const __m512i x = _mm512_permutex2var_epi8(w[0], _mm512_loadu_si512(xp_half_order), w[1]);
-    int at = 0;
 
-    if (bits == 8) {
+    if (bits == 8)
         _mm512_storeu_si512(p, x);
-        return;
-    }
-    if (bits & 4) {
-        xp_put_nibbles64(p, xp_low_bits512(x, 4));
-        p += 32;
-        at = 4;
-    }
-    if (bits & 2) {
-        xp_put_quads64(p, xp_low_bits512(_mm512_srli_epi16(x, (unsigned)at), 2));
-        p += 16;
-        at += 2;
-    }
-    if (bits & 1)
-        xp_put_plane64(p, x, 1 << at);
+    else
+        xp_put_fields64(bits, x, p);
 }
 
 /* 32 elements of an odd number of bits, below 8, from bytes. */
@@ -90,23 +77,8 @@ static const uint8_t xp_half_words[64] = { /* and 0 in its upper byte */
 XP_INLINE void xp_get_half_single512(const int bits, const uint8_t *p, __m512i w[2])
 {
     const __m512i from = _mm512_loadu_si512(xp_half_words), then = _mm512_add_epi8(from, _mm512_set1_epi8(4));
-    __m512i x = _mm512_setzero_si512();
-    int at = 0;
+    const __m512i x = bits == 8 ? _mm512_loadu_si512(p) : xp_get_fields64(bits, p);
 
-    if (bits == 8)
-        x = _mm512_loadu_si512(p);
-    if (bits & 4) {
-        x = xp_get_nibbles64(p);
-        p += 32;
-        at = 4;
-    }
-    if (bits & 2) {
-        x = _mm512_or_si512(x, xp_shift_up512(xp_get_quads64(p), at));
-        p += 16;
-        at += 2;
-    }
-    if (bits & 1)
-        x = _mm512_or_si512(x, xp_get_plane64(p, 1 << at));
     w[0] = _mm512_maskz_permutexvar_epi8(0x5555555555555555, from, x);
     w[1] = _mm512_maskz_permutexvar_epi8(0x5555555555555555, then, x);
 }

@@ -202,4 +202,41 @@ XP_INLINE void xp_put_quads64(uint8_t *p, __m512i x)
     _mm_storeu_si128((__m128i *)p, _mm_or_si128(_mm256_castsi256_si128(z), _mm256_extracti128_si256(z, 1)));
 }
 
+/* 64 elements of fewer than 8 bits, from and to bytes. */
+XP_INLINE __m512i xp_get_fields64(const int bits, const uint8_t *p)
+{
+    __m512i x = _mm512_setzero_si512();
+    int at = 0;
+
+    if (bits & 4) {
+        x = xp_get_nibbles64(p);
+        p += 32;
+        at = 4;
+    }
+    if (bits & 2) {
+        x = _mm512_or_si512(x, xp_shift_up512(xp_get_quads64(p), at));
+        p += 16;
+        at += 2;
+    }
+    return bits & 1 ? _mm512_or_si512(x, xp_get_plane64(p, 1 << at)) : x;
+}
+
+XP_INLINE void xp_put_fields64(const int bits, __m512i x, uint8_t *p)
+{
+    int at = 0;
+
+    if (bits & 4) {
+        xp_put_nibbles64(p, xp_low_bits512(x, 4));
+        p += 32;
+        at = 4;
+    }
+    if (bits & 2) {
+        xp_put_quads64(p, xp_low_bits512(_mm512_srli_epi16(x, (unsigned)at), 2));
+        p += 16;
+        at += 2;
+    }
+    if (bits & 1)
+        xp_put_plane64(p, x, 1 << at);
+}
+
 #endif

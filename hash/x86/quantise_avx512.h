@@ -148,23 +148,6 @@ XP_INLINE void put_single(const int bits, const __m512i w[4], const int turned, 
     xp_put_bytes512(bits, in_order(a, turned), in_order(b, turned), p);
 }
 
-XP_INLINE void put_pair_part(const int bits, __m512i x, uint8_t *p)
-{
-    int at = 0;
-
-    if (bits & 4) {
-        xp_put_nibbles64(p, xp_low_bits512(x, 4));
-        p += 32;
-        at = 4;
-    }
-    if (bits & 2) {
-        xp_put_quads64(p, xp_low_bits512(_mm512_srli_epi16(x, (unsigned)at), 2));
-        p += 16;
-        at += 2;
-    }
-    xp_put_plane64(p, x, 1 << at);
-}
-
 XP_INLINE void put_pairs(const int levels, const int bits, const __m512i w[4], const int turned, uint8_t *p)
 {
     const __m512i l = _mm512_set1_epi16((short)levels), low = _mm512_set1_epi16(0xff);
@@ -173,11 +156,11 @@ XP_INLINE void put_pairs(const int levels, const int bits, const __m512i w[4], c
     const __m512i lower = _mm512_or_si512(_mm512_and_si512(even, low), _mm512_slli_epi16(odd, 8));
 
     if (bits < 8) {
-        put_pair_part(bits, lower, p);
+        xp_put_fields64(bits, lower, p);
         return;
     }
     _mm512_storeu_si512(p, lower);
-    put_pair_part(bits & 7, _mm512_or_si512(_mm512_srli_epi16(even, 8), _mm512_andnot_si512(low, odd)), p + 64);
+    xp_put_fields64(bits & 7, _mm512_or_si512(_mm512_srli_epi16(even, 8), _mm512_andnot_si512(low, odd)), p + 64);
 }
 
 /* The codes of a block of so many registers, in the order of its h. */
