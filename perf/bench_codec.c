@@ -9,7 +9,7 @@
 
 #include "crosspress/codec.h"
 #include "hash/kernels.h"
-#include "perf/kept_book.h"
+#include "lib/tools/kept_book.h"
 #include "perf/xp_perf.h"
 
 #define DEFAULT_ROWS 8192
@@ -31,7 +31,8 @@ struct work {
     struct perf *p;
     const char *isa;
     xp_codec *codec;
-    struct kept_book *kept; /* in its place for codec kept */
+    struct kept_book book;  /* of codec kept, and its coder in the place of `codec`; */
+    struct xp_coder *coder; /* NULL: another codec */
     size_t rows, bytes, cap, len;
     char *in, *out;
     uint8_t *frame;
@@ -54,8 +55,8 @@ static void encode(void *arg)
 
     memset(&w->stats, 0, sizeof(w->stats));
     w->stats.size = sizeof(w->stats);
-    s = w->kept != NULL ? kept_book_encode(w->kept, &in, w->frame, w->cap, &w->len, &w->stats)
-                        : xp_encode(w->codec, w->in, w->rows, w->frame, w->cap, &w->len, &w->stats);
+    s = w->coder != NULL ? xp_coder_encode(w->coder, &in, w->frame, w->cap, &w->len, &w->stats)
+                         : xp_encode(w->codec, w->in, w->rows, w->frame, w->cap, &w->len, &w->stats);
     w->status = s != XP_OK ? s : w->status;
 }
 
@@ -63,8 +64,8 @@ static void decode(void *arg)
 {
     struct work *w = arg;
     size_t rows = 0;
-    xp_status s = w->kept != NULL ? kept_book_decode(w->kept, w->frame, w->len, w->out, w->rows)
-                                  : xp_decode(w->codec, w->frame, w->len, w->out, w->rows, &rows);
+    xp_status s = w->coder != NULL ? xp_coder_decode(w->coder, w->frame, w->len, w->out, w->rows)
+                                   : xp_decode(w->codec, w->frame, w->len, w->out, w->rows, &rows);
 
     w->status = s != XP_OK ? s : w->status;
 }
@@ -128,6 +129,9 @@ static xp_status create_kept(struct work *w, const xp_codec_desc *d)
 {
     const struct row_source *rows = &w->p->rows;
     const size_t n = w->rows < KEPT_LEARNS ? w->rows : KEPT_LEARNS;
+    const enum xp_isa isa = (enum xp_isa)xp_isa_parse(d->isa);
+    struct xp_coder_desc cd = {.dtype = d->dtype, .dim = d->dim, .mode = d->mode, .eps = d->eps, .eps_ref = d->eps_ref,
+                               .dither = d->dither == XP_DITHER_ON, .isa = isa};
     struct xp_rows in = {.rows = n, .dim = rows->dim, .dtype = rows->dtype};
     char *learn = malloc(n * rows->row_bytes);
     xp_status s;
@@ -137,14 +141,15 @@ static xp_status create_kept(struct work *w, const xp_codec_desc *d)
     for (size_t r = 0; r < n; r++)
         rows_get(rows, r + (r / KEPT_RUN + 1) * KEPT_RUN, learn + r * rows->row_bytes);
     in.data = learn;
-    s = kept_book_create(&w->kept, d, &in);
+    s = kept_book_learn(&w->book, &in, 0, isa); /* no directions: plans have them on the slowest links only */
     free(learn);
-    return s;
+    return s != XP_OK ? s : kept_book_coder(&w->book, &cd, &w->coder);
 }
 
 static xp_status create_codec(struct work *w, const struct codec_case *c, const xp_codec_desc *d)
 {
-    w->kept = NULL;
+    w->book = (struct kept_book){0};
+    w->coder = NULL;
     w->codec = NULL;
     return is_kept(c->codec) ? create_kept(w, d) : xp_codec_create(&w->codec, d);
 }
@@ -167,8 +172,10 @@ static int bench_case(struct work *w, const struct codec_case *c)
     d.codec = c->codec;
     d.isa = w->isa;
     s = create_codec(w, c, &d);
-    if (s != XP_OK)
+    if (s != XP_OK) {
+        kept_book_fini(&w->book);
         return perf_fail(w->p, "codec %s: %s", c->codec, is_kept(c->codec) ? xp_status_string(s) : xp_last_error());
+    }
     w->status = XP_OK;
     w->cap = xp_frame_bound(d.dtype, d.dim, w->rows);
     w->frame = malloc(w->cap);
@@ -184,7 +191,8 @@ static int bench_case(struct work *w, const struct codec_case *c)
     }
     free(w->frame);
     xp_codec_destroy(w->codec);
-    kept_book_destroy(w->kept);
+    xp_coder_destroy(w->coder);
+    kept_book_fini(&w->book);
     if (w->status != XP_OK)
         return perf_fail(w->p, "codec %s: %s", c->codec, w->status == XP_ERR_NO_MEMORY ? "no memory" : xp_last_error());
     if (o->check && worst > c->eps * (1.0 + 1e-6))

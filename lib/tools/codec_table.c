@@ -10,8 +10,8 @@
 #include <string.h>
 #include <time.h>
 
-#include "hash/book_keep.h"
 #include "hash/codec.h"
+#include "lib/tools/kept_book.h"
 
 /* Fixed formats show their own error: no row is sent raw for it. */
 #define NO_LIMIT 0.999
@@ -129,36 +129,22 @@ static int try_codec(const struct tool_options *options, const struct xp_npy *a,
 
 /* ---- kept books -------------------------------------------------------------------------------------------------------- */
 
-/* A book learned from half of the rows, and what a receiver has of it. */
+/* A book learned from half of the rows. */
 struct kept {
-    struct xp_kernels kernels;
-    struct xp_book_fitter *fitter;
-    struct xp_book_shelf shelf;
+    struct kept_book book;
     uint32_t *index;    /* the rows learned from, then the others */
     size_t learned;
     double fit_seconds;
 };
 
-static xp_status learn(struct kept *k, const struct xp_npy *a, unsigned directions)
+static xp_status learn(struct kept *k, const struct tool_options *o, const struct xp_npy *a, unsigned directions)
 {
-    const struct xp_book_fit_desc d = { .dtype = a->dtype, .dim = a->dim, .rank = directions, .seed = 1 };
-    struct xp_rows in = { .data = a->data, .index = k->index, .rows = k->learned, .dim = a->dim, .dtype = a->dtype };
+    const struct xp_rows in = { .data = a->data, .index = k->index, .rows = k->learned, .dim = a->dim, .dtype = a->dtype };
     const double start = seconds();
-    const char *why;
-    xp_status s = xp_book_fitter_create(&k->fitter, &k->kernels, &d);
+    const xp_status s = kept_book_learn(&k->book, &in, directions, (enum xp_isa)xp_isa_parse(o->params.isa));
 
-    if (s)
-        return s;
-    xp_book_fitter_add(k->fitter, &in, k->learned);
-    s = xp_book_fitter_begin(k->fitter, 1);
-    while (!s && (s = xp_book_fitter_step(k->fitter)) == XP_IN_PROGRESS)
-        s = XP_OK;
-    if (s)
-        return s;
     k->fit_seconds = seconds() - start;
-    xp_book_fitter_decide(k->fitter, 1);
-    s = xp_book_shelf_init(&k->shelf, a->dim, XP_BOOK_MAX_CENTROIDS);
-    return s ? s : xp_book_shelf_put(&k->shelf, xp_book_fitter_current(k->fitter)->bytes, xp_book_fitter_current(k->fitter)->len, &why);
+    return s;
 }
 
 /* Codes the rows not learned from, a frame for each chunk, as an exchange does. */
@@ -196,17 +182,13 @@ static xp_status try_kept(struct kept *k, const struct tool_options *o, const st
 {
     struct xp_coder_desc d = { .dtype = a->dtype, .dim = a->dim, .mode = XP_MODE_BOUNDED, .eps = out->eps, .eps_ref = o->params.eps_ref,
                                .isa = (enum xp_isa)xp_isa_parse(o->params.isa) };
-    const double ships = (double)xp_book_fitter_current(k->fitter)->len / (AMORTISED * (double)(a->dim * xp_dtype_size(a->dtype)));
+    const double ships = (double)xp_book_fitter_current(k->book.fitter)->len / (AMORTISED * (double)(a->dim * xp_dtype_size(a->dtype)));
     struct xp_coder *coder;
     struct outcome first;
-    xp_status s;
+    xp_status s = kept_book_coder(&k->book, &d, &coder);
 
-    xp_codec_parse("book", &d.choice);
-    s = xp_coder_create(&coder, &d);
     if (s)
         return s;
-    xp_coder_write_with(coder, xp_book_fitter_current(k->fitter));
-    xp_coder_read_with(coder, &k->shelf);
     first = *out;
     s = use(k, coder, a, &first); /* caches and pages are warm in the second round */
     if (!s)
@@ -281,10 +263,9 @@ static int kept_lines(struct table *t, const struct tool_options *o, const struc
     struct kept k = { .index = malloc((a->rows + 1) * sizeof(uint32_t)) };
     xp_status s = k.index ? XP_OK : XP_ERR_NO_MEMORY;
 
-    xp_kernels_init(&k.kernels, (enum xp_isa)xp_isa_parse(o->params.isa));
     if (!s) {
         split(&k, a->rows);
-        s = learn(&k, a, directions);
+        s = learn(&k, o, a, directions);
     }
     for (size_t i = 0; i < sizeof(kept_eps) / sizeof(kept_eps[0]) && !s; i++) {
         struct outcome x = { .codec = directions ? "kept book+d" : "kept book", .eps = kept_eps[i], .st.size = sizeof(xp_codec_stats) };
@@ -295,9 +276,8 @@ static int kept_lines(struct table *t, const struct tool_options *o, const struc
     }
     if (!s)
         printf("%-11s learned from %zu rows in %.1f ms, measured on the %zu others; %zu bytes, which %.0f rows share in the ratio\n", "",
-               k.learned, 1e3 * k.fit_seconds, a->rows - k.learned, xp_book_fitter_current(k.fitter)->len, AMORTISED);
-    xp_book_shelf_fini(&k.shelf);
-    xp_book_fitter_destroy(k.fitter);
+               k.learned, 1e3 * k.fit_seconds, a->rows - k.learned, xp_book_fitter_current(k.book.fitter)->len, AMORTISED);
+    kept_book_fini(&k.book);
     free(k.index);
     return s == XP_OK || s == XP_ERR_STATE ? 0 : tool_fail("kept book: %s", xp_status_string(s)); /* STATE: too few rows for a book */
 }
