@@ -111,6 +111,12 @@ static double value(const struct bench *b, const char *rows, size_t r, size_t i)
     return rows_value(b->p->rows.dtype, rows + r * b->row_bytes, i);
 }
 
+/* Of two square sums. Results of zeros that are met exactly have no error. */
+static double relative(double err, double truth)
+{
+    return err > 0 ? sqrt(err / truth) : 0;
+}
+
 /* Squared errors of one slot with alpha 0, 1 and the fitted one; and the square of the truth. */
 static void add_errors(const struct bench *b, const struct xp_fold *s, size_t slot, double sums[4])
 {
@@ -146,9 +152,9 @@ static void sum_up(const struct bench *b, const struct xp_fold *s, double wire, 
     out->wire = st.rate * wire;
     out->told = st.fold_err;
     out->alpha = used ? alpha / (double)used : 0;
-    out->err0 = sqrt(sums[0] / sums[3]);
-    out->err1 = sqrt(sums[1] / sums[3]);
-    out->errfit = sqrt(sums[2] / sums[3]);
+    out->err0 = relative(sums[0], sums[3]);
+    out->err1 = relative(sums[1], sums[3]);
+    out->errfit = relative(sums[2], sums[3]);
 }
 
 /* Bytes of a row in this codec, of those of the row. */
@@ -249,17 +255,29 @@ static int show_case(struct bench *b, const struct fold_case *c, struct figures 
     return code;
 }
 
+/* What refinement leaves of an error; a dash where there was none, as with alpha 1 and identity experts. */
+static const char *left_of(double plain, double refined, char text[16])
+{
+    if (plain > 0)
+        snprintf(text, 16, "%.2f", refined / plain);
+    else
+        snprintf(text, 16, "-");
+    return text;
+}
+
 /* Plain LSH, and Lloyd rounds on as many clusters. */
 static int show_pair(struct bench *b, const struct fold_case *plain, struct figures f[2])
 {
     struct fold_case refined = {.what = "  refined", .refine = b->opt->moe.refine > 0 ? b->opt->moe.refine : 2};
+    char text[3][16];
 
     if (show_case(b, plain, &f[0]) != 0)
         return 1;
     refined.rate = fmin(f[0].rate, 1);
     if (show_case(b, &refined, &f[1]) != 0)
         return 1;
-    printf("%-22s %27s | %8.2f %8.2f %7.2f\n", "  refined / plain", "", f[1].err0 / f[0].err0, f[1].err1 / f[0].err1, f[1].errfit / f[0].errfit);
+    printf("%-22s %27s | %8s %8s %7s\n", "  refined / plain", "", left_of(f[0].err0, f[1].err0, text[0]), left_of(f[0].err1, f[1].err1, text[1]),
+           left_of(f[0].errfit, f[1].errfit, text[2]));
     return 0;
 }
 
@@ -330,7 +348,7 @@ static int show_quantiser(struct bench *b, const char *codec)
         }
     }
     if (!bad) {
-        printf("%-22s %6s %6s %6.3f %6.3f | %8.3f\n", codec, "", "", row_ratio(b, &c), 1.0, sqrt(err / ref));
+        printf("%-22s %6s %6s %6.3f %6.3f | %8.3f\n", codec, "", "", row_ratio(b, &c), 1.0, relative(err, ref));
         xp_coder_destroy(coder);
     }
     free(frame);
