@@ -342,7 +342,7 @@ static xp_status run_threads(struct start *s, const xp_bootstrap *boot)
     }
     e = start_by_allgather(s, &g);
     if (e != XP_OK)
-        xp_thread_group_break(boot->threads, boot->rank);
+        xp_thread_group_break(boot->threads, boot->rank, s->err[0] ? s->err : "start-up: no memory");
     return e;
 }
 

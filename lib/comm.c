@@ -149,6 +149,19 @@ static xp_status build(struct xp_comm *c, const xp_bootstrap *boot, const xp_con
     return s;
 }
 
+static xp_status find_cause(struct xp_comm *c, xp_status s, char *text, size_t size);
+
+/* Nobody else need wait for this rank. Where the group has failed, that is the reason, not what this rank saw of it. */
+static xp_status give_up_start(struct xp_comm *c, xp_status s)
+{
+    char text[sizeof(c->error)];
+
+    memcpy(text, c->error, sizeof(text));
+    s = find_cause(c, s, text, sizeof(text));
+    xp_liveness_revoke(c->live, s, text);
+    return xp_error(c, s, "start-up: %s", text);
+}
+
 static void tear_down(struct xp_comm *c)
 {
     xp_fork_unwatch(c);
@@ -173,8 +186,8 @@ xp_status xp_comm_create(xp_comm **out, const xp_bootstrap *boot, const xp_confi
     xp_fork_watch(c);
     s = build(c, boot, cfg);
     if (s != XP_OK) {
-        if (c->live && xp_liveness_health(c->live) == XP_OK)
-            s = xp_comm_revoke(c, s, "%s", c->error); /* nobody else need wait for this rank */
+        if (c->live)
+            s = give_up_start(c, s);
         tear_down(c);
         return s;
     }

@@ -33,8 +33,10 @@ enum xp_msg_type {
     XP_MSG_GATHER = 20,       /* leaf: contribution to gather number `word` */
     XP_MSG_GATHERED = 21,     /* root: a piece of the result of gather `word`; body = offset (64 bits), bytes */
     XP_MSG_GATHER_FAILED = 22,/* root: gather `word` failed; body = status (32 bits), text */
-    XP_MSG_LATE = 23          /* leaf: its deadline for gather `word` has passed: who is missing? */
+    XP_MSG_LATE = 23          /* leaf: its deadline for gather `word` has passed: who is missing? body = the deadline in ms (64 bits), name */
 };
+
+#define XP_LATE_START UINT32_MAX /* the `word` of XP_MSG_LATE for the start-up, whose messages name no gather */
 
 struct xp_msg_head {
     uint16_t type;

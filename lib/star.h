@@ -18,9 +18,11 @@ struct xp_bootstrap_net {
     int *fds;     /* rank 0: [size], -1 for itself; others: [1], the connection to rank 0 */
 };
 
+#define XP_LATE_MSG (XP_MSG_HEAD + 8u) /* a rank's word that its deadline has passed; body = the deadline in ms */
+
 /*
  * Rank 0: gathers the others on a listening socket (which stays the caller's). All of them hear of a failure.
- * Returns XP_OK; XP_ERR_TIMEOUT (text lists the missing ranks); XP_ERR_MISMATCH; XP_ERR_REMOTE; XP_ERR_NO_MEMORY; XP_ERR_SYSTEM.
+ * Returns XP_OK; XP_ERR_TIMEOUT (the deadline of any rank; text lists the missing ranks); XP_ERR_MISMATCH; XP_ERR_REMOTE; XP_ERR_NO_MEMORY; XP_ERR_SYSTEM.
  */
 xp_status xp_star_gather(struct xp_bootstrap_net *net, int listener, const struct xp_identity *me, double deadline,
                          char *err, size_t err_size);

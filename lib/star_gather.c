@@ -168,14 +168,38 @@ static int hear_guest(struct gathering *g, struct guest *guest)
     }
 }
 
-/* A rank has nothing to say before START: what can be read is the end of its connection. */
+static void name_the_missing(struct gathering *g, double seconds)
+{
+    size_t at = 0;
+
+    g->status = XP_ERR_TIMEOUT;
+    at += (size_t)snprintf(g->err, g->err_size, "start-up: within %.1f s only %d of %d ranks came; missing: rank", seconds,
+                           g->joined, g->net->size);
+    for (int r = 1, named = 0; r < g->net->size && at < g->err_size; r++) {
+        if (g->net->fds[r] >= 0)
+            continue;
+        if (named++ == 16) {
+            snprintf(g->err + at, g->err_size - at, " and others");
+            return;
+        }
+        at += (size_t)snprintf(g->err + at, g->err_size - at, "%s %d", named > 1 ? "," : "", r);
+    }
+}
+
+/* All that a rank says before START is that its deadline has passed. What else can be read is the end of its connection. */
 static void hear_rank(struct gathering *g, int rank)
 {
-    char byte;
-    ssize_t n = recv(g->net->fds[rank], &byte, 1, MSG_PEEK);
+    uint8_t msg[XP_LATE_MSG];
+    struct xp_msg_head head;
+    ssize_t n = recv(g->net->fds[rank], msg, sizeof(msg), 0);
 
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
         return;
+    if (n == sizeof(msg) && xp_msg_head_read(msg, XP_LATE_MSG - XP_MSG_HEAD, &head) && head.type == XP_MSG_LATE) {
+        if (g->status == XP_OK)
+            name_the_missing(g, 1e-3 * (double)xp_get64(msg + XP_MSG_HEAD));
+        return;
+    }
     close(g->net->fds[rank]);
     g->net->fds[rank] = -1;
     g->lost[rank] = xp_now();
@@ -219,23 +243,6 @@ static void hear_all(struct gathering *g, double deadline)
     }
 }
 
-static void name_the_missing(struct gathering *g, double seconds)
-{
-    size_t at = 0;
-
-    at += (size_t)snprintf(g->err, g->err_size, "start-up: within %.1f s only %d of %d ranks came; missing: rank", seconds,
-                           g->joined, g->net->size);
-    for (int r = 1, named = 0; r < g->net->size && at < g->err_size; r++) {
-        if (g->net->fds[r] >= 0)
-            continue;
-        if (named++ == 16) {
-            snprintf(g->err + at, g->err_size - at, " and others");
-            return;
-        }
-        at += (size_t)snprintf(g->err + at, g->err_size - at, "%s %d", named > 1 ? "," : "", r);
-    }
-}
-
 /* Everybody is here, or the start-up has failed: tells all ranks which. */
 static void tell_all(struct gathering *g)
 {
@@ -258,7 +265,7 @@ static void tell_all(struct gathering *g)
     }
 }
 
-/* The start-up has failed by somebody's fault: the others are still coming and should not wait for a closed door. */
+/* The start-up has failed before the deadline: the others are still coming and should not wait for a closed door. */
 static void tell_latecomers(struct gathering *g)
 {
     double until = xp_now() + VERDICT_SECONDS;
@@ -295,14 +302,13 @@ xp_status xp_star_gather(struct xp_bootstrap_net *net, int listener, const struc
     while (g->status == XP_OK && g->joined < net->size) {
         if (xp_now() >= deadline) {
             name_the_missing(g, deadline - start);
-            g->status = XP_ERR_TIMEOUT;
             break;
         }
         hear_all(g, deadline);
     }
     if (s == XP_OK)
         tell_all(g);
-    if (g->status == XP_ERR_MISMATCH || g->status == XP_ERR_REMOTE)
+    if (s == XP_OK && g->status != XP_OK && xp_now() < deadline)
         tell_latecomers(g);
     s = g->status;
     while (g->nguests > 0)

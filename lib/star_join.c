@@ -7,6 +7,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -18,7 +19,7 @@
 #define ATTEMPT_SECONDS 5.0
 #define FIRST_ATTEMPT_SECONDS 0.25 /* where there are other addresses to try, patience grows from here */
 #define REFUSAL_SECONDS 5.0 /* refused for so long by everybody who answers: not a matter of time */
-#define START_GRACE 1.0     /* rank 0's own report of a missed deadline comes a little after the deadline */
+#define ANSWER_SECONDS 1.0  /* after its deadline a rank gives rank 0 so long to say who is missing */
 #define TEXT_MAX 512u
 
 enum outcome { JOINED, TRY_AGAIN, REFUSED };
@@ -90,14 +91,27 @@ static enum outcome attempt(struct joining *j, const struct xp_address *root, do
     return JOINED;
 }
 
+/* This rank's deadline has passed, perhaps long before rank 0's, which may have come later. */
+static void ask_who_is_missing(int fd, double seconds)
+{
+    uint8_t msg[XP_LATE_MSG];
+
+    xp_msg_head_write(msg, XP_MSG_LATE, XP_LATE_START, XP_LATE_MSG - XP_MSG_HEAD);
+    xp_put64(msg + XP_MSG_HEAD, (uint64_t)(1000 * seconds));
+    xp_socket_write(fd, msg, sizeof(msg), 0);
+}
+
 /* Rank 0 knows us. It now waits for the others. */
-static xp_status await_start(struct xp_bootstrap_net *net, const struct joining *j, double deadline, char *err,
+static xp_status await_start(struct xp_bootstrap_net *net, const struct joining *j, double start, double deadline, char *err,
                              size_t err_size)
 {
     uint8_t body[TEXT_MAX];
     struct xp_msg_head head;
-    int e = read_message(j->fd, &head, body, sizeof(body), deadline + START_GRACE);
+    int e;
 
+    if (xp_socket_wait(j->fd, POLLIN, deadline) == 0)
+        ask_who_is_missing(j->fd, deadline - start);
+    e = read_message(j->fd, &head, body, sizeof(body), deadline + ANSWER_SECONDS);
     if (e == 0 && head.type == XP_MSG_START && head.len == 8) {
         net->job = xp_get64(body);
         return XP_OK;
@@ -108,7 +122,7 @@ static xp_status await_start(struct xp_bootstrap_net *net, const struct joining 
         return s < 0 ? s : XP_ERR_REMOTE;
     }
     if (e == -ETIMEDOUT) {
-        snprintf(err, err_size, "start-up: rank 0 is there but did not start the job before the deadline");
+        snprintf(err, err_size, "start-up: rank 0 came, but does not say who is missing after %.1f s", deadline - start);
         return XP_ERR_TIMEOUT;
     }
     snprintf(err, err_size, "start-up: rank 0 went away (%s)", e != 0 ? strerror(-e) : "unexpected message");
@@ -162,7 +176,7 @@ xp_status xp_star_join(struct xp_bootstrap_net *net, const struct xp_address *ro
         nap(&pause);
     }
     net->fds[0] = j.fd;
-    xp_status s = await_start(net, &j, deadline, err, err_size);
+    xp_status s = await_start(net, &j, start, deadline, err, err_size);
     if (s != XP_OK)
         xp_star_close(net);
     return s;

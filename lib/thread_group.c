@@ -16,6 +16,7 @@
 struct xp_thread_group {
     int nranks;
     int broken_by; /* rank that gave up, -1 = none */
+    char why[256]; /* its text */
     pthread_mutex_t lock;
     pthread_cond_t changed;
     unsigned generation; /* rounds completed */
@@ -72,6 +73,22 @@ static int fail(struct xp_thread_seat *seat, xp_status s, const char *text)
     return s;
 }
 
+/* With the lock held: the first rank to give up, and why. */
+static void give_up(xp_thread_group *g, int rank, const char *why)
+{
+    if (g->broken_by < 0) {
+        g->broken_by = rank;
+        snprintf(g->why, sizeof(g->why), "%s", why);
+    }
+    pthread_cond_broadcast(&g->changed);
+}
+
+static int fail_with_group(struct xp_thread_seat *seat)
+{
+    snprintf(seat->err, sizeof(seat->err), "%.220s; rank %d gave up", seat->group->why, seat->group->broken_by);
+    return XP_ERR_REMOTE;
+}
+
 static void name_the_missing(const xp_thread_group *g, char *text, size_t size)
 {
     size_t at = (size_t)snprintf(text, size, "the deadline passed; missing:");
@@ -92,15 +109,12 @@ static int await_round(struct xp_thread_seat *seat, unsigned round)
         if (pthread_cond_timedwait(&g->changed, &g->lock, &until) == ETIMEDOUT && g->generation == round &&
             g->broken_by < 0) {
             name_the_missing(g, text, sizeof(text));
-            g->broken_by = seat->rank;
-            pthread_cond_broadcast(&g->changed);
-            return fail(seat, XP_ERR_TIMEOUT, text);
+            fail(seat, XP_ERR_TIMEOUT, text);
+            give_up(g, seat->rank, seat->err);
+            return XP_ERR_TIMEOUT;
         }
     }
-    if (g->generation != round)
-        return 0;
-    snprintf(text, sizeof(text), "rank %d gave up", g->broken_by);
-    return fail(seat, XP_ERR_REMOTE, text);
+    return g->generation != round ? 0 : fail_with_group(seat);
 }
 
 /* With the lock held: this rank's part goes into the round's buffer. */
@@ -135,7 +149,7 @@ int xp_thread_group_allgather(void *user, const void *in, void *out, size_t len)
         pthread_cond_wait(&g->changed, &g->lock);
     round = g->generation;
     if (g->broken_by >= 0)
-        e = fail(seat, XP_ERR_REMOTE, "another rank gave up");
+        e = fail_with_group(seat);
     else
         e = contribute(seat, in, len);
     if (e == 0 && g->arrived == g->nranks) {
@@ -157,11 +171,9 @@ int xp_thread_group_allgather(void *user, const void *in, void *out, size_t len)
     return e;
 }
 
-void xp_thread_group_break(xp_thread_group *g, int rank)
+void xp_thread_group_break(xp_thread_group *g, int rank, const char *why)
 {
     pthread_mutex_lock(&g->lock);
-    if (g->broken_by < 0)
-        g->broken_by = rank;
-    pthread_cond_broadcast(&g->changed);
+    give_up(g, rank, why);
     pthread_mutex_unlock(&g->lock);
 }

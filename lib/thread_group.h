@@ -21,7 +21,7 @@ int xp_thread_group_size(const xp_thread_group *g);
 /* An xp_allgather_fn. Returns 0 or an xp_status. */
 int xp_thread_group_allgather(void *seat, const void *in, void *out, size_t len);
 
-/* This rank gives up: the others stop waiting for it. The group is of no use afterwards. */
-void xp_thread_group_break(xp_thread_group *g, int rank);
+/* This rank gives up: the others stop waiting for it and hear why. The group is of no use afterwards. */
+void xp_thread_group_break(xp_thread_group *g, int rank, const char *why);
 
 #endif

@@ -213,18 +213,15 @@ static int check_survivor(const struct trial *t, xp_status s, const char *error,
     return 0;
 }
 
-/* Killed before the comm was there: the survivors must hear that as well, at the latest when the deadline has passed. The text names the
- * victim, or tells of a peer that gave up for the same reason a moment before: rank 0 at its deadline, or one that took its segment along. */
+/* Killed before the comm was there: the survivors must hear that as well, at the latest when the deadline has passed, and of the victim,
+ * not of a peer that gave up for the same reason a moment before. */
 static int check_start_up(const struct trial *t, xp_status s)
 {
     const char *error = xp_last_error();
     char name[16];
 
     snprintf(name, sizeof(name), "rank %d", t->victim);
-    const int told = (s == XP_ERR_REMOTE || s == XP_ERR_TIMEOUT) &&
-                     (strstr(error, name) || strstr(error, "rank 0 is there but did not start the job before the deadline"));
-    const int left = s == XP_ERR_SYSTEM && strstr(error, "cannot connect to rank") && strstr(error, "of a peer: No such file");
-    if (!told && !left)
+    if ((s != XP_ERR_REMOTE && s != XP_ERR_TIMEOUT) || !strstr(error, "start-up: ") || !strstr(error, name))
         return board_complain("start-up", error);
     if (clock_now() - board->when > atof(DEADLINE) + 1.5)
         return board_complain("start-up", "too late");
