@@ -197,9 +197,18 @@ int xp_cuda_fold_combine_backward(const struct xp_gpu *g, const struct xp_gpu_fo
 /* xp_fold_dispatch_backward: grad_x[tokens][dim]. */
 int xp_cuda_fold_dispatch_backward(const struct xp_gpu *g, const struct xp_gpu_fold *f, const void *grad_y, const void *sums, const void *jg, void *grad_x);
 
+/* ---- copies of rows (row_copies.cu) ---- */
+
+/* copy_of[r] = the first row of its frame that row r equals byte for byte, r itself for a row that equals none before it: what xp_dedup of
+ * codec.h finds, unless keys of 64 bits collide, which leaves a copy unfound. frames: `count` of them on the device, ascending and apart;
+ * of rows outside of them nothing is read or written. in->index is not looked at; any type, any alignment. scratch:
+ * xp_cuda_row_copies_scratch(rows) bytes, all 0 before, 8-byte aligned. */
+size_t xp_cuda_row_copies_scratch(size_t rows);
+int xp_cuda_row_copies(const struct xp_gpu *g, const struct xp_rows *in, const struct xp_gpu_frame *frames, size_t count, void *scratch, uint32_t *copy_of);
+
 /* ---- rows of a MoE layer on their way (moe.cu; collectives/dispatch.c, combine.c) ---- */
 
-/* out[i] = row in->index[i], bit for bit; with weights weight[i] times it, rounded to the type. */
+/* out[i] = row in->index[i], bit for bit, bytes too; with weights weight[i] times it, rounded to the type. */
 int xp_cuda_rows_gather(const struct xp_gpu *g, const struct xp_rows *in, const float *weight, void *out);
 
 /* row_sum, for many rows: out[i] is the sum over parts, in f32 and in order, of sums over terms, weight * row; rounded once. A part
@@ -263,6 +272,8 @@ struct xp_cuda_table {
     size_t (*pack_scratch)(const struct xp_gpu *g);
     int (*pack)(const struct xp_gpu *g, const uint8_t *slots, size_t stride, const uint32_t *lengths, const uint32_t *order, size_t rows, void *scratch,
                 uint64_t *at, uint8_t *payload);
+    size_t (*row_copies_scratch)(size_t rows);
+    int (*row_copies)(const struct xp_gpu *g, const struct xp_rows *in, const struct xp_gpu_frame *frames, size_t count, void *scratch, uint32_t *copy_of);
     int (*rows_gather)(const struct xp_gpu *g, const struct xp_rows *in, const float *weight, void *out);
     int (*rows_sums)(const struct xp_gpu *g, const struct xp_rows *in, const struct xp_gpu_terms *terms, void *out);
     int (*row_spread)(const struct xp_gpu *g, const struct xp_quantiser *q, const struct xp_gpu_coded_rows *rows, xp_dtype t, size_t count,

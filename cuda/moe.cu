@@ -16,6 +16,11 @@ constexpr unsigned BLOCKS_PER_SM = 8;
 constexpr unsigned AHEAD = 4;    /* rows loaded before they are added */
 constexpr unsigned PARTIALS = 8; /* of a product */
 
+/* Rows that are only moved. */
+struct xp_row_byte {
+    typedef uint8_t word;
+};
+
 struct Rows {
     const unsigned char *from;
     unsigned char *to;
@@ -40,26 +45,32 @@ template <class T> static __device__ __forceinline__ Item item_of(const Rows &d,
 
 /* ---- rows as they are, or times a weight ---- */
 
+template <class T, bool WIDE> static __device__ __forceinline__ void store_weighted(const Rows &d, const Item &at, const xp_columns<T, WIDE> &x, unsigned lane)
+{
+    const float weight = d.weight[at.row];
+    float v[xp_per_load<T>];
+
+#pragma unroll
+    for (unsigned k = 0; k < xp_per_load<T>; k++)
+        v[k] = __fmul_rn(weight, x.value(k));
+    x.store(d.to + at.row * d.row_bytes, at.first, d.dim, lane, v);
+}
+
 template <class T, bool WIDE> __global__ void __launch_bounds__(THREADS, 4) gather_kernel(const __grid_constant__ Rows d, size_t items)
 {
-    constexpr unsigned PER = xp_per_load<T>;
     const unsigned lane = threadIdx.x % 32;
 
     for (size_t i = blockIdx.x * (THREADS / 32) + threadIdx.x / 32; i < items; i += gridDim.x * (THREADS / 32)) {
         const Item at = item_of<T>(d, i);
         xp_columns<T, WIDE> x;
-        float v[PER];
 
         x.load(d.from + (size_t)d.index[at.row] * d.row_bytes, at.first, d.dim, lane, true);
-        if (!d.weight) {
-            x.store_as_loaded(d.to + at.row * d.row_bytes, at.first, d.dim, lane);
-            continue;
-        }
-        const float weight = d.weight[at.row];
-#pragma unroll
-        for (unsigned k = 0; k < PER; k++)
-            v[k] = __fmul_rn(weight, x.value(k));
-        x.store(d.to + at.row * d.row_bytes, at.first, d.dim, lane, v);
+        if constexpr (sizeof(typename T::word) > 1)
+            if (d.weight) {
+                store_weighted(d, at, x, lane);
+                continue;
+            }
+        x.store_as_loaded(d.to + at.row * d.row_bytes, at.first, d.dim, lane);
     }
 }
 
@@ -171,12 +182,13 @@ template <class T, class K> int launch_items(const struct xp_gpu *g, const char 
 extern "C" int xp_cuda_rows_gather(const struct xp_gpu *g, const struct xp_rows *in, const float *weight, void *out)
 {
     Rows d = rows_of(in, out);
-
-    d.weight = weight;
-    return xp_for_type(in->dtype, [&](auto t) {
+    const auto launch = [&](auto t) {
         typedef decltype(t) T;
         return launch_items<T>(g, "gather", is_wide(d) ? gather_kernel<T, true> : gather_kernel<T, false>, d);
-    });
+    };
+
+    d.weight = weight;
+    return in->dtype == XP_BYTE ? launch(xp_row_byte()) : xp_for_type(in->dtype, launch);
 }
 
 extern "C" int xp_cuda_rows_sums(const struct xp_gpu *g, const struct xp_rows *in, const struct xp_gpu_terms *terms, void *out)

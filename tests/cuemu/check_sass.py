@@ -15,7 +15,7 @@ import sys
 
 # kernel -> (name must contain, most narrow loads in loops, most narrow stores). Where a kernel also has a path for rows off 16-byte
 # boundaries no most is given; where results are words, no wide store is asked for.
-RESULTS_ARE_WORDS = {"assign_kernel", "refine_kernel"}
+RESULTS_ARE_WORDS = {"assign_kernel", "refine_kernel", "compare_kernel"}
 HOT = {
     "hash_kernel": ("Lb1E", 1, 1),      # the row's index; ids
     "centroid_kernel": ("Lb1E", 4, 0),  # start, order, index, count
@@ -28,6 +28,7 @@ HOT = {
     "combine_kernel": ("Lb1E", None, 0),
     "sums_kernel": ("Lb1E", None, 0),
     "gather_kernel": ("Lb1E", None, 0),
+    "compare_kernel": ("Lb1E", None, None),
     "backward_kernel": ("Lb1E", None, 0),
 }
 MOST_REGISTERS = 128

@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 static const struct cuda_case *const tables[] = {cuda_hash_cases, cuda_rows_cases, cuda_quant_cases, cuda_frames_cases, cuda_book_cases,
-                                                 cuda_fold_cases, cuda_moe_cases, cuda_sums_cases, cuda_bytes_cases};
+                                                 cuda_fold_cases, cuda_copies_cases, cuda_moe_cases, cuda_sums_cases, cuda_bytes_cases};
 
 static void fail(struct check *c, const char *what, va_list args)
 {

@@ -17,7 +17,7 @@ struct cuda_case {
     void (*bench)(struct check *c, const struct xp_gpu *g);
 };
 extern const struct cuda_case cuda_hash_cases[], cuda_rows_cases[], cuda_quant_cases[], cuda_frames_cases[], cuda_book_cases[],
-    cuda_fold_cases[], cuda_moe_cases[], cuda_sums_cases[], cuda_bytes_cases[];
+    cuda_fold_cases[], cuda_copies_cases[], cuda_moe_cases[], cuda_sums_cases[], cuda_bytes_cases[];
 
 /* Compares what the device has with what the C entry gave. floats: bytes are f32, and any NaN equals any other. */
 void check_device(struct check *c, const void *expected, const void *device, size_t bytes, int floats, const char *what, ...)

@@ -117,6 +117,24 @@ static void compare_gather(struct check *c, const struct xp_gpu *g, const struct
     free(scaled);
 }
 
+/* Rows of bytes are gathered, too: here those that the layer's memory has when it is read so. */
+static void compare_bytes_gathered(struct check *c, const struct xp_gpu *g, const struct layer *l, size_t rows)
+{
+    uint32_t *index = random_numbers(c, rows, l->rows), *dev_index = device_upload(index, rows * 4);
+    const size_t dim = check_below(c, 2) ? l->row_bytes : 1 + check_below(c, l->row_bytes), shift = check_below(c, 2) ? l->shift : 0;
+    char *want = malloc(rows * dim + 1), *out = device_upload(NULL, shift + rows * dim);
+    const struct xp_rows in = {.data = l->device, .index = dev_index, .rows = rows, .dim = dim, .dtype = XP_BYTE};
+
+    for (size_t r = 0; r < rows; r++)
+        memcpy(want + r * dim, l->host + index[r] * dim, dim);
+    check_launched(c, xp_cuda_rows_gather(g, &in, NULL, out + shift), "gather");
+    check_device(c, want, out + shift, rows * dim, 0, "%zu rows of %zu bytes gathered", rows, dim);
+    device_free(dev_index);
+    device_free(out);
+    free(index);
+    free(want);
+}
+
 /* Up to nine terms a row in parts; some rows are copies, some have none. */
 struct terms {
     uint32_t *first, *row;
@@ -205,6 +223,7 @@ static void compare_moe(struct check *c, const struct xp_gpu *gpu, const struct 
     struct layer l = make_layer(c, t, 1 + check_below(c, some), dim), other = make_layer(c, t, check_below(c, some), dim);
 
     compare_gather(c, g, &l, check_below(c, some));
+    compare_bytes_gathered(c, g, &l, check_below(c, some));
     compare_sums(c, g, plain, &l, check_below(c, some));
     compare_dots(c, g, &l, &other);
     drop_layer(&l);
