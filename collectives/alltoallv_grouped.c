@@ -30,6 +30,7 @@ static void grouped_destroy(void *state)
     xp_pool_free(&g->memory);
     if (g->coder)
         xp_device_coder_close(g->coder);
+    xp_grouped_copies_destroy(g);
     xp_device_leave(g->dev, g->shape->device_number, before);
     xp_counts_destroy(&g->counts);
     free(g->coder);
@@ -52,11 +53,14 @@ static xp_status allocate(struct xp_grouped *g)
     if (!g->out || !g->in || !g->send.piece || !g->recv.piece)
         return XP_ERR_NO_MEMORY;
     xp_status st = xp_counts_create(&g->counts, s, 1);
-    if (st != XP_OK || !s->coder || s->comm->nodes < 2)
+    if (st != XP_OK || !(s->coder || s->dedup) || s->comm->nodes < 2)
         return st;
     g->head_memory = malloc(xp_grouped_head_bytes(s, s->max_send_rows) + xp_grouped_head_bytes(s, s->max_recv_rows));
-    g->coder = calloc(1, sizeof *g->coder);
-    return g->head_memory && g->coder ? XP_OK : XP_ERR_NO_MEMORY;
+    if (s->coder)
+        g->coder = calloc(1, sizeof *g->coder);
+    else
+        g->copies = calloc(1, sizeof *g->copies);
+    return g->head_memory && (g->coder || g->copies) ? XP_OK : XP_ERR_NO_MEMORY;
 }
 
 static int create_coder(struct xp_grouped *g)
@@ -79,7 +83,9 @@ static int create_coder(struct xp_grouped *g)
 static int create_on_device(struct xp_grouped *g)
 {
     int e = xp_device_lanes_create(g->dev, &g->lanes, 0);
-    return e || !g->coder ? e : create_coder(g);
+    if (e)
+        return e;
+    return g->coder ? create_coder(g) : g->copies ? xp_grouped_copies_create(g) : 0;
 }
 
 static xp_status grouped_create(void **state, const struct xp_shape *shape)
@@ -171,14 +177,30 @@ static xp_status grouped_start(void *state, const struct xp_call *call, xp_stats
 static uint64_t even_rows(const struct xp_grouped *g)
 {
     const struct xp_call *c = g->call;
-    uint64_t rows = g->can_alltoall && !g->coder ? c->send_rows[0] : 0;
+    uint64_t rows = g->can_alltoall ? c->send_rows[0] : 0;
     for (int i = 0; i < g->shape->comm->size; i++)
-        if (c->send_rows[i] != rows || c->recv_rows[i] != rows)
+        if (c->send_rows[i] != rows || c->recv_rows[i] != rows || g->out[i].rows)
             rows = 0;
     return rows;
 }
 
-/* What the last call used is free: everything is posted, rows are coded, headers go out. */
+/* Enqueues what the heads are made of. */
+static int prepare_heads(struct xp_grouped *g)
+{
+    if (g->copies)
+        return xp_grouped_copies_find(g);
+    return g->coder && g->coder->batch[0].frames ? xp_device_encode(g->coder, &g->coder->batch[0], g->lanes.in) : 0;
+}
+
+/* XP_DEVICE_NOT_READY: it is still at work. */
+static int heads_are_known(struct xp_grouped *g)
+{
+    if (g->copies && g->copies->frames)
+        return g->dev->event_query(g->copies->known);
+    return g->coder && g->coder->batch[0].frames ? g->dev->event_query(g->coder->batch[0].known) : 0;
+}
+
+/* What the last call used is free: everything is posted, rows are coded or compared, headers go out. */
 static xp_status begin(struct xp_grouped *g)
 {
     const struct xp_comm *c = g->shape->comm;
@@ -197,18 +219,19 @@ static xp_status begin(struct xp_grouped *g)
     g->even = even_rows(g);
     for (int i = 1; i < c->size; i++)
         xp_counts_send(&g->counts, (c->rank + i) % c->size, &g->even, 1, g->stats);
-    if (g->coder && g->coder->batch[0].frames)
-        e = xp_device_encode(g->coder, &g->coder->batch[0], g->lanes.in);
+    for (int i = 0; i < c->size; i++)
+        g->stats->rows_unique += c->node_of[i] != c->node ? g->call->send_rows[i] : 0; /* copies are taken off when they are known */
+    e = prepare_heads(g);
     return e ? xp_device_failed(g->shape, e, "coding rows") : XP_OK;
 }
 
-/* All counts are here and agree, and the rows are coded: the heads go out. */
+/* All counts are here and agree, and the rows are coded or compared: the heads go out, and distinct rows are gathered meanwhile. */
 static xp_status after_counts(struct xp_grouped *g)
 {
     xp_status st = xp_counts_done(&g->counts) ? xp_counts_verdict(&g->counts) : XP_IN_PROGRESS;
     if (st != XP_OK)
         return st;
-    int e = g->coder && g->coder->batch[0].frames ? g->dev->event_query(g->coder->batch[0].known) : 0;
+    int e = heads_are_known(g);
     if (e == XP_DEVICE_NOT_READY)
         return XP_IN_PROGRESS;
     if (e)
@@ -217,7 +240,8 @@ static xp_status after_counts(struct xp_grouped *g)
         xp_device_known(g->coder, &g->coder->batch[0]);
     xp_grouped_heads_send(g);
     g->phase = XP_GROUP_HEADS;
-    return XP_OK;
+    e = g->copies && g->copies->gathered ? xp_grouped_copies_gather(g) : 0;
+    return e ? xp_device_failed(g->shape, e, "gathering rows") : XP_OK;
 }
 
 /* Whether all ranks have the same number of rows for all. */
@@ -268,7 +292,7 @@ static xp_status after_joining(struct xp_grouped *g)
     if (st != XP_OK)
         return transport_failed(g, st, why);
     g->phase = XP_GROUP_MOVING;
-    int e = g->coder ? xp_grouped_decode(g) : 0;
+    int e = g->coder ? xp_grouped_decode(g) : g->copies && g->copies->staged ? xp_grouped_copies_spread(g) : 0;
     if (!e)
         e = xp_device_lanes_leave(g->dev, &g->lanes, g->call->stream);
     return e ? xp_device_failed(g->shape, e, "decoding rows") : XP_OK;
@@ -287,7 +311,7 @@ static xp_status moving(struct xp_grouped *g)
     if (e)
         return xp_device_failed(g->shape, e, "exchanging rows");
     g->phase = XP_GROUP_OVER;
-    snprintf(g->stats->codec, sizeof g->stats->codec, "%s", g->coder ? g->shape->coder->desc.choice.name : "raw");
+    snprintf(g->stats->codec, sizeof g->stats->codec, "%s", g->coder ? g->shape->coder->desc.choice.name : g->copies && g->copies->gathered ? "exact" : "raw");
     return XP_OK;
 }
 
@@ -327,7 +351,7 @@ static void grouped_waiting_for(void *state, char *text, size_t size)
     else if (g->phase >= XP_GROUP_JOINING)
         snprintf(text, size, "the group of NCCL");
     else
-        snprintf(text, size, "%s", g->phase == XP_GROUP_HEADS ? "the heads of coded rows" : "the device");
+        snprintf(text, size, "%s", g->phase == XP_GROUP_HEADS ? "the heads of rows" : "the device");
 }
 
 /* A group under way is waited for by the device: only an abort ends it. */

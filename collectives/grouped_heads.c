@@ -1,5 +1,5 @@
 /*
- * grouped_heads.c - heads of coded rows, and the pieces of device memory that follow from them (grouped.h)
+ * grouped_heads.c - heads of rows, and the pieces of device memory that follow from them (grouped.h)
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#include "collectives/rowmap.h"
 #include "hash/bytes.h"
 
 enum { KIND_RAW = 0, KIND_CODED = 1 };
@@ -17,8 +18,18 @@ size_t xp_grouped_frames(const struct xp_shape *s, size_t rows)
     return rows / s->chunk_rows + (size_t)s->comm->size;
 }
 
+/* Whether rows to and from this peer have a head. */
+static int has_head(const struct xp_shape *s, int peer, size_t rows)
+{
+    if (!s->dedup)
+        return xp_device_codes(s, peer) && rows > 0;
+    return s->comm->node_of[peer] != s->comm->node && rows > s->chunk_rows;
+}
+
 size_t xp_grouped_head_bytes(const struct xp_shape *s, size_t rows)
 {
+    if (s->dedup)
+        return (size_t)s->comm->size * xp_rowmap_bound(1) + xp_rowmap_bound(rows);
     return xp_grouped_frames(s, rows) * (KIND_AND_SEED + XP_QUANT_PREFIX + s->row_bytes) + rows;
 }
 
@@ -31,6 +42,8 @@ static size_t frame_rows(const struct xp_shape *s, const struct xp_heads *h, siz
 
 static size_t head_bytes(const struct xp_shape *s, const struct xp_heads *h)
 {
+    if (s->dedup)
+        return h->rows ? xp_rowmap_bound(h->rows) : 0;
     return h->frames * (KIND_AND_SEED + XP_QUANT_PREFIX + s->row_bytes) + h->rows;
 }
 
@@ -42,9 +55,10 @@ static void set_up(struct xp_grouped *g, struct xp_heads *all, const size_t *row
         struct xp_heads *h = &all[i];
         memset(h, 0, sizeof *h);
         h->row = row;
-        h->rows = xp_device_codes(g->shape, i) ? rows[i] : 0;
+        h->rows = has_head(s, i, rows[i]) ? rows[i] : 0;
+        h->distinct = rows[i];
         h->frame = frame;
-        h->frames = (h->rows + s->chunk_rows - 1) / s->chunk_rows;
+        h->frames = g->coder ? (h->rows + s->chunk_rows - 1) / s->chunk_rows : 0;
         h->bytes = memory;
         h->cap = head_bytes(s, h);
         memory += h->cap;
@@ -81,6 +95,8 @@ void xp_grouped_heads_send(struct xp_grouped *g)
             continue;
         for (size_t f = 0; f < h->frames; f++)
             h->len += xp_device_write_head(g->coder, &g->coder->batch[0], h->frame + f, h->bytes + h->len);
+        if (g->copies)
+            h->len = xp_grouped_copies_write(g, h);
         xp_comm_send(s->comm, i, XP_LANE_BULK, tag_of(g), h->bytes, h->len, &h->op);
         xp_count_sent(s->comm, g->stats, i, h->len);
     }
@@ -132,16 +148,19 @@ static void add_piece(struct xp_piece_list *list, int peer, int kind, int *kind_
     list->piece[list->count++] = (struct xp_piece){peer, buf, len};
 }
 
+/* Where rows are of which some may travel for others: in these buffers, or, where some do, in the memory for those that travel. */
+static void *place_of(const struct xp_heads *h, const void *rows, char *distinct, size_t row_bytes)
+{
+    return h->distinct < h->rows ? distinct + h->place * row_bytes : (char *)(uintptr_t)rows + h->row * row_bytes;
+}
+
 static int pieces_to(struct xp_grouped *g, int peer)
 {
     const struct xp_shape *s = g->shape;
     const struct xp_heads *h = &g->out[peer];
-    char *rows = (char *)(uintptr_t)g->call->send;
     int kind = -1, e = 0;
-    if (!xp_device_codes(g->shape, peer)) {
-        add_piece(&g->send, peer, KIND_RAW, &kind, rows + h->row * s->row_bytes, g->call->send_rows[peer] * s->row_bytes);
-        return 0;
-    }
+    if (!h->frames)
+        add_piece(&g->send, peer, KIND_RAW, &kind, place_of(h, g->call->send, g->copies ? g->copies->dev.rows : NULL, s->row_bytes), h->distinct * s->row_bytes);
     for (size_t f = 0; !e && f < h->frames; f++) {
         const void *raw;
         size_t len;
@@ -176,29 +195,36 @@ static int read_head(struct xp_grouped *g, const struct xp_heads *h, size_t f, s
     return head > 0 && p->length <= rows * g->shape->row_bytes;
 }
 
+static xp_status bad_heads(const struct xp_grouped *g, int peer)
+{
+    return xp_error(g->shape->comm, XP_ERR_CORRUPT, "alltoallv: the heads of rows from rank %d are not what they claim", peer);
+}
+
 /* staging: where the coded bytes of this peer begin in the staging memory; moved on. */
 static xp_status pieces_from(struct xp_grouped *g, int peer, size_t *staging)
 {
     const struct xp_shape *s = g->shape;
-    const struct xp_heads *h = &g->in[peer];
+    struct xp_heads *h = &g->in[peer];
     char *rows = g->call->recv;
     size_t at = 0;
     int kind = -1;
-    if (!xp_device_codes(g->shape, peer)) {
-        add_piece(&g->recv, peer, KIND_RAW, &kind, rows + h->row * s->row_bytes, g->call->recv_rows[peer] * s->row_bytes);
+    if (g->copies && h->rows && !xp_grouped_copies_read(g, h))
+        return bad_heads(g, peer);
+    if (!h->frames) {
+        add_piece(&g->recv, peer, KIND_RAW, &kind, place_of(h, rows, g->copies ? g->copies->dev.staging : NULL, s->row_bytes), h->distinct * s->row_bytes);
         return XP_OK;
     }
     for (size_t f = 0; f < h->frames; f++) {
         struct xp_quant_parts p;
         if (!read_head(g, h, f, &at, &p))
-            return xp_error(s->comm, XP_ERR_CORRUPT, "alltoallv: the heads of rows from rank %d are not what they claim", peer);
+            return bad_heads(g, peer);
         if (p.formats)
             add_piece(&g->recv, peer, KIND_CODED, &kind, g->coder->staging + *staging, p.length);
         else
             add_piece(&g->recv, peer, KIND_RAW, &kind, rows + (h->row + f * s->chunk_rows) * s->row_bytes, p.length);
         *staging += p.formats ? p.length : 0;
     }
-    return at == h->op.len || !h->rows ? XP_OK : xp_error(s->comm, XP_ERR_CORRUPT, "alltoallv: the heads of rows from rank %d are too long", peer);
+    return at == h->op.len ? XP_OK : xp_error(s->comm, XP_ERR_CORRUPT, "alltoallv: the heads of rows from rank %d are too long", peer);
 }
 
 xp_status xp_grouped_make_pieces(struct xp_grouped *g)

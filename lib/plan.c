@@ -111,17 +111,19 @@ static void resolve_names(struct record *r, const struct xp_comm *c, const xp_pl
         memcpy(r->algo, algo, strlen(algo));
 }
 
-/* The codecs that run on the device; in exact mode rows may be coded by the host. */
+/* The codecs that run on the device; in exact mode, without NCCL, rows may be coded by the host. */
 static void resolve_device_codec(struct record *r)
 {
     struct xp_codec_choice choice;
     xp_codec_parse(r->codec, &choice);
     if (r->mode == XP_MODE_EXACT && !r->nccl)
         return;
+    const char *name = r->mode == XP_MODE_BOUNDED ? "quant" : r->mode == XP_MODE_EXACT ? "exact" : "raw";
+    const unsigned id = r->mode == XP_MODE_BOUNDED ? XP_CODEC_QUANT : r->mode == XP_MODE_EXACT ? XP_CODEC_EXACT : XP_CODEC_RAW;
     if (choice.automatic)
-        snprintf(r->codec, sizeof r->codec, r->mode == XP_MODE_BOUNDED ? "quant" : "raw");
-    else if (choice.id != XP_CODEC_RAW && (choice.id != XP_CODEC_QUANT || r->mode != XP_MODE_BOUNDED))
-        refuse(r, XP_ERR_UNSUPPORTED, "codec %s does not run on the device; raw, quant and the fixed formats (fp8, int8 ... int2) do", choice.name);
+        snprintf(r->codec, sizeof r->codec, "%s", name);
+    else if (choice.id != XP_CODEC_RAW && choice.id != id)
+        refuse(r, XP_ERR_UNSUPPORTED, "codec %s does not run on the device; raw, exact over NCCL, quant and the fixed formats (fp8, int8 ... int2) do", choice.name);
 }
 
 /* What rows in device memory need of this build and machine, and what is not for them. */
@@ -324,7 +326,7 @@ static void fill_shape(struct xp_plan *p, struct xp_comm *c, const struct record
     s->max_recv_rows = r->max_recv_rows;
     s->chunk_rows = r->chunk / s->row_bytes ? r->chunk / s->row_bytes : 1;
     s->mode = (xp_mode)r->mode;
-    s->dedup = by_host && s->mode != XP_MODE_RAW && strcmp(r->codec, "raw") != 0;
+    s->dedup = strcmp(r->codec, "raw") != 0 && (by_host ? s->mode != XP_MODE_RAW : s->mode == XP_MODE_EXACT && r->nccl);
     s->codec_stats = &p->codec_stats;
     s->device = xp_plan_device(r->memory, &s->device_number);
     s->config_hash = config_hash(r);
@@ -382,7 +384,7 @@ static void build(struct xp_plan *p, struct xp_comm *c, const struct record *all
     xp_status st = fill_maxima(p, all);
     if (st == XP_OK)
         st = xp_plan_create_request(p);
-    if (st == XP_OK && (p->shape.dedup || codes_on_device(p, r)))
+    if (st == XP_OK && ((by_host && p->shape.dedup) || codes_on_device(p, r)))
         st = create_coder(p, r);
     if (st == XP_OK && codes_on_device(p, r) && !xp_device_coder_fits(&p->shape, &why)) {
         refuse(out, XP_ERR_UNSUPPORTED, "%s: %zu values in a row, %zu rows in a message", why, p->shape.dim, p->shape.chunk_rows);

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "collectives/rowmap.h"
 #include "lib/comm.h"
 #include "lib/interpose/nccl_abi.h"
 #include "tests/cuemu/cudart.h"
@@ -106,7 +107,7 @@ static void two_streams(struct device_rank *r)
 
 static void disagreement_in(struct device_rank *r, xp_mode mode)
 {
-    struct exchange e = {.pattern = UNIFORM, .filling = COPIES, .rows = 50, .dim = 16, .dtype = XP_F32, .mode = mode, .seed = 9, .calls = 2};
+    struct exchange e = {.pattern = UNIFORM, .filling = COPIES, .rows = 100, .dim = 16, .dtype = XP_F32, .mode = mode, .seed = 9, .calls = 2};
     struct device_call c;
     device_call_open(r, &e, &c);
     device_call_fill(r, &c, 0);
@@ -133,7 +134,7 @@ static void each_way(struct device_rank *r, void (*what)(struct device_rank *r, 
     static const struct exchange ways[] = {
         {.pattern = UNIFORM, .rows = 40, .dim = 16, .dtype = XP_F32, .mode = XP_MODE_RAW, .seed = 9, .calls = 3},
         {.pattern = RANDOM_SKEW, .rows = 30, .dim = 64, .dtype = XP_BF16, .mode = XP_MODE_BOUNDED, .eps = 0.05, .codec = "quant", .algo = "flat", .seed = 4, .calls = 3},
-        {.pattern = UNIFORM, .filling = COPIES, .rows = 40, .dim = 32, .dtype = XP_BF16, .mode = XP_MODE_EXACT, .seed = 8, .calls = 3},
+        {.pattern = UNIFORM, .filling = COPIES, .rows = 100, .dim = 32, .dtype = XP_BF16, .mode = XP_MODE_EXACT, .seed = 8, .calls = 3},
     };
     static const char *const transports[] = {"auto", "nccl"};
     for (size_t t = 0; t < 2; t++)
@@ -252,11 +253,12 @@ static void captured(struct device_rank *r)
 
 static void refused(struct device_rank *r)
 {
-    static const struct { xp_mode mode; const char *algo, *codec, *why; int memory; xp_status st; size_t dim; } cases[] = {
+    static const struct { xp_mode mode; const char *algo, *codec, *why; int memory; xp_status st; size_t dim; const char *transport; } cases[] = {
         {XP_MODE_RAW, "hier", NULL, "directly", XP_MEMORY_DEVICE, XP_ERR_UNSUPPORTED, 8},
         {XP_MODE_RAW, "flat", NULL, "does not exist", 7, XP_ERR_INVALID_ARG, 8},
         {XP_MODE_BOUNDED, NULL, "book", "does not run on the device", XP_MEMORY_DEVICE, XP_ERR_UNSUPPORTED, 8},
         {XP_MODE_RAW, NULL, "pack", "does not run on the device", XP_MEMORY_DEVICE, XP_ERR_UNSUPPORTED, 8},
+        {XP_MODE_EXACT, NULL, "pack", "does not run on the device", XP_MEMORY_DEVICE, XP_ERR_UNSUPPORTED, 8, "nccl"},
         {XP_MODE_BOUNDED, NULL, "quant", "too long", XP_MEMORY_DEVICE, XP_ERR_UNSUPPORTED, 1 << 16},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -271,6 +273,7 @@ static void refused(struct device_rank *r)
         d.mode = cases[i].mode;
         d.algo = cases[i].algo;
         d.memory = (xp_memory)cases[i].memory;
+        d.transport = cases[i].transport;
         must(r, xp_plan_create(&plan, r->comm, &d) == cases[i].st, "a plan is refused");
         must(r, strstr(xp_comm_last_error(r->comm), cases[i].why) != NULL, xp_comm_last_error(r->comm));
     }
@@ -289,6 +292,80 @@ static void nccl_coded(struct device_rank *r)
 {
     r->transport = "nccl";
     coded_rows(r);
+}
+
+/* Rows of which copies are left out: as many as the host's plan leaves out, where all streams are long enough to be looked at. A stream has one head
+ * more at most, and a header one word. */
+static void nccl_distinct(struct device_rank *r, const struct exchange *e)
+{
+    xp_stats host = {.size = sizeof host}, device = {.size = sizeof device};
+    const uint64_t far = (uint64_t)(r->ranks - r->ranks / r->comm->nodes) * (uint64_t)e->calls;
+    struct device_call c;
+    device_call_open(r, e, &c);
+    for (int call = 0; call < e->calls; call++)
+        device_call_run(r, &c, call);
+    for (int call = 0; call < e->calls; call++)
+        device_call_check(r, &c, call);
+    must(r, xp_plan_stats(c.host_plan, &host) == XP_OK && xp_plan_stats(c.plan, &device) == XP_OK, "statistics");
+    must(r, host.rows_unique == device.rows_unique, "as many rows as the host's plan sends");
+    must(r, device.wire_bytes_slow >= host.wire_bytes_slow && device.wire_bytes_slow <= host.wire_bytes_slow + far * (XP_ROWMAP_HEADER + 8), "and as many bytes");
+    must(r, strcmp(host.codec, device.codec) == 0, "the same codec");
+    must(r, (host.rows_unique < far * e->rows) == (e->filling == COPIES || e->filling == SOME_COPIES), "copies are left out where there are some");
+    device_call_close(r, &c);
+}
+
+static void nccl_exact(struct device_rank *r)
+{
+    static const struct { size_t rows, dim; xp_dtype dtype; enum filling filling; } cases[] = {
+        {150, 64, XP_BF16, COPIES},       {190, 33, XP_F32, SOME_COPIES},  {300, 15, XP_F16, WITH_NAN}, {130, 100, XP_BYTE, COPIES},    {120, 64, XP_F32, DISTINCT},
+        {1100, 2, XP_BF16, COPIES},       {200, 129, XP_BF16, SOME_COPIES}, {420, 11, XP_BYTE, SOME_COPIES}, {8, 4096, XP_BF16, COPIES},
+    };
+    r->transport = "nccl";
+    r->leaves_copies = 1;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct exchange e = {.pattern = UNIFORM, .filling = cases[i].filling, .rows = cases[i].rows, .dim = cases[i].dim, .dtype = cases[i].dtype,
+                             .mode = XP_MODE_EXACT, .codec = "exact", .algo = "flat", .seed = 70 + i, .calls = 2};
+        nccl_distinct(r, &e);
+    }
+    for (unsigned p = 0; p < PATTERNS; p++) {
+        struct exchange e = {.pattern = (enum pattern)p, .filling = p % 2 ? COPIES : SOME_COPIES, .rows = 100, .dim = 40, .dtype = XP_BF16, .mode = XP_MODE_EXACT, .seed = 90 + p, .calls = 2};
+        device_compare(r, &e);
+    }
+}
+
+/* Rows of which half are copies, and the same again, each with another byte where no sample looks: these are copies of nothing, and arrive as they
+ * are. */
+static void nccl_alike(struct device_rank *r)
+{
+    enum { ROWS = 64, DIM = 200, UNSEEN = 50 };
+    xp_plan_desc d;
+    xp_plan *plan = NULL;
+    xp_stats s = {.size = sizeof s};
+    size_t send[2] = {0}, recv[2] = {0};
+    char *rows, *host = calloc(2 * ROWS, DIM), *got = calloc(2 * ROWS, DIM);
+    for (size_t i = 0; i < 2 * ROWS; i++) {
+        host[i * DIM] = (char)(i % (ROWS / 2));
+        host[i * DIM + UNSEEN] = (char)(i < ROWS ? 0 : i);
+    }
+    send[1 - r->rank] = recv[1 - r->rank] = 2 * ROWS;
+    xp_plan_desc_init(&d);
+    d.dtype = XP_BYTE;
+    d.dim = DIM;
+    d.max_send_rows = d.max_recv_rows = 2 * ROWS;
+    d.mode = XP_MODE_EXACT;
+    d.memory = XP_MEMORY_DEVICE;
+    d.transport = "nccl";
+    must(r, xp_plan_create(&plan, r->comm, &d) == XP_OK, "a plan");
+    must(r, cudaMalloc((void **)&rows, 4 * ROWS * DIM) == 0, "device memory");
+    must(r, cudaMemcpy(rows, host, 2 * ROWS * DIM, xp_cudaMemcpyDefault) == 0, "copy to the device");
+    must(r, xp_alltoallv(plan, rows, send, rows + 2 * ROWS * DIM, recv, NULL) == XP_OK, "exchange");
+    must(r, cudaMemcpy(got, rows + 2 * ROWS * DIM, 2 * ROWS * DIM, xp_cudaMemcpyDefault) == 0, "copy to the host");
+    must(r, memcmp(got, host, 2 * ROWS * DIM) == 0, "rows that are alike arrive as they are");
+    must(r, xp_plan_stats(plan, &s) == XP_OK && s.rows_unique == ROWS / 2 + ROWS, "and only copies are left out");
+    xp_plan_destroy(plan);
+    cudaFree(rows);
+    free(host);
+    free(got);
 }
 
 static int called(const struct device_rank *r, const char *prefix, const char *function)
@@ -353,7 +430,7 @@ static void nccl_disagreement(struct device_rank *r)
 /* A rank ends while the others wait for it. */
 static void lost_in(struct device_rank *r, xp_mode mode)
 {
-    struct exchange e = {.pattern = UNIFORM, .rows = 50, .dim = 16, .dtype = XP_F32, .mode = mode, .seed = 9, .calls = 1};
+    struct exchange e = {.pattern = UNIFORM, .rows = 100, .dim = 16, .dtype = XP_F32, .mode = mode, .seed = 9, .calls = 1};
     struct device_call c;
     device_call_open(r, &e, &c);
     device_call_fill(r, &c, 0);
@@ -381,12 +458,18 @@ static void nccl_lost(struct device_rank *r)
     lost_in(r, XP_MODE_RAW);
 }
 
+static void nccl_exact_lost(struct device_rank *r)
+{
+    r->transport = "nccl";
+    lost_in(r, XP_MODE_EXACT);
+}
+
 int main(int argc, char **argv)
 {
     static const struct device_case cases[] = {
         {"raw", raw_rows}, {"exact", exact_rows}, {"coded", coded_rows}, {"direct", direct_rows}, {"two_plans", two_plans}, {"two_streams", two_streams},
-        {"nccl_raw", nccl_raw}, {"nccl_coded", nccl_coded}, {"nccl_given", nccl_given}, {"nccl_even", nccl_even},
-        {"nccl_disagreement", nccl_disagreement}, {"nccl_lost", nccl_lost}, {"raw_lost", raw_lost}, {"exact_lost", exact_lost}, {"disagreement", disagreement},
+        {"nccl_raw", nccl_raw}, {"nccl_coded", nccl_coded}, {"nccl_exact", nccl_exact}, {"nccl_alike", nccl_alike}, {"nccl_given", nccl_given}, {"nccl_even", nccl_even},
+        {"nccl_disagreement", nccl_disagreement}, {"nccl_lost", nccl_lost}, {"nccl_exact_lost", nccl_exact_lost}, {"raw_lost", raw_lost}, {"exact_lost", exact_lost}, {"disagreement", disagreement},
         {"captured", captured}, {"refused", refused}, {NULL, NULL},
     };
     return device_main(argc, argv, cases);
