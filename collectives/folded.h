@@ -55,12 +55,13 @@ struct xp_fold_tokens {
  */
 xp_status xp_fold_make(struct xp_fold *s, const struct xp_fold_tokens *t, const void *x);
 /*
- * The same in parts. When xp_fold_choose is done everything is known but the rows of virtual tokens; xp_fold_fill makes those of one expert, in
- * any order of experts, and leaves x as it is; xp_fold_end follows when those of all are there. Nothing else is made with the folder
- * meanwhile.
+ * The same in parts. When xp_fold_choose is done everything is known but the rows of virtual tokens. xp_fold_average makes the means of experts
+ * first .. end - 1, of many in less time than one by one; then xp_fold_fill makes the rows of one of them, in any order. Both leave x as it
+ * is. xp_fold_end follows when those of all are there. Nothing else is made with the folder meanwhile.
  */
 xp_status xp_fold_choose(struct xp_fold *s, const struct xp_fold_tokens *t, const void *x);
-xp_status xp_fold_fill(struct xp_fold *s, const void *x, size_t expert);
+void xp_fold_average(struct xp_fold *s, const void *x, size_t first, size_t end);
+xp_status xp_fold_fill(struct xp_fold *s, size_t expert);
 void xp_fold_end(struct xp_fold *s, const void *x);
 /* From now on xp_fold_make leaves virtual tokens in store, as they are coded for far experts. It has room for all slots. */
 struct xp_coded_rows;

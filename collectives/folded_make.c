@@ -397,17 +397,22 @@ xp_status xp_fold_choose(struct xp_fold *s, const struct xp_fold_tokens *t, cons
     return XP_OK;
 }
 
-xp_status xp_fold_fill(struct xp_fold *s, const void *x, size_t e)
+void xp_fold_average(struct xp_fold *s, const void *x, size_t e, size_t after)
 {
     struct xp_folder *f = s->f;
     const struct xp_rows rows = { .data = x, .rows = s->t.tokens, .dim = f->dim, .dtype = f->dtype };
-    const size_t first = f->expert_cluster[e], end = f->expert_cluster[e + 1];
-    xp_status st;
+    const size_t first = f->expert_cluster[e], end = f->expert_cluster[after];
 
     /* Leaders are rows, and a bound looks at each mean when it is chosen. */
     if (first < end && f->knobs.centroid != XP_CENTROID_LEADER && !(f->knobs.outlier > 0))
         f->kernels.means(&rows, f->member_token, s->start + first, end - first, f->tile, s->rows + first * f->row_bytes);
-    st = xp_fold_code(s, first, end, s->store);
+}
+
+xp_status xp_fold_fill(struct xp_fold *s, size_t e)
+{
+    const struct xp_folder *f = s->f;
+    const xp_status st = xp_fold_code(s, f->expert_cluster[e], f->expert_cluster[e + 1], s->store);
+
     return st ? st : xp_fold_code(s, f->expert_probe[e], f->expert_probe[e + 1], s->store);
 }
 
@@ -421,8 +426,10 @@ xp_status xp_fold_make(struct xp_fold *s, const struct xp_fold_tokens *t, const 
 {
     xp_status st = xp_fold_choose(s, t, x);
 
+    if (st == XP_OK)
+        xp_fold_average(s, x, 0, (size_t)s->f->experts);
     for (size_t e = 0; e < (size_t)s->f->experts && st == XP_OK; e++)
-        st = xp_fold_fill(s, x, e);
+        st = xp_fold_fill(s, e);
     if (st == XP_OK)
         xp_fold_end(s, x);
     return st;

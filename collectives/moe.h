@@ -190,7 +190,8 @@ struct xp_moe {
     char *virtual_rows;                 /* [cap[0]] rows of virtual tokens */
     struct xp_filling {                 /* of a folded dispatch: rows of virtual tokens are made while others are on their way */
         int left;                       /* some are to be made, */
-        int peer, expert;               /* those for rank + peer, of experts from this one on, next */
+        int peer, expert;               /* those for rank + peer, of experts from this one on, next; */
+        int averaged;                   /* of its experts those before this one have their means */
         char *ready;                    /* [size] some for this rank are made, */
         size_t *made;                   /* [size] so many */
     } filling;

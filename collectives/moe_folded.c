@@ -80,7 +80,7 @@ void xp_folded_choose(struct xp_moe *m, struct xp_routing *r, const void *x)
         snprintf(why, sizeof why, "folding %zu tokens: %s", r->map.tokens, xp_status_string(st));
     m->filling.left = st == XP_OK;
     m->filling.peer = 1;
-    m->filling.expert = 0;
+    m->filling.expert = m->filling.averaged = 0;
     memset(m->filling.ready, 0, (size_t)m->shape.comm->size);
     memset(m->filling.made, 0, (size_t)m->shape.comm->size * sizeof *m->filling.made);
     xp_hello_write(m, &r->virtual_map, st, why, 0);
@@ -95,6 +95,19 @@ static int next_expert(const struct xp_moe *m, const struct xp_map *map, int ran
     return e;
 }
 
+/* The means of an expert, and with them those of the experts behind it on the same rank: every row is loaded once for all of them. */
+static void average(struct xp_moe *m, const struct xp_routing *r, const void *x, int e)
+{
+    const uint16_t *rank_of = r->virtual_map.rank_of;
+    int end = e + 1;
+    if (e < m->filling.averaged)
+        return;
+    while (end < m->shape.experts && rank_of[end] == rank_of[e])
+        end++;
+    xp_fold_average(r->fold, x, (size_t)e, (size_t)end);
+    m->filling.averaged = end;
+}
+
 /* Rows for a rank are its experts' centroids, expert by expert, then their probes. */
 xp_status xp_folded_fill(struct xp_moe *m, struct xp_routing *r, const void *x)
 {
@@ -102,7 +115,8 @@ xp_status xp_folded_fill(struct xp_moe *m, struct xp_routing *r, const void *x)
     const int size = m->shape.comm->size, rank = (m->shape.comm->rank + m->filling.peer) % size, e = next_expert(m, map, rank);
     m->filling.expert = e + 1;
     if (e < m->shape.experts) {
-        xp_status st = xp_fold_fill(r->fold, x, (size_t)e);
+        average(m, r, x, e);
+        xp_status st = xp_fold_fill(r->fold, (size_t)e);
         if (st != XP_OK)
             return xp_error(m->shape.comm, st, "dispatch: folding %zu tokens: %s", r->map.tokens, xp_status_string(st));
         m->filling.made[rank] += xp_fold_clusters_of(r->fold, (size_t)e);
@@ -112,7 +126,7 @@ xp_status xp_folded_fill(struct xp_moe *m, struct xp_routing *r, const void *x)
     }
     m->filling.made[rank] = map->sends[rank];
     m->filling.ready[rank] = 1;
-    m->filling.expert = 0;
+    m->filling.expert = m->filling.averaged = 0;
     if (m->filling.peer++ < size)
         return XP_OK;
     /* What the way home will want. */
