@@ -65,6 +65,8 @@ static void fill_avx2(struct xp_kernels *k)
     k->assign = xp_assign_avx2;
     k->assign_listed = xp_assign_listed_avx2;
     k->distances = xp_distances_avx2;
+    k->closest = xp_closest_avx2;
+    k->sketch_mean = xp_sketch_mean_avx2;
     k->energy = xp_energy_avx2;
     k->distance = xp_distance_avx2;
     k->residual = xp_residual_avx2;

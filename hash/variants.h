@@ -32,10 +32,12 @@ void xp_assign_listed_avx2(const int16_t *sketch, size_t n, unsigned s, const in
 void xp_distances_c(const int16_t *a, unsigned s, const int16_t *centroids, size_t K, uint32_t *out);
 void xp_distances_avx2(const int16_t *a, unsigned s, const int16_t *centroids, size_t K, uint32_t *out);
 void xp_closest_c(const uint32_t *d, size_t n, unsigned most, uint16_t *out);
+void xp_closest_avx2(const uint32_t *d, size_t n, unsigned most, uint16_t *out);
 void xp_closest_avx512(const uint32_t *d, size_t n, unsigned most, uint16_t *out);
 
-/* sketch_mean.c, x86/sketch_mean_avx512.c */
+/* sketch_mean.c, x86/sketch_mean_*.c */
 void xp_sketch_mean_c(const int16_t *sketch, unsigned s, const uint32_t *order, size_t n, int16_t *out);
+void xp_sketch_mean_avx2(const int16_t *sketch, unsigned s, const uint32_t *order, size_t n, int16_t *out);
 void xp_sketch_mean_avx512(const int16_t *sketch, unsigned s, const uint32_t *order, size_t n, int16_t *out);
 
 /* residual.c, x86/residual_*.c */

@@ -245,3 +245,68 @@ void xp_assign_avx2(const int16_t *sketch, size_t n, unsigned s, const int16_t *
         memcpy(assign + r, found, left * sizeof(*assign));
     }
 }
+
+/* ---- the closest of many -------------------------------------------------------------------------------------------------- */
+
+#define CLOSEST_VECTORS (XP_MOST_CLOSEST / LANES)
+
+/* The closest so far, in order, and their numbers. Distances have their top bit changed, since AVX2 compares signed numbers. */
+struct closest {
+    __m256i d[CLOSEST_VECTORS], number[CLOSEST_VECTORS];
+};
+
+/* Every lane: what is in the one before it. */
+XP_INLINE __m256i lane_before(__m256i before, __m256i v)
+{
+    return _mm256_alignr_epi8(v, _mm256_permute2x128_si256(before, v, 0x21), 12);
+}
+
+/* Behind those that are not farther, if there is a place; the last one drops out. Distance `number` is the first, second, ... of all, so
+ * that places from there on are free. */
+XP_INLINE void insert(struct closest *c, __m256i d, uint32_t number)
+{
+    const __m256i n = _mm256_set1_epi32((int)number), filled = _mm256_set1_epi32((int)number - 1);
+
+    XP_UNROLL
+    for (int v = CLOSEST_VECTORS - 1; v >= 0; v--) {
+        const __m256i place = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(v * LANES));
+        const __m256i before = lane_before(v > 0 ? c->d[v - 1] : _mm256_set1_epi32(INT32_MIN), c->d[v]);
+        const __m256i number_before = lane_before(v > 0 ? c->number[v - 1] : n, c->number[v]);
+        const __m256i farther = _mm256_or_si256(_mm256_cmpgt_epi32(c->d[v], d), _mm256_cmpgt_epi32(place, filled));
+
+        c->number[v] = _mm256_blendv_epi8(_mm256_blendv_epi8(c->number[v], n, farther), number_before, _mm256_cmpgt_epi32(before, d));
+        c->d[v] = _mm256_max_epi32(before, _mm256_min_epi32(c->d[v], d));
+    }
+}
+
+void xp_closest_avx2(const uint32_t *d, size_t n, unsigned most, uint16_t *out)
+{
+    const __m256i top = _mm256_set1_epi32(INT32_MIN);
+    uint16_t number[XP_MOST_CLOSEST];
+    struct closest c;
+    size_t h = 0;
+
+    for (int v = 0; v < CLOSEST_VECTORS; v++) {
+        c.d[v] = _mm256_set1_epi32(INT32_MAX);
+        c.number[v] = _mm256_setzero_si256();
+    }
+    for (; h < n && h < XP_MOST_CLOSEST; h++)
+        insert(&c, _mm256_xor_si256(_mm256_set1_epi32((int)d[h]), top), (uint32_t)h);
+    for (; h < n; h += LANES) {
+        const size_t here = n - h < LANES ? n - h : LANES;
+        const __m256i farthest = _mm256_permutevar8x32_epi32(c.d[CLOSEST_VECTORS - 1], _mm256_set1_epi32(LANES - 1));
+        const __m256i is_here = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)here), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+        const __m256i some = _mm256_xor_si256(_mm256_maskload_epi32((const int *)d + h, is_here), top);
+        const __m256i nearer = _mm256_and_si256(_mm256_cmpgt_epi32(farthest, some), is_here);
+
+        for (unsigned left = (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(nearer)); left; left &= left - 1) {
+            const size_t at = h + (size_t)__builtin_ctz(left);
+            insert(&c, _mm256_xor_si256(_mm256_set1_epi32((int)d[at]), top), (uint32_t)at);
+        }
+    }
+    for (int v = 0; v < CLOSEST_VECTORS; v += 2) {
+        const __m256i packed = _mm256_packus_epi32(c.number[v], c.number[v + 1]);
+        _mm256_storeu_si256((__m256i *)(number + v * LANES), _mm256_permute4x64_epi64(packed, 0xD8));
+    }
+    memcpy(out, number, (n < most ? n : most) * sizeof(*out));
+}
