@@ -344,6 +344,37 @@ static void nccl_coded(struct device_rank *r)
     coded(r);
 }
 
+/* Tokens of which many are equal, as padding is, and gradients likewise: over NCCL, too, each distinct row crosses between nodes once. */
+static void nccl_copies(struct device_rank *r)
+{
+    enum { DISTINCT_TOKENS = 5 };
+    r->transport = "nccl";
+    for (unsigned n = 0; n < 3; n++) {
+        const struct layer l = {.choice = CHOICE_RANDOM, .tokens = 160, .dim = 128, .experts = 4, .topk = 1 + (int)(n == 1), .dtype = XP_F32, .mode = XP_MODE_EXACT,
+                                .codec = "exact", .algo = algorithms[n], .combine = XP_COMBINE_ROWS, .seed = n + 11};
+        xp_stats host = {.size = sizeof host}, device = {.size = sizeof device};
+        struct step t;
+        open_step(r, &l, NULL, &t);
+        layer_step_make(&t.s, &l, r->ranks, r->rank, 0);
+        for (size_t i = DISTINCT_TOKENS; i < t.s.tokens; i++) {
+            memcpy(t.s.x + i * t.row_bytes, t.s.x + i % DISTINCT_TOKENS * t.row_bytes, t.row_bytes);
+            memcpy(t.s.grad_y + i * t.row_bytes, t.s.grad_y + i % DISTINCT_TOKENS * t.row_bytes, t.row_bytes);
+        }
+        t.weights = 1;
+        run_on_host(r, &t);
+        run_on_device(r, &t);
+        check_step(r, &t);
+        must(r, xp_plan_stats(t.host, &host) == XP_OK && xp_plan_stats(t.device, &device) == XP_OK, "statistics");
+        must(r, device.rows_unique == host.rows_unique, "as many rows as the host's plan sends");
+        must(r, device.wire_bytes_slow <= host.wire_bytes_slow + 512, "and as many bytes, but for heads");
+        must(r, device.wire_bytes_slow < device.rows_sent * t.row_bytes / 2, "which is less than half of the rows");
+        xp_routing_destroy(t.routing);
+        xp_routing_destroy(t.host_routing);
+        layer_step_free(&t.s);
+        close_step(r, &t);
+    }
+}
+
 /* Steps of one plan on a stream each, without a wait in between; all but the first use routings that have been used before. */
 static void on_streams(struct device_rank *r, const struct layer *l)
 {
@@ -516,7 +547,7 @@ static void refused(struct device_rank *r)
 int main(int argc, char **argv)
 {
     static const struct device_case cases[] = {
-        {"plain", plain}, {"coded", coded}, {"raw_frames", raw_frames}, {"bytes", bytes}, {"one_communicator", one_communicator}, {"nccl_lost", nccl_lost}, {"folded", folded}, {"folded_streams", folded_streams}, {"folded_lost", folded_lost}, {"nccl_plain", nccl_plain}, {"nccl_coded", nccl_coded}, {"streams", streams},
+        {"plain", plain}, {"coded", coded}, {"raw_frames", raw_frames}, {"bytes", bytes}, {"one_communicator", one_communicator}, {"nccl_lost", nccl_lost}, {"folded", folded}, {"folded_streams", folded_streams}, {"folded_lost", folded_lost}, {"nccl_plain", nccl_plain}, {"nccl_copies", nccl_copies}, {"nccl_coded", nccl_coded}, {"streams", streams},
         {"captured", captured}, {"refused", refused}, {NULL, NULL},
     };
     return device_main(argc, argv, cases);
