@@ -60,75 +60,61 @@ int xp_device_coder_open(struct xp_device_coder *d, const struct xp_shape *s, si
     return e;
 }
 
-static void take_signs(struct xp_device_coder *d, struct xp_device_batch *b, struct xp_pool *device, struct xp_pool *pinned)
+/* Room for so many frames of `rows` rows in all, `coded` of which are coded. */
+static void take_codes(const struct xp_device_coder *d, struct xp_device_codes *c, size_t frames, size_t rows, size_t coded, struct xp_pool *device)
 {
-    b->seeds = xp_pool_take(pinned, d->batch_frames * sizeof *b->seeds);
-    b->dev.signs.sums = xp_pool_take(device, d->batch_rows * sizeof *b->dev.signs.sums);
-    b->dev.signs.seeds = xp_pool_take(device, d->batch_frames * sizeof *b->dev.signs.seeds);
-    b->dev.signs.of = xp_pool_take(device, d->batch_rows * sizeof *b->dev.signs.of);
-    b->dev.signs.signs = xp_pool_take(device, d->batch_frames * d->sign_words * sizeof *b->dev.signs.signs);
+    const int refers = d->coder->desc.eps_ref != XP_EPS_REF_ROW;
+    c->frame = xp_pool_take(device, frames * sizeof *c->frame);
+    c->base_of = xp_pool_take(device, rows * sizeof *c->base_of);
+    c->reference_of = refers ? xp_pool_take(device, rows * sizeof *c->reference_of) : NULL;
+    c->lengths = xp_pool_take(device, coded * sizeof *c->lengths);
+    c->means = xp_pool_take(device, frames * d->shape->dim * sizeof *c->means);
+    c->errors = xp_pool_take(device, coded * sizeof *c->errors);
+    c->formats = xp_pool_take(device, coded);
+    c->pays = xp_pool_take(device, frames);
+    c->typed = xp_pool_take(device, frames * d->shape->row_bytes);
+    c->slots = xp_pool_take(device, coded * d->stride);
+    if (!d->sign_words)
+        return;
+    c->signs.sums = xp_pool_take(device, rows * sizeof *c->signs.sums);
+    c->signs.seeds = xp_pool_take(device, frames * sizeof *c->signs.seeds);
+    c->signs.of = xp_pool_take(device, rows * sizeof *c->signs.of);
+    c->signs.signs = xp_pool_take(device, frames * d->sign_words * sizeof *c->signs.signs);
 }
 
 static void take_batch(struct xp_device_coder *d, struct xp_device_batch *b, struct xp_pool *device, struct xp_pool *pinned)
 {
-    const size_t rows = d->batch_rows, frames = d->batch_frames, dim = d->shape->dim, row_bytes = d->shape->row_bytes;
-    const int refers = d->coder->desc.eps_ref != XP_EPS_REF_ROW;
+    const size_t rows = d->batch_rows, frames = d->batch_frames, stored = d->store.cap ? rows : 0;
     b->frame = xp_pool_take(pinned, frames * sizeof *b->frame);
     b->index = xp_pool_take(pinned, rows * sizeof *b->index);
+    b->order = xp_pool_take(pinned, stored * sizeof *b->order);
     b->at = xp_pool_take(pinned, (rows + 1) * sizeof *b->at);
     b->formats = xp_pool_take(pinned, rows);
     b->pays = xp_pool_take(pinned, frames);
-    b->typed = xp_pool_take(pinned, frames * row_bytes);
-    b->dev.frame = xp_pool_take(device, frames * sizeof *b->dev.frame);
+    b->typed = xp_pool_take(pinned, frames * d->shape->row_bytes);
+    b->seeds = xp_pool_take(pinned, d->sign_words ? frames * sizeof *b->seeds : 0);
     b->dev.index = xp_pool_take(device, rows * sizeof *b->dev.index);
-    b->order = xp_pool_take(pinned, (d->store.cap ? rows : 0) * sizeof *b->order);
-    b->dev.order = xp_pool_take(device, (d->store.cap ? rows : 0) * sizeof *b->dev.order);
-    b->dev.base_of = xp_pool_take(device, rows * sizeof *b->dev.base_of);
-    b->dev.reference_of = refers ? xp_pool_take(device, rows * sizeof *b->dev.reference_of) : NULL;
-    b->dev.lengths = xp_pool_take(device, rows * sizeof *b->dev.lengths);
-    b->dev.errors = xp_pool_take(device, rows * sizeof *b->dev.errors);
+    b->dev.order = xp_pool_take(device, stored * sizeof *b->dev.order);
     b->dev.at = xp_pool_take(device, (rows + 1) * sizeof *b->dev.at);
-    b->dev.means = xp_pool_take(device, frames * dim * sizeof *b->dev.means);
-    b->dev.formats = xp_pool_take(device, rows);
-    b->dev.pays = xp_pool_take(device, frames);
-    b->dev.typed = xp_pool_take(device, frames * row_bytes);
-    b->dev.slots = xp_pool_take(device, rows * d->stride);
     b->dev.payload = xp_pool_take(device, rows * d->stride);
-    if (d->sign_words)
-        take_signs(d, b, device, pinned);
+    take_codes(d, &b->dev.codes, frames, rows, rows, device);
 }
 
 static void take_store(struct xp_device_coder *d, struct xp_pool *device, struct xp_pool *pinned)
 {
     struct xp_device_store *s = &d->store;
-    const size_t all = d->shape->max_send_rows, dim = d->shape->dim, row_bytes = d->shape->row_bytes;
-    const int refers = d->coder->desc.eps_ref != XP_EPS_REF_ROW;
+    const size_t all = d->shape->max_send_rows;
     s->which = xp_pool_take(pinned, s->cap * sizeof *s->which);
     s->frame = xp_pool_take(pinned, sizeof *s->frame);
     s->list = xp_pool_take(pinned, all * sizeof *s->list);
     s->index = xp_pool_take(pinned, s->cap * sizeof *s->index);
     s->formats = xp_pool_take(pinned, s->cap);
     s->pays = xp_pool_take(pinned, 1);
-    s->typed = xp_pool_take(pinned, row_bytes);
+    s->typed = xp_pool_take(pinned, d->shape->row_bytes);
     s->seed = xp_pool_take(pinned, sizeof *s->seed);
-    s->dev.frame = xp_pool_take(device, sizeof *s->dev.frame);
     s->dev.list = xp_pool_take(device, all * sizeof *s->dev.list);
     s->dev.index = xp_pool_take(device, s->cap * sizeof *s->dev.index);
-    s->dev.base_of = xp_pool_take(device, all * sizeof *s->dev.base_of);
-    s->dev.reference_of = refers ? xp_pool_take(device, all * sizeof *s->dev.reference_of) : NULL;
-    s->dev.lengths = xp_pool_take(device, s->cap * sizeof *s->dev.lengths);
-    s->dev.mean = xp_pool_take(device, dim * sizeof *s->dev.mean);
-    s->dev.errors = xp_pool_take(device, s->cap * sizeof *s->dev.errors);
-    s->dev.formats = xp_pool_take(device, s->cap);
-    s->dev.pays = xp_pool_take(device, 1);
-    s->dev.typed = xp_pool_take(device, row_bytes);
-    s->dev.slots = xp_pool_take(device, s->cap * d->stride);
-    if (!d->sign_words)
-        return;
-    s->dev.signs.sums = xp_pool_take(device, all * sizeof *s->dev.signs.sums);
-    s->dev.signs.seeds = xp_pool_take(device, sizeof *s->dev.signs.seeds);
-    s->dev.signs.of = xp_pool_take(device, all * sizeof *s->dev.signs.of);
-    s->dev.signs.signs = xp_pool_take(device, d->sign_words * sizeof *s->dev.signs.signs);
+    take_codes(d, &s->dev.codes, 1, all, s->cap, device);
 }
 
 void xp_device_coder_parts(struct xp_device_coder *d, struct xp_pool *device, struct xp_pool *pinned)
@@ -225,46 +211,37 @@ static int copy_parts(const struct xp_device_coder *d, const struct part *parts,
     return e;
 }
 
-static int run_kernels(struct xp_device_coder *d, const struct xp_device_batch *b)
+/* Means and signs of the frames that the rows `all` are in; codes of the rows `in`, row by row those of `all` or, where there is one frame, any of them:
+ * base_of and what is like it say the same of every row then. */
+static int run_kernels(struct xp_device_coder *d, const struct xp_device_codes *c, size_t frames, const struct xp_rows *all, const struct xp_rows *in)
 {
-    const struct xp_rows in = {.data = b->from, .index = b->dev.index, .rows = b->rows, .dim = d->shape->dim, .dtype = d->shape->dtype};
-    const struct xp_gpu_means means = {b->dev.means, b->dev.typed, b->dev.pays, b->dev.base_of, b->dev.reference_of};
-    const struct xp_gpu_bases bases = {b->dev.means, b->dev.base_of, b->dev.reference_of, d->sign_words ? b->dev.signs.of : NULL};
-    const struct xp_quantiser q = {.dim = d->shape->dim, .signs = d->sign_words ? b->dev.signs.signs : d->quantiser.signs};
-    int e = d->kernels->means(&d->gpu, &in, b->dev.frame, b->frames, &means);
+    const struct xp_gpu_means means = {c->means, c->typed, c->pays, c->base_of, c->reference_of};
+    const struct xp_gpu_bases bases = {c->means, c->base_of, c->reference_of, d->sign_words ? c->signs.of : NULL};
+    const struct xp_quantiser q = {.dim = d->shape->dim, .signs = d->sign_words ? c->signs.signs : d->quantiser.signs};
+    int e = d->kernels->means(&d->gpu, all, c->frame, frames, &means);
     if (!e && d->sign_words)
-        e = d->kernels->frame_signs(&d->gpu, &in, b->dev.frame, b->frames, d->coder->desc.seed, &b->dev.signs);
-    if (!e)
-        e = d->kernels->row_encode(&d->gpu, &d->plan, &q, &in, &bases, b->dev.slots, d->stride, b->dev.formats, b->dev.lengths, b->dev.errors);
-    return e ? e : d->kernels->pack(&d->gpu, b->dev.slots, d->stride, b->dev.lengths, NULL, b->rows, d->scratch, b->dev.at, b->dev.payload);
+        e = d->kernels->frame_signs(&d->gpu, all, c->frame, frames, d->coder->desc.seed, &c->signs);
+    return e ? e : d->kernels->row_encode(&d->gpu, &d->plan, &q, in, &bases, c->slots, d->stride, c->formats, c->lengths, c->errors);
 }
 
-/* The rows of the store; base_of and what is like it say the same of every row. */
-static int run_store_kernels(struct xp_device_coder *d, const char *from)
+static struct xp_rows rows_at(const struct xp_device_coder *d, const char *from, const uint32_t *index, size_t rows)
 {
-    struct xp_device_store *s = &d->store;
-    const struct xp_rows all = {.data = from, .index = s->dev.list, .rows = s->all, .dim = d->shape->dim, .dtype = d->shape->dtype};
-    const struct xp_rows in = {.data = from, .index = s->dev.index, .rows = s->distinct, .dim = d->shape->dim, .dtype = d->shape->dtype};
-    const struct xp_gpu_means means = {s->dev.mean, s->dev.typed, s->dev.pays, s->dev.base_of, s->dev.reference_of};
-    const struct xp_gpu_bases bases = {s->dev.mean, s->dev.base_of, s->dev.reference_of, d->sign_words ? s->dev.signs.of : NULL};
-    const struct xp_quantiser q = {.dim = d->shape->dim, .signs = d->sign_words ? s->dev.signs.signs : d->quantiser.signs};
-    int e = d->kernels->means(&d->gpu, &all, s->dev.frame, 1, &means);
-    if (!e && d->sign_words)
-        e = d->kernels->frame_signs(&d->gpu, &all, s->dev.frame, 1, d->coder->desc.seed, &s->dev.signs);
-    return e ? e : d->kernels->row_encode(&d->gpu, &d->plan, &q, &in, &bases, s->dev.slots, d->stride, s->dev.formats, s->dev.lengths, s->dev.errors);
+    return (struct xp_rows){.data = from, .index = index, .rows = rows, .dim = d->shape->dim, .dtype = d->shape->dtype};
 }
 
 static int code_store(struct xp_device_coder *d, const char *from, void *stream)
 {
     struct xp_device_store *s = &d->store;
-    const struct part up[] = {{s->dev.frame, s->frame, sizeof *s->frame}, {s->dev.list, s->list, s->all * sizeof *s->list},
+    const struct xp_device_codes *c = &s->dev.codes;
+    const struct xp_rows all = rows_at(d, from, s->dev.list, s->all), in = rows_at(d, from, s->dev.index, s->distinct);
+    const struct part up[] = {{c->frame, s->frame, sizeof *s->frame}, {s->dev.list, s->list, s->all * sizeof *s->list},
                               {s->dev.index, s->index, s->distinct * sizeof *s->index}};
-    const struct part down[] = {{s->formats, s->dev.formats, s->distinct}, {s->pays, s->dev.pays, 1}, {s->typed, s->dev.typed, d->shape->row_bytes},
-                                {s->seed, s->dev.signs.seeds, d->sign_words ? sizeof *s->seed : 0}};
+    const struct part down[] = {{s->formats, c->formats, s->distinct}, {s->pays, c->pays, 1}, {s->typed, c->typed, d->shape->row_bytes},
+                                {s->seed, c->signs.seeds, d->sign_words ? sizeof *s->seed : 0}};
     s->coded = 1;
     int e = copy_parts(d, up, sizeof up / sizeof *up, stream);
     if (!e)
-        e = run_store_kernels(d, from);
+        e = run_kernels(d, c, 1, &all, &in);
     return e ? e : copy_parts(d, down, sizeof down / sizeof *down, stream);
 }
 
@@ -277,19 +254,22 @@ static int encode_stored(struct xp_device_coder *d, struct xp_device_batch *b, v
     if (!e)
         e = copy_parts(d, up, sizeof up / sizeof *up, stream);
     if (!e)
-        e = d->kernels->pack(&d->gpu, s->dev.slots, d->stride, s->dev.lengths, b->dev.order, b->rows, d->scratch, b->dev.at, b->dev.payload);
+        e = d->kernels->pack(&d->gpu, s->dev.codes.slots, d->stride, s->dev.codes.lengths, b->dev.order, b->rows, d->scratch, b->dev.at, b->dev.payload);
     return e ? e : d->dev->copy(b->at, b->dev.at, (b->rows + 1) * sizeof *b->at, stream);
 }
 
 static int encode_batch(struct xp_device_coder *d, struct xp_device_batch *b, void *stream)
 {
-    const struct part up[] = {{b->dev.frame, b->frame, b->frames * sizeof *b->frame}, {b->dev.index, b->index, b->rows * sizeof *b->index}};
-    const struct part down[] = {{b->at, b->dev.at, (b->rows + 1) * sizeof *b->at}, {b->formats, b->dev.formats, b->rows}, {b->pays, b->dev.pays, b->frames},
-                                {b->typed, b->dev.typed, b->frames * d->shape->row_bytes},
-                                {b->seeds, b->dev.signs.seeds, d->sign_words ? b->frames * sizeof *b->seeds : 0}};
+    const struct xp_device_codes *c = &b->dev.codes;
+    const struct xp_rows in = rows_at(d, b->from, b->dev.index, b->rows);
+    const struct part up[] = {{c->frame, b->frame, b->frames * sizeof *b->frame}, {b->dev.index, b->index, b->rows * sizeof *b->index}};
+    const struct part down[] = {{b->at, b->dev.at, (b->rows + 1) * sizeof *b->at}, {b->formats, c->formats, b->rows}, {b->pays, c->pays, b->frames},
+                                {b->typed, c->typed, b->frames * d->shape->row_bytes}, {b->seeds, c->signs.seeds, d->sign_words ? b->frames * sizeof *b->seeds : 0}};
     int e = copy_parts(d, up, sizeof up / sizeof *up, stream);
     if (!e)
-        e = run_kernels(d, b);
+        e = run_kernels(d, c, b->frames, &in, &in);
+    if (!e)
+        e = d->kernels->pack(&d->gpu, c->slots, d->stride, c->lengths, NULL, b->rows, d->scratch, b->dev.at, b->dev.payload);
     return e ? e : copy_parts(d, down, sizeof down / sizeof *down, stream);
 }
 
@@ -330,8 +310,8 @@ static const void *mean_of(const struct xp_device_coder *d, const struct xp_devi
 int xp_device_raw_rows(struct xp_device_coder *d, const struct xp_device_batch *b, size_t i, void *stream, const void **rows)
 {
     const struct xp_gpu_frame *f = &b->frame[i];
-    const struct xp_rows in = {.data = b->from, .index = b->dev.index + f->first, .rows = f->rows, .dim = d->shape->dim, .dtype = d->shape->dtype};
-    uint8_t *gathered = b->dev.slots + f->first * d->shape->row_bytes;
+    const struct xp_rows in = rows_at(d, b->from, b->dev.index + f->first, f->rows);
+    uint8_t *gathered = b->dev.codes.slots + f->first * d->shape->row_bytes;
     *rows = b->list ? (const void *)gathered : b->from + b->index[f->first] * d->shape->row_bytes;
     d->gpu.stream = stream;
     return b->list ? d->kernels->rows_gather(&d->gpu, &in, NULL, gathered) : 0;

@@ -18,6 +18,15 @@
 
 #define XP_DEVICE_BATCHES 2
 
+/* What the kernels make of rows: the mean rows and signs of their frames, and codes. In device memory. */
+struct xp_device_codes {
+    struct xp_gpu_frame *frame;
+    uint32_t *base_of, *reference_of, *lengths;
+    float *means, *errors;
+    uint8_t *formats, *pays, *typed, *slots;
+    struct xp_gpu_frame_signs signs; /* dither */
+};
+
 /* Frames that are encoded together. */
 struct xp_device_batch {
     size_t frames, rows;
@@ -31,12 +40,10 @@ struct xp_device_batch {
     uint64_t *seeds;            /* dither: of the frames */
     void *known;                /* event: the host has at, formats, pays and typed */
     struct {
-        struct xp_gpu_frame *frame;
-        uint32_t *index, *order, *base_of, *reference_of, *lengths;
+        struct xp_device_codes codes;
+        uint32_t *index, *order;
         uint64_t *at;
-        float *means, *errors;
-        uint8_t *formats, *pays, *typed, *slots, *payload;
-        struct xp_gpu_frame_signs signs; /* dither */
+        uint8_t *payload;
     } dev;
 };
 
@@ -51,11 +58,8 @@ struct xp_device_store {
     uint8_t *formats, *pays, *typed;
     uint64_t *seed;
     struct {
-        struct xp_gpu_frame *frame;
-        uint32_t *list, *index, *base_of, *reference_of, *lengths;
-        float *mean, *errors;
-        uint8_t *formats, *pays, *typed, *slots;
-        struct xp_gpu_frame_signs signs; /* dither */
+        struct xp_device_codes codes; /* of one frame */
+        uint32_t *list, *index;
     } dev;
 };
 
