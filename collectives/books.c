@@ -17,8 +17,6 @@
 #define SHELVES_BYTES ((size_t)256 << 20) /* of the books of all peers */
 #define MOST_CENTROIDS 256
 #define LEAST_CENTROIDS 16
-#define DIRECTIONS_DIM 1024          /* longer rows take too long to code along directions, */
-#define DIRECTIONS_BYTES_PER_S 40e6  /* and so do all on faster links */
 
 #define FIRST_ROWS 1024     /* enough for a first book */
 #define PATIENCE 8          /* calls after which 64 rows are */
@@ -76,11 +74,6 @@ static unsigned most_centroids(const struct xp_shape *s)
     return fit < MOST_CENTROIDS ? (unsigned)(fit / LEAST_CENTROIDS * LEAST_CENTROIDS) : MOST_CENTROIDS;
 }
 
-static unsigned directions(const struct xp_shape *s)
-{
-    return s->dim >= 64 && s->dim <= DIRECTIONS_DIM && s->link_bytes_per_s > 0 && s->link_bytes_per_s < DIRECTIONS_BYTES_PER_S ? XP_BOOK_MAX_RANK : 0;
-}
-
 static xp_status create_shelves(struct xp_books *b, unsigned centroids)
 {
     const struct xp_comm *c = b->shape->comm;
@@ -107,7 +100,7 @@ static xp_status create_fitter(struct xp_books *b, unsigned centroids)
 {
     const struct xp_shape *s = b->shape;
     int isa = xp_isa_parse(s->comm->params.isa[0] ? s->comm->params.isa : NULL);
-    struct xp_book_fit_desc d = {.dtype = s->dtype, .dim = s->dim, .rank = directions(s), .seed = s->id + 1u};
+    struct xp_book_fit_desc d = {.dtype = s->dtype, .dim = s->dim, .seed = s->id + 1u};
     xp_status st;
 
     xp_kernels_init(&b->kernels, isa < 0 ? XP_ISA_C : (enum xp_isa)isa);
@@ -115,6 +108,7 @@ static xp_status create_fitter(struct xp_books *b, unsigned centroids)
     d.rows = s->max_send_rows < 512 ? 1024 : 0;
     d.centroids = d.rows ? 64 : centroids;
     d.centroids = d.centroids < centroids ? d.centroids : centroids;
+    d.rank = xp_coder_directions_pay(s->coder, s->link_bytes_per_s) ? XP_BOOK_MAX_RANK : 0;
     st = xp_book_fitter_create(&b->fitter, &b->kernels, &d);
     if (st == XP_OK)
         b->bytes += xp_book_fitter_bytes(b->fitter);

@@ -14,6 +14,10 @@
 #include "hash/cluster.h"
 #include "hash/hasher.h"
 
+/* Rows of so many values may have directions. Of longer ones they are not known to save anything, and a fit takes three times as long. */
+#define XP_BOOK_DIRECTIONS_LEAST 64
+#define XP_BOOK_DIRECTIONS_MOST 1024
+
 #define XP_BOOK_CHECK 8 /* bytes of checksum behind a book that travels apart from frames */
 
 /* Most bytes of a book that travels apart. */

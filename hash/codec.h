@@ -112,8 +112,9 @@ struct xp_select_env {
  * next call. env NULL: the rows make one frame and only its bytes count. Returns 1 when coding pays, 0 when the rows should be sent plain. */
 int xp_coder_select(struct xp_coder *c, const struct xp_rows *in, const struct xp_select_env *env);
 
-/* For those who keep books. Bytes a row as last tried by xp_coder_select, 0: never; bytes a row of a sample of these rows with a
+/* For those who keep books. Whether one should have directions on a link of this speed (0: unknown, no); bytes a row as last tried by xp_coder_select, 0: never; bytes a row of a sample of these rows with a
  * book; whether a book is likely to pay on this link, as far as known. */
+int xp_coder_directions_pay(const struct xp_coder *c, double link_bytes_per_s);
 double xp_coder_trial_bytes(const struct xp_coder *c, unsigned id);
 double xp_coder_try_book(struct xp_coder *c, const struct xp_rows *in, const struct xp_book_writer *w);
 int xp_coder_book_may_pay(const struct xp_coder *c);

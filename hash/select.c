@@ -17,6 +17,7 @@
 #include <time.h>
 
 #include "hash/book_keep.h"
+#include "hash/log2.h"
 #include "hash/lsh_scratch.h"
 
 #define MUST_WIN 0.97
@@ -34,6 +35,14 @@
 #define BOOK_BYTES 0.82
 #define BOOK_SECONDS 3.5
 #define BOOK_OWN_BYTES 0.87 /* and with a book in the frame */
+
+/*
+ * Directions make rows shorter and coding half as slow again. While coding hides behind sending the shorter rows win; where it no longer does,
+ * directions cost much more than they ever save. Break-even is where coding with them takes as long as sending without: at a link speed in
+ * proportion to the bits of a value. README.md has the measurements; this is a little below them.
+ */
+#define DIRECTIONS_BIT_BYTES_PER_S 6.5e6
+#define DIRECTIONS_BITS(eps) (-xp_log2(eps) - 0.3) /* of a value, with a kept book */
 #define OWN_ROWS 512
 
 /* Hashing rows for equality runs about as fast as they can be read: bytes per second, a careful guess. */
@@ -305,6 +314,14 @@ double xp_coder_try_book(struct xp_coder *c, const struct xp_rows *in, const str
     t = try_codec(c, &xp_codec_book, &sample, 0);
     c->writer = before;
     return t.bytes;
+}
+
+int xp_coder_directions_pay(const struct xp_coder *c, double link_bytes_per_s)
+{
+    const struct xp_coder_desc *d = &c->desc;
+
+    return d->dim >= XP_BOOK_DIRECTIONS_LEAST && d->dim <= XP_BOOK_DIRECTIONS_MOST && link_bytes_per_s > 0 &&
+           link_bytes_per_s < DIRECTIONS_BIT_BYTES_PER_S * DIRECTIONS_BITS(d->eps);
 }
 
 int xp_coder_book_may_pay(const struct xp_coder *c)

@@ -285,7 +285,8 @@ static int kept_lines(struct table *t, const struct tool_options *o, const struc
 int codec_table(const struct tool_options *o, const struct xp_npy *a, FILE *json)
 {
     struct table t = { .json = json };
-    const unsigned directions = a->dim >= 64 && a->dim <= 4096 ? XP_BOOK_MAX_RANK : 0; /* what exchanges use on the slowest links */
+    const int may = a->dim >= XP_BOOK_DIRECTIONS_LEAST && a->dim <= XP_BOOK_DIRECTIONS_MOST;
+    const unsigned directions = may ? XP_BOOK_MAX_RANK : 0; /* what exchanges use on the slowest links */
 
     printf("\n%-11s %6s %12s %8s %8s %10s %10s %9s %14s %14s\n", "", "", "", "ratio", "", "error", "", "", "encode GB/s", "decode GB/s");
     printf("%-11s %6s %12s %8s %8s %10s %10s %9s %7s %6s %7s %6s\n", "codec", "eps", "bytes", "sample", "all", "mean", "worst", "rows raw",

@@ -16,7 +16,7 @@
 #include "tests/harness/random.h"
 #include "tests/harness/world.h"
 
-enum { DIM = 64, EACH = 300, KINDS = 24, DOMAINS = 4 };
+enum { DIM = 64, EACH = 300, KINDS = 24, DOMAINS = 4, ALONG = DOMAINS };
 
 #define EPS 0.1
 
@@ -37,12 +37,18 @@ static void make_centres(void)
         (&centres[0][0][0])[i] = (float)(4 * random_normal(&rng));
 }
 
-/* Rows around the centres of a domain; what a rank sends in a call is known to all. Noise of deviation 1. */
+/* Rows around the centres of a domain, or (ALONG) along those of the first; what a rank sends in a call is known to all. Noise of deviation 1. */
 static void fill(float *rows, size_t n, uint64_t domain, int from, int to, unsigned call)
 {
     struct random rng = random_seeded(((domain * 64 + (uint64_t)from) * 64 + (uint64_t)to) * 1000 + call);
     for (size_t r = 0; r < n; r++) {
-        const float *centre = centres[domain][random_below(&rng, KINDS)];
+        float along[DIM] = {0};
+        for (size_t k = 0; domain == ALONG && k < KINDS; k++) {
+            float much = (float)random_normal(&rng);
+            for (size_t i = 0; i < DIM; i++)
+                along[i] += much * centres[0][k][i];
+        }
+        const float *centre = domain == ALONG ? along : centres[domain][random_below(&rng, KINDS)];
         for (size_t i = 0; i < DIM; i++) {
             uint64_t bits = random_bits(&rng);
             float sum = (float)(bits & 0xffff) + (float)(bits >> 16 & 0xffff) + (float)(bits >> 32 & 0xffff) + (float)(bits >> 48);
@@ -159,6 +165,35 @@ Test(books, are_learned_and_shipped_once)
         cr_assert(why[0] == 0, "flat, world %zu: %s", i, why);
         why = world_run(&worlds[i], learn_body, hier);
         cr_assert(why[0] == 0, "hier, world %zu: %s", i, why);
+    }
+}
+
+static void slow_link_body(xp_comm *comm, int rank, void *arg, char *why)
+{
+    const double speed = *(const double *)arg;
+    struct side s;
+    comm->link_bytes_per_s = speed;
+    if (open_side(&s, comm, "flat", ALONG, why))
+        return;
+    calls(&s, comm, rank, 12, why);
+    uint32_t versions[2];
+    xp_book_shelf_versions(xp_books_of(s.plan->shape.books, 1 - rank), versions);
+    const struct xp_book *book = xp_book_shelf_find(xp_books_of(s.plan->shape.books, 1 - rank), versions[0]);
+    if (!why[0] && !book)
+        snprintf(why, WORLD_TEXT, "no book after 12 calls");
+    else if (!why[0] && (book->rank > 0) != (speed < 20e6))
+        snprintf(why, WORLD_TEXT, "%u directions at %g bytes/s", book->rank, speed);
+    close_side(&s);
+}
+
+Test(books, have_directions_on_slow_links)
+{
+    static const struct world w = {{1, 1}};
+    double speeds[] = {5e6, 30e6};
+    make_centres();
+    for (size_t i = 0; i < 2; i++) {
+        const char *why = world_run(&w, slow_link_body, &speeds[i]);
+        cr_assert(why[0] == 0, "%s", why);
     }
 }
 

@@ -164,6 +164,20 @@ Test(select, a_named_codec_is_taken_as_it_is)
     xp_coder_destroy(c);
 }
 
+Test(select, directions_pay_while_coding_hides_behind_sending)
+{
+    static const struct { double eps, pays, does_not; } links[] = { { 0.03, 25e6, 35e6 }, { 0.1, 15e6, 25e6 }, { 0.25, 8e6, 13e6 }, { 0.9, 0, 1e3 } };
+
+    for (size_t i = 0; i < sizeof(links) / sizeof(links[0]); i++) {
+        struct xp_coder *c = make("book", XP_MODE_BOUNDED, links[i].eps);
+
+        cr_assert_eq(xp_coder_directions_pay(c, links[i].pays), links[i].pays > 0);
+        cr_assert_eq(xp_coder_directions_pay(c, links[i].does_not), 0);
+        cr_assert_eq(xp_coder_directions_pay(c, 0), 0, "a link of unknown speed");
+        xp_coder_destroy(c);
+    }
+}
+
 Test(select, looks_at_no_more_rows_than_it_says)
 {
     struct xp_coder *c = make("auto", XP_MODE_BOUNDED, 0.03);
