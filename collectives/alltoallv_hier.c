@@ -41,7 +41,7 @@ struct hier {
     struct xp_send_stream *fan_out;  /* [nsources][locals] from node_in on to the local ranks */
     struct xp_recv_stream *fan_in;   /* [size] rows of a rank of another node, through its proxy here */
     uint64_t *tail;
-    enum { HIER_LOCAL, HIER_COUNTS, HIER_ROWS, HIER_REFUSED } phase;
+    enum { HIER_LOCAL, HIER_COUNTS, HIER_ROWS } phase;
     int turn, active;
 };
 
@@ -262,14 +262,6 @@ static uint64_t expected(const struct hier *h, int k, int i)
     return xp_get64(h->counts.peers[h->near.local[i]].tail + 8 * k);
 }
 
-static xp_status check_tails(const struct hier *h)
-{
-    for (int i = 0; i < h->near.locals; i++)
-        if (i != h->near.index && h->counts.peers[h->near.local[i]].tail_words != (uint32_t)h->nsources)
-            return xp_error(h->shape->comm, XP_ERR_CORRUPT, "alltoallv: the header of rank %d is damaged", h->near.local[i]);
-    return XP_OK;
-}
-
 /* Gives every stream of a source its places: the arena, or for this rank's own rows the caller's memory. Returns 0 when more
  * is expected than the sources can send: then counts disagree, and no row will move. */
 static int place_sources(struct hier *h)
@@ -292,11 +284,12 @@ static xp_status open_node_streams(struct hier *h)
 {
     const struct xp_shape *s = h->shape;
     const struct xp_comm *c = s->comm;
-    xp_status st = check_tails(h);
+    xp_status st = xp_near_check_tails(&h->near, &h->counts, (size_t)h->nsources);
     if (st != XP_OK)
         return st;
-    h->phase = place_sources(h) ? HIER_COUNTS : HIER_REFUSED;
-    for (int k = 0; h->phase == HIER_COUNTS && k < h->nsources; k++) {
+    h->phase = HIER_COUNTS;
+    h->counts.no_room = !place_sources(h);
+    for (int k = 0; !h->counts.no_room && k < h->nsources; k++) {
         struct xp_segment *seg = &h->node_in_seg[k * h->near.locals];
         xp_recv_begin(&h->node_in[k], &h->pipe, h->sources[k], XP_STREAM_PLAIN, seg, (size_t)h->near.locals, s->dedup || s->coder);
         for (int i = 0; i < h->near.locals; i++) {
@@ -376,8 +369,6 @@ static xp_status counts_round(struct hier *h, int *moved)
     if (h->phase == HIER_LOCAL || !xp_counts_done(&h->counts))
         return XP_IN_PROGRESS;
     st = xp_counts_verdict(&h->counts);
-    if (st == XP_OK && h->phase == HIER_REFUSED)
-        st = xp_error(h->shape->comm, XP_ERR_INTERNAL, "alltoallv: counts agree, but exceed the maxima of the plan");
     if (st != XP_OK)
         return st;
     h->phase = HIER_ROWS;
@@ -397,12 +388,7 @@ static xp_status hier_progress(void *state, int *moved)
     xp_status st = xp_pipe_reap(&h->pipe, moved);
     if (st == XP_OK)
         st = rows_round(h, &r);
-    if (st != XP_OK)
-        return st;
-    if (!r.done || !xp_pipe_idle(&h->pipe))
-        return XP_IN_PROGRESS;
-    xp_pipe_end(&h->pipe);
-    return XP_OK;
+    return st == XP_OK ? xp_round_end(&r, &h->pipe) : st;
 }
 
 static void hier_waiting_for(void *state, char *text, size_t size)

@@ -50,7 +50,7 @@ struct leader {
     struct xp_recv_stream *node_in; /* [nodes] */
     int *handed_over;              /* [nodes] the own rows among them are in the caller's memory */
     struct xp_send_stream *fan_out; /* [nodes][locals] */
-    enum { LEADER_HEADERS, LEADER_COUNTS, LEADER_GATHER, LEADER_ROWS, LEADER_REFUSED } phase;
+    enum { LEADER_HEADERS, LEADER_COUNTS, LEADER_GATHER, LEADER_ROWS } phase;
     int turn, active;
 };
 
@@ -302,14 +302,6 @@ static uint64_t told(const struct leader *h, int i, int what, int k)
     return xp_get64(h->counts.peers[h->near.local[i]].tail + 8 * (what * h->far + k));
 }
 
-static xp_status check_tails(const struct leader *h)
-{
-    for (int i = 1; i < h->near.locals; i++)
-        if (h->counts.peers[h->near.local[i]].tail_words != 2 * (uint32_t)h->far)
-            return xp_error(h->shape->comm, XP_ERR_CORRUPT, "alltoallv: the header of rank %d is damaged", h->near.local[i]);
-    return XP_OK;
-}
-
 /* Places of the rows that leave the node. Returns 0 when they are more than the maxima of the plan allow. */
 static int place_outgoing(struct leader *h)
 {
@@ -359,14 +351,15 @@ static xp_status open_streams(struct leader *h)
 {
     const struct xp_shape *s = h->shape;
     const struct xp_comm *c = s->comm;
-    xp_status st = check_tails(h);
+    xp_status st = xp_near_check_tails(&h->near, &h->counts, 2 * (size_t)h->far);
     if (st != XP_OK)
         return st;
-    h->phase = place_outgoing(h) && place_incoming(h) ? LEADER_COUNTS : LEADER_REFUSED;
-    for (int i = 1; h->phase == LEADER_COUNTS && i < h->near.locals; i++)
+    h->phase = LEADER_COUNTS;
+    h->counts.no_room = !place_outgoing(h) || !place_incoming(h);
+    for (int i = 1; !h->counts.no_room && i < h->near.locals; i++)
         xp_recv_begin(&h->gather_in[i], &h->pipe, h->near.local[i], XP_STREAM_RELAY + (unsigned)h->near.local[i], &h->gather_seg[i * h->far],
                       (size_t)h->far, 0);
-    for (int b = 0; h->phase == LEADER_COUNTS && b < c->nodes; b++) {
+    for (int b = 0; !h->counts.no_room && b < c->nodes; b++) {
         if (b == c->node)
             continue;
         int first = far_start(c, b);
@@ -395,8 +388,6 @@ static xp_status counts_round(struct leader *h, int *moved)
     if (h->phase == LEADER_HEADERS || !xp_counts_done(&h->counts))
         return XP_IN_PROGRESS;
     st = xp_counts_verdict(&h->counts);
-    if (st == XP_OK && h->phase == LEADER_REFUSED)
-        st = xp_error(h->shape->comm, XP_ERR_INTERNAL, "alltoallv: counts agree, but exceed the maxima of the plan");
     if (st != XP_OK)
         return st;
     h->phase = leads(h) ? LEADER_GATHER : LEADER_ROWS;
@@ -517,12 +508,7 @@ static xp_status leader_progress(void *state, int *moved)
     xp_status st = xp_pipe_reap(&h->pipe, moved);
     if (st == XP_OK)
         st = rows_round(h, &r);
-    if (st != XP_OK)
-        return st;
-    if (!r.done || !xp_pipe_idle(&h->pipe))
-        return XP_IN_PROGRESS;
-    xp_pipe_end(&h->pipe);
-    return XP_OK;
+    return st == XP_OK ? xp_round_end(&r, &h->pipe) : st;
 }
 
 static void leader_waiting_for(void *state, char *text, size_t size)

@@ -62,7 +62,7 @@ void xp_counts_begin(struct xp_counts *k, const struct xp_call *c)
     k->call = *c;
     k->missing = comm->size - 1;
     k->own_sent = k->own_expected = 0;
-    k->disagree = 0;
+    k->disagree = k->no_room = 0;
     for (int i = 0; i < comm->size; i++) {
         struct xp_counts_peer *p = &k->peers[i];
         k->own_sent += pair_hash(comm->rank, i, c->send_rows[i]);
@@ -195,6 +195,8 @@ xp_status xp_counts_verdict(const struct xp_counts *k)
     }
     if (k->sum_sent != k->sum_expected)
         return xp_error(c, XP_ERR_MISMATCH, "alltoallv: other ranks disagree about their counts; their own errors name them");
+    if (k->no_room)
+        return xp_error(c, XP_ERR_INTERNAL, "alltoallv: counts agree, but exceed the maxima of the plan");
     return XP_OK;
 }
 

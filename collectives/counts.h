@@ -48,6 +48,7 @@ struct xp_counts {
     int missing;                  /* headers that have not come */
     uint64_t sum_sent, sum_expected, own_sent, own_expected;
     int disagree;                 /* some pair disagrees, or a header was refused */
+    int no_room;                  /* the algorithm's to set: more rows are expected than the plan's maxima allow, so some pair must disagree */
 };
 
 /* max_tail: most words of a tail. */
@@ -67,7 +68,7 @@ int xp_counts_here(const struct xp_counts *k, int peer);
 int xp_counts_agree(const struct xp_counts *k, int peer);
 /* Whether all headers have come and all own ones have left. */
 int xp_counts_done(const struct xp_counts *k);
-/* With all headers here: XP_OK, or XP_ERR_MISMATCH with the text of the first pair of this rank that disagrees. */
+/* With all headers here: XP_OK; XP_ERR_MISMATCH with the text of the first pair of this rank that disagrees; XP_ERR_INTERNAL: no_room, though all agree. */
 xp_status xp_counts_verdict(const struct xp_counts *k);
 
 /* Appends the ranks whose headers are missing to text ("counts of ranks 2, 5"). Returns the length of text. */

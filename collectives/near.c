@@ -65,6 +65,14 @@ int xp_near_headers_here(const struct xp_near *n, const struct xp_counts *k)
     return 1;
 }
 
+xp_status xp_near_check_tails(const struct xp_near *n, const struct xp_counts *k, size_t words)
+{
+    for (int i = 0; i < n->locals; i++)
+        if (i != n->index && k->peers[n->local[i]].tail_words != words)
+            return xp_error(k->shape->comm, XP_ERR_CORRUPT, "alltoallv: the header of rank %d is damaged", n->local[i]);
+    return XP_OK;
+}
+
 xp_status xp_near_round(struct xp_near *n, struct xp_round *r)
 {
     xp_status st = XP_OK;

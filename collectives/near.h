@@ -28,6 +28,8 @@ void xp_near_destroy(struct xp_near *n);
 void xp_near_begin(struct xp_near *n, struct xp_pipe *p, const struct xp_call *call);
 /* Whether the headers of all other ranks of the node are here. */
 int xp_near_headers_here(const struct xp_near *n, const struct xp_counts *k);
+/* With these here: XP_OK, or XP_ERR_CORRUPT when one of them does not have so many words in its tail. */
+xp_status xp_near_check_tails(const struct xp_near *n, const struct xp_counts *k, size_t words);
 /* Moves the streams on (the copy: xp_self_copy_progress, in every round). */
 xp_status xp_near_round(struct xp_near *n, struct xp_round *r);
 /* Whether the rows of local rank i have come. */

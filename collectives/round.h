@@ -33,6 +33,15 @@ static inline xp_status xp_round_recv(struct xp_round *r, struct xp_recv_stream 
     return st;
 }
 
+/* What the call has come to after a round without errors. */
+static inline xp_status xp_round_end(const struct xp_round *r, struct xp_pipe *p)
+{
+    if (!r->done || !xp_pipe_idle(p))
+        return XP_IN_PROGRESS;
+    xp_pipe_end(p);
+    return XP_OK;
+}
+
 /* Sums of maxima that may be "no limit". */
 static inline size_t xp_add_saturated(size_t a, size_t b)
 {
