@@ -62,6 +62,12 @@ int xp_cuda_assign(const struct xp_gpu *g, const int16_t *sketch, size_t rows, u
 int xp_cuda_centroid(const struct xp_gpu *g, const struct xp_rows *in, const uint32_t *order, const uint32_t *start, const uint32_t *count,
                      uint32_t most, float *out);
 
+/* means of kernels.h (centroid.cu); in->index is not looked at. out: [clusters][dim] in the rows' type. */
+int xp_cuda_mean_rows(const struct xp_gpu *g, const struct xp_rows *in, const uint32_t *order, const uint32_t *start, uint32_t clusters, void *out);
+
+/* distance (distance.cu): out[r] of row r of in and row other_of[r] of other, [..][dim] of the same type; other NULL: of row r alone. */
+int xp_cuda_row_distances(const struct xp_gpu *g, const struct xp_rows *in, const void *other, const uint32_t *other_of, float *out);
+
 /* ---- quantised rows (quantise.cu, dequantise.cu) ----
  * q: a host struct whose signs are a device pointer, xp_sign_words(dim) words. */
 
@@ -197,6 +203,17 @@ int xp_cuda_fold_combine_backward(const struct xp_gpu *g, const struct xp_gpu_fo
 /* xp_fold_dispatch_backward: grad_x[tokens][dim]. */
 int xp_cuda_fold_dispatch_backward(const struct xp_gpu *g, const struct xp_gpu_fold *f, const void *grad_y, const void *sums, const void *jg, void *grad_x);
 
+/* Sums over the values of probes (collectives/folded_probes.c): of E(x) - E(c) with itself and with x - c; of x - c; of E(x). */
+struct xp_gpu_probe {
+    uint32_t row, centroid; /* virtual tokens */
+};
+struct xp_gpu_probe_products {
+    double yy, yx, xx, ee;
+};
+/* seen, results: as above, of all virtual tokens. out: [probes]. */
+int xp_cuda_fold_products(const struct xp_gpu *g, xp_dtype t, size_t dim, const void *seen, const void *results, const struct xp_gpu_probe *probe, size_t probes,
+                          struct xp_gpu_probe_products *out);
+
 /* ---- copies of rows (row_copies.cu) ---- */
 
 /* copy_of[r] = the first row of its frame that row r equals byte for byte, r itself for a row that equals none before it: what xp_dedup of
@@ -281,6 +298,20 @@ struct xp_cuda_table {
     int (*decode_sums)(const struct xp_gpu *g, const struct xp_quantiser *q, const struct xp_gpu_coded_rows *rows, xp_dtype t,
                        const struct xp_gpu_terms *terms, size_t sums, void *out);
     int (*rows_dots)(const struct xp_gpu *g, const struct xp_rows *in, const void *other, float *dots);
+    /* folded layers */
+    size_t (*hasher_bytes)(const struct xp_hasher *host);
+    void (*hasher)(const struct xp_hasher *host, void *memory, struct xp_hasher *device);
+    int (*hash)(const struct xp_gpu *g, const struct xp_hasher *h, const struct xp_rows *in, uint32_t *ids, int16_t *sketch);
+    int (*centroid)(const struct xp_gpu *g, const struct xp_rows *in, const uint32_t *order, const uint32_t *start, const uint32_t *count, uint32_t most,
+                    float *out);
+    int (*mean_rows)(const struct xp_gpu *g, const struct xp_rows *in, const uint32_t *order, const uint32_t *start, uint32_t clusters, void *out);
+    int (*row_distances)(const struct xp_gpu *g, const struct xp_rows *in, const void *other, const uint32_t *other_of, float *out);
+    int (*fold_combine)(const struct xp_gpu *g, const struct xp_gpu_fold *f, const void *x, const void *seen, const void *results, void *y);
+    int (*fold_combine_backward)(const struct xp_gpu *g, const struct xp_gpu_fold *f, const void *grad_y, const void *x, const void *seen, const void *results,
+                                 void *sums, float *grad_weight);
+    int (*fold_dispatch_backward)(const struct xp_gpu *g, const struct xp_gpu_fold *f, const void *grad_y, const void *sums, const void *jg, void *grad_x);
+    int (*fold_products)(const struct xp_gpu *g, xp_dtype t, size_t dim, const void *seen, const void *results, const struct xp_gpu_probe *probe, size_t probes,
+                         struct xp_gpu_probe_products *out);
 };
 extern const struct xp_cuda_table xp_cuda_table;
 

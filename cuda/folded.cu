@@ -1,5 +1,5 @@
 /*
- * folded.cu - folded mode on the device: rows of the results of their centroids, and their gradients
+ * folded.cu - folded mode on the device: rows of the results of their centroids, their gradients, and what probes teach
  *
  * A warp for each 512 bytes of a row; every value is the work of one thread, slots (or members of a cluster) in order, as in
  * collectives/folded_combine.c and folded_backward.c. Gate weight, residual and rounding are in the one pass over the rows.
@@ -17,6 +17,7 @@ namespace
 constexpr unsigned THREADS = 256;
 constexpr unsigned BLOCKS_PER_SM = 8;
 constexpr unsigned PARTIALS = 8; /* of the product that is a weight's gradient */
+constexpr unsigned PROBE_THREADS = 64;
 
 struct Fold {
     struct xp_gpu_fold f;
@@ -192,6 +193,47 @@ template <class T, bool WIDE> __global__ void __launch_bounds__(THREADS, 3) fold
     }
 }
 
+/* ---- probes ---- */
+
+struct Probes {
+    const unsigned char *seen, *results;
+    const struct xp_gpu_probe *probe;
+    size_t probes, dim, row_bytes;
+    struct xp_gpu_probe_products *out;
+};
+
+/*
+ * A warp a probe. The sums are in f64 and in the order of the values, so every lane adds all of them up, value after value, out of what the
+ * lanes have loaded together.
+ */
+template <class T> __global__ void __launch_bounds__(PROBE_THREADS, 4) fold_products_kernel(const __grid_constant__ Probes d)
+{
+    typedef typename T::word word;
+    const unsigned lane = threadIdx.x % 32, dim = (unsigned)d.dim;
+
+    for (size_t p = blockIdx.x * (PROBE_THREADS / 32) + threadIdx.x / 32; p < d.probes; p += gridDim.x * (PROBE_THREADS / 32)) {
+        const size_t row = d.probe[p].row * d.row_bytes, centroid = d.probe[p].centroid * d.row_bytes;
+        const word *x = reinterpret_cast<const word *>(d.seen + row), *c = reinterpret_cast<const word *>(d.seen + centroid);
+        const word *y = reinterpret_cast<const word *>(d.results + row), *e = reinterpret_cast<const word *>(d.results + centroid);
+        double yy = 0, yx = 0, xx = 0, ee = 0;
+
+        for (unsigned first = 0; first < dim; first += 32) {
+            const unsigned i = first + lane;
+            const float mine[4] = {i < dim ? T::load(x[i]) : 0, i < dim ? T::load(c[i]) : 0, i < dim ? T::load(y[i]) : 0, i < dim ? T::load(e[i]) : 0};
+            for (unsigned k = 0; k < 32; k++) { /* zeros behind the end add nothing */
+                const double dx = (double)__shfl_sync(XP_FULL_WARP, mine[0], k) - (double)__shfl_sync(XP_FULL_WARP, mine[1], k);
+                const double result = __shfl_sync(XP_FULL_WARP, mine[2], k), dy = result - (double)__shfl_sync(XP_FULL_WARP, mine[3], k);
+                yy += dy * dy;
+                yx += dy * dx;
+                xx += dx * dx;
+                ee += result * result;
+            }
+        }
+        if (lane == 0)
+            d.out[p] = {yy, yx, xx, ee};
+    }
+}
+
 /* ---- launches ---- */
 
 Fold fold_of(const struct xp_gpu_fold *f, unsigned char *out)
@@ -277,4 +319,15 @@ extern "C" int xp_cuda_fold_dispatch_backward(const struct xp_gpu *g, const stru
         typedef decltype(t) T;
         return launch_items<T>(g, "fold backward", wide ? fold_backward_kernel<T, true> : fold_backward_kernel<T, false>, d, f->tokens);
     });
+}
+
+extern "C" int xp_cuda_fold_products(const struct xp_gpu *g, xp_dtype t, size_t dim, const void *seen, const void *results, const struct xp_gpu_probe *probe,
+                                     size_t probes, struct xp_gpu_probe_products *out)
+{
+    const Probes d = {bytes_of(seen), bytes_of(results), probe, probes, dim, dim * xp_dtype_size(t), out};
+    const xp_shape shape = {xp_grid(xp_ceil_div(probes, PROBE_THREADS / 32), (size_t)g->sms * BLOCKS_PER_SM), dim3(PROBE_THREADS), 0, false};
+
+    if (probes == 0)
+        return 0;
+    return xp_for_type(t, [&](auto tag) { return xp_launch("fold products", shape, g->stream, fold_products_kernel<decltype(tag)>, d); });
 }

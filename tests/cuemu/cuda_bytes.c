@@ -112,6 +112,21 @@ static void *zeroed(const struct xp_gpu *g, size_t bytes)
 }
 
 /* One call of everything, on one multiprocessor; enough rows for what is read once a block not to count. */
+/* Rows of clusters as folded layers make them, and the energies of all rows. */
+static void compare_folded_bytes(struct check *c, const struct xp_gpu *g, const struct xp_rows *in, const uint32_t *order, const uint32_t *start, size_t K, void *out,
+                                 float *energies)
+{
+    const unsigned long row = DIM * 2;
+
+    device_count_begin();
+    check_launched(c, xp_cuda_mean_rows(g, in, order, start, (uint32_t)K, out), "mean rows");
+    check_launched(c, xp_cuda_row_distances(g, in, NULL, NULL, energies), "distance");
+    if (!device_is_emulated())
+        return;
+    limit(c, "mean rows", ROWS * (row + 4) + (K + 1) * 4 + K * row, 1.1);
+    limit(c, "distance", ROWS * (row + 4), 1.01);
+}
+
 static void compare_whole(struct check *c, const struct xp_gpu *all_sms, const struct xp_kernels *plain)
 {
     const struct xp_gpu one = {all_sms->stream, 1, all_sms->shared_bytes}, *g = device_is_emulated() ? &one : all_sms;
@@ -184,6 +199,7 @@ static void compare_whole(struct check *c, const struct xp_gpu *all_sms, const s
         c->failed += device_count(NULL).launches > 2;
     }
     check_device(c, w.back, out, ROWS * stride, 0, "decoded rows");
+    compare_folded_bytes(c, g, &in, order, start, K, out, errors);
 
     void *all[] = {(void *)(uintptr_t)in.data, tables, ids, sketch, scratch, means, of, start, order, count, centroids, q.signs, dev_mean, slots, formats, lengths,
                    errors, places, at, payload, out};

@@ -194,6 +194,72 @@ static void compare_folded(struct check *c, const struct xp_gpu *gpu, const stru
         compare_step(c, g, types[check_below(c, 3)], check_below(c, 2) ? 4096 : 7168, 3, 2);
 }
 
+/* ---- probes ---- */
+
+/* Sums in the order of the values, as folded_probes.c adds them up. */
+static struct xp_gpu_probe_products multiply(const char *seen, const char *results, struct xp_gpu_probe probe, xp_dtype t, size_t dim)
+{
+    const size_t row = probe.row * dim, centroid = probe.centroid * dim;
+    struct xp_gpu_probe_products p = {0, 0, 0, 0};
+
+    for (size_t i = 0; i < dim; i++) {
+        const double dx = (double)xp_load_f32(seen, t, row + i) - xp_load_f32(seen, t, centroid + i);
+        const double y = xp_load_f32(results, t, row + i), dy = y - xp_load_f32(results, t, centroid + i);
+        p.yy += dy * dy;
+        p.yx += dy * dx;
+        p.xx += dx * dx;
+        p.ee += y * y;
+    }
+    return p;
+}
+
+/* Bit for bit, any NaN but for any other. */
+static void check_products(struct check *c, const struct xp_gpu_probe_products *want, const void *device, size_t probes, size_t dim)
+{
+    const size_t n = probes * 4;
+    double *got = malloc(n * sizeof(*got) + 1);
+    const double *w = &want->yy;
+    size_t at = 0;
+
+    device_download(got, device, n * sizeof(*got));
+    c->compared++;
+    while (at < n && (memcmp(&w[at], &got[at], sizeof(*got)) == 0 || (w[at] != w[at] && got[at] != got[at])))
+        at++;
+    if (at < n) {
+        printf("# sum %zu of probe %zu of %zu, rows of %zu (--seed %llu)\n", at % 4, at / 4, probes, dim, (unsigned long long)c->seed);
+        c->failed++;
+    }
+    free(got);
+}
+
+static void compare_products(struct check *c, const struct xp_gpu *gpu, const struct xp_kernels *plain)
+{
+    enum { ROWS = 6 };
+    const struct xp_gpu few = check_gpu(c, gpu);
+    const xp_dtype t = types[check_below(c, 3)];
+    const size_t dim = check_dim(c), probes = check_below(c, 12), bytes = ROWS * dim * xp_dtype_size(t);
+    char *seen = check_rows(c, t, ROWS, dim), *results = check_rows(c, t, ROWS, dim);
+    struct xp_gpu_probe *probe = malloc((probes + 1) * sizeof(*probe));
+    struct xp_gpu_probe_products *want = malloc((probes + 1) * sizeof(*want));
+
+    (void)plain;
+    for (size_t p = 0; p < probes; p++) {
+        probe[p] = (struct xp_gpu_probe){(uint32_t)check_below(c, ROWS), (uint32_t)check_below(c, ROWS)};
+        want[p] = multiply(seen, results, probe[p], t, dim);
+    }
+    void *dev_seen = device_upload(seen, bytes), *dev_results = device_upload(results, bytes), *dev_probe = device_upload(probe, probes * sizeof(*probe));
+    void *out = device_upload(NULL, probes * sizeof(*want));
+    check_launched(c, xp_cuda_fold_products(&few, t, dim, dev_seen, dev_results, dev_probe, probes, out), "products of probes");
+    check_products(c, want, out, probes, dim);
+    void *all[] = {dev_seen, dev_results, dev_probe, out};
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+        device_free(all[i]);
+    free(seen);
+    free(results);
+    free(probe);
+    free(want);
+}
+
 struct fold_bench {
     const struct xp_gpu *g;
     struct xp_gpu_fold f;
@@ -239,5 +305,6 @@ static void bench_folded(struct check *c, const struct xp_gpu *g)
 
 const struct cuda_case cuda_fold_cases[] = {
     {"folded", compare_folded, bench_folded},
+    {"products", compare_products, NULL},
     {NULL, NULL, NULL},
 };

@@ -1,5 +1,5 @@
 /*
- * cuda_rows.c - checkcuda: clusters, their refinement and their centroids
+ * cuda_rows.c - checkcuda: clusters, their refinement, their centroids and mean rows; distances
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -304,6 +304,100 @@ static void compare_centroid(struct check *c, const struct xp_gpu *g, const stru
         compare_centroid_rows(c, g, plain, XP_BF16, 8, 4200); /* more than one run */
 }
 
+/* ---- mean rows, distances ---- */
+
+/* Values of a type: any NaN equals any other. */
+static void check_values(struct check *c, xp_dtype t, const void *want, const void *device, size_t n, const char *what)
+{
+    const size_t size = xp_dtype_size(t);
+    char *got = malloc(n * size + 1);
+    size_t at = 0;
+
+    device_download(got, device, n * size);
+    c->compared++;
+    for (; at < n; at++) {
+        const float a = xp_load_f32(want, t, at), b = xp_load_f32(got, t, at);
+        if (memcmp((const char *)want + at * size, got + at * size, size) && (a == a || b == b))
+            break;
+    }
+    if (at < n) {
+        printf("# %s: %s value %zu of %zu (--seed %llu)\n", what, check_dtype_name(t), at, n, (unsigned long long)c->seed);
+        c->failed++;
+    }
+    free(got);
+}
+
+static void compare_mean_rows_of(struct check *c, const struct xp_gpu *g, const struct xp_kernels *plain, xp_dtype t, size_t dim, size_t rows)
+{
+    const size_t stored = rows + 2, row_bytes = dim * xp_dtype_size(t), shift = check_below(c, 4) ? 0 : xp_dtype_size(t);
+    uint32_t *start = malloc((8 * rows + 64) * 4), *order = malloc((rows + 1) * 4);
+    char *data = check_rows(c, t, stored + 1, dim);
+    struct xp_rows in = {.data = data + shift, .rows = stored, .dim = dim, .dtype = t};
+    const size_t K = random_starts(c, start, rows);
+    char *want = calloc(K * row_bytes + 1, 1);
+    float *work = aligned_alloc(64, (stored * XP_TILE + 16) * sizeof(float));
+
+    for (size_t r = 0; r < rows; r++)
+        order[r] = (uint32_t)check_below(c, stored);
+    plain->means(&in, order, start, K, work, want);
+
+    char *dev = device_upload(data, stored * row_bytes + shift), *out = device_upload(NULL, K * row_bytes + shift);
+    void *dev_order = device_upload(order, rows * 4), *dev_start = device_upload(start, (K + 1) * 4);
+    in.data = dev + shift;
+    check_launched(c, xp_cuda_mean_rows(g, &in, dev_order, dev_start, (uint32_t)K, out + shift), "mean rows");
+    check_values(c, t, want, out + shift, K * dim, "mean rows");
+    void *all[] = {dev, out, dev_order, dev_start};
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+        device_free(all[i]);
+    free(start);
+    free(order);
+    free(data);
+    free(want);
+    free(work);
+}
+
+static void compare_mean_rows(struct check *c, const struct xp_gpu *g, const struct xp_kernels *plain)
+{
+    compare_mean_rows_of(c, g, plain, types[check_below(c, 3)], check_dim(c), check_below(c, 40));
+    compare_mean_rows_of(c, g, plain, types[check_below(c, 3)], 1 + check_below(c, 70), check_below(c, 10));
+    if (check_below(c, 20) == 0)
+        compare_mean_rows_of(c, g, plain, XP_BF16, 8, 4200); /* more than one run */
+}
+
+static void compare_distances_of(struct check *c, const struct xp_gpu *g, const struct xp_kernels *plain, xp_dtype t, size_t dim, size_t rows)
+{
+    const size_t stored = 5, row_bytes = dim * xp_dtype_size(t), shift = check_below(c, 4) ? 0 : xp_dtype_size(t);
+    char *data = check_rows(c, t, stored + 1, dim), *other = check_rows(c, t, stored, dim);
+    uint32_t *index = malloc((rows + 1) * 4), *other_of = malloc((rows + 1) * 4);
+    const int alone = check_below(c, 3) == 0, listed = check_below(c, 3) > 0 || rows > stored;
+    float *want = malloc((rows + 1) * 4);
+
+    for (size_t r = 0; r < rows; r++) {
+        index[r] = listed ? (uint32_t)check_below(c, stored) : (uint32_t)r;
+        other_of[r] = (uint32_t)check_below(c, stored);
+        want[r] = plain->distance(data + shift + index[r] * row_bytes, alone ? NULL : other + other_of[r] * row_bytes, t, dim);
+    }
+    char *dev = device_upload(data, stored * row_bytes + shift), *dev_other = device_upload(other, stored * row_bytes);
+    void *dev_index = device_upload(index, rows * 4), *dev_of = device_upload(other_of, rows * 4), *out = device_upload(NULL, rows * 4);
+    const struct xp_rows in = {.data = dev + shift, .index = listed ? dev_index : NULL, .rows = rows, .dim = dim, .dtype = t};
+    check_launched(c, xp_cuda_row_distances(g, &in, alone ? NULL : dev_other, alone ? NULL : dev_of, out), "distances");
+    check_device(c, want, out, rows * 4, 1, "%s of %zu %s rows of %zu", alone ? "energies" : "distances", rows, check_dtype_name(t), dim);
+    void *all[] = {dev, dev_other, dev_index, dev_of, out};
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+        device_free(all[i]);
+    free(data);
+    free(other);
+    free(index);
+    free(other_of);
+    free(want);
+}
+
+static void compare_distances(struct check *c, const struct xp_gpu *g, const struct xp_kernels *plain)
+{
+    compare_distances_of(c, g, plain, types[check_below(c, 3)], check_dim(c), check_below(c, 30));
+    compare_distances_of(c, g, plain, types[check_below(c, 3)], 1 + check_below(c, 600), check_below(c, 6));
+}
+
 struct centroid_bench {
     const struct xp_gpu *g;
     struct xp_rows in;
@@ -400,6 +494,8 @@ const struct cuda_case cuda_rows_cases[] = {
     {"assign", compare_assign, NULL},
     {"refine", compare_refine, bench_refine},
     {"centroid", compare_centroid, bench_centroid},
+    {"mean_rows", compare_mean_rows, NULL},
+    {"distance", compare_distances, NULL},
     {"pack", compare_pack, NULL},
     {NULL, NULL, NULL},
 };
