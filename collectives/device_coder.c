@@ -60,19 +60,26 @@ int xp_device_coder_open(struct xp_device_coder *d, const struct xp_shape *s, si
     return e;
 }
 
+/* Row by row nothing but the row itself is looked at. */
+static int has_means(const struct xp_device_coder *d)
+{
+    return !d->coder->desc.row_wise;
+}
+
 /* Room for so many frames of `rows` rows in all, `coded` of which are coded. */
 static void take_codes(const struct xp_device_coder *d, struct xp_device_codes *c, size_t frames, size_t rows, size_t coded, struct xp_pool *device)
 {
     const int refers = d->coder->desc.eps_ref != XP_EPS_REF_ROW;
+    const size_t means = has_means(d) ? frames : 0;
     c->frame = xp_pool_take(device, frames * sizeof *c->frame);
     c->base_of = xp_pool_take(device, rows * sizeof *c->base_of);
     c->reference_of = refers ? xp_pool_take(device, rows * sizeof *c->reference_of) : NULL;
     c->lengths = xp_pool_take(device, coded * sizeof *c->lengths);
-    c->means = xp_pool_take(device, frames * d->shape->dim * sizeof *c->means);
+    c->means = xp_pool_take(device, means * d->shape->dim * sizeof *c->means);
     c->errors = xp_pool_take(device, coded * sizeof *c->errors);
     c->formats = xp_pool_take(device, coded);
     c->pays = xp_pool_take(device, frames);
-    c->typed = xp_pool_take(device, frames * d->shape->row_bytes);
+    c->typed = xp_pool_take(device, means * d->shape->row_bytes);
     c->slots = xp_pool_take(device, coded * d->stride);
     if (!d->sign_words)
         return;
@@ -91,7 +98,7 @@ static void take_batch(struct xp_device_coder *d, struct xp_device_batch *b, str
     b->at = xp_pool_take(pinned, (rows + 1) * sizeof *b->at);
     b->formats = xp_pool_take(pinned, rows);
     b->pays = xp_pool_take(pinned, frames);
-    b->typed = xp_pool_take(pinned, frames * d->shape->row_bytes);
+    b->typed = xp_pool_take(pinned, has_means(d) ? frames * d->shape->row_bytes : 0);
     b->seeds = xp_pool_take(pinned, d->sign_words ? frames * sizeof *b->seeds : 0);
     b->dev.index = xp_pool_take(device, rows * sizeof *b->dev.index);
     b->dev.order = xp_pool_take(device, stored * sizeof *b->dev.order);
@@ -216,9 +223,9 @@ static int copy_parts(const struct xp_device_coder *d, const struct part *parts,
 static int run_kernels(struct xp_device_coder *d, const struct xp_device_codes *c, size_t frames, const struct xp_rows *all, const struct xp_rows *in)
 {
     const struct xp_gpu_means means = {c->means, c->typed, c->pays, c->base_of, c->reference_of};
-    const struct xp_gpu_bases bases = {c->means, c->base_of, c->reference_of, d->sign_words ? c->signs.of : NULL};
+    const struct xp_gpu_bases bases = {has_means(d) ? c->means : NULL, c->base_of, c->reference_of, d->sign_words ? c->signs.of : NULL};
     const struct xp_quantiser q = {.dim = d->shape->dim, .signs = d->sign_words ? c->signs.signs : d->quantiser.signs};
-    int e = d->kernels->means(&d->gpu, all, c->frame, frames, &means);
+    int e = has_means(d) ? d->kernels->means(&d->gpu, all, c->frame, frames, &means) : 0;
     if (!e && d->sign_words)
         e = d->kernels->frame_signs(&d->gpu, all, c->frame, frames, d->coder->desc.seed, &c->signs);
     return e ? e : d->kernels->row_encode(&d->gpu, &d->plan, &q, in, &bases, c->slots, d->stride, c->formats, c->lengths, c->errors);
@@ -263,9 +270,11 @@ static int encode_batch(struct xp_device_coder *d, struct xp_device_batch *b, vo
     const struct xp_device_codes *c = &b->dev.codes;
     const struct xp_rows in = rows_at(d, b->from, b->dev.index, b->rows);
     const struct part up[] = {{c->frame, b->frame, b->frames * sizeof *b->frame}, {b->dev.index, b->index, b->rows * sizeof *b->index}};
-    const struct part down[] = {{b->at, b->dev.at, (b->rows + 1) * sizeof *b->at}, {b->formats, c->formats, b->rows}, {b->pays, c->pays, b->frames},
-                                {b->typed, c->typed, b->frames * d->shape->row_bytes}, {b->seeds, c->signs.seeds, d->sign_words ? b->frames * sizeof *b->seeds : 0}};
+    const size_t means = has_means(d) ? b->frames : 0;
+    const struct part down[] = {{b->at, b->dev.at, (b->rows + 1) * sizeof *b->at}, {b->formats, c->formats, b->rows}, {b->pays, c->pays, means},
+                                {b->typed, c->typed, means * d->shape->row_bytes}, {b->seeds, c->signs.seeds, d->sign_words ? b->frames * sizeof *b->seeds : 0}};
     int e = copy_parts(d, up, sizeof up / sizeof *up, stream);
+    memset(b->pays, 0, b->frames);
     if (!e)
         e = run_kernels(d, c, b->frames, &in, &in);
     if (!e)

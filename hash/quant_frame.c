@@ -14,11 +14,14 @@ size_t xp_quant_head_bytes(const struct xp_coder *c, size_t rows, int has_mean)
     return XP_FRAME_HEADER + XP_QUANT_PREFIX + (has_mean ? c->row_bytes : 0) + rows;
 }
 
-/* As the encoder decides: first whether a mean row has room at all, then whether everything has. */
+/* As the encoder decides: first whether a mean row has room at all, then whether everything has. Row-wise there is no mean row, and only what does not
+ * fit the frame is left as it is. */
 int xp_quant_pays(const struct xp_coder *c, size_t rows, int has_mean, size_t length)
 {
     const size_t raw = rows * c->row_bytes, payload = xp_quant_head_bytes(c, rows, has_mean) - XP_FRAME_HEADER + length;
 
+    if (c->desc.row_wise)
+        return XP_FRAME_HEADER + payload <= xp_frame_bound(c->desc.dtype, c->desc.dim, rows);
     return XP_QUANT_PREFIX + c->row_bytes < raw && payload < raw;
 }
 

@@ -24,7 +24,7 @@
 /* Where the rows' bytes begin in a frame. */
 size_t xp_quant_head_bytes(const struct xp_coder *c, size_t rows, int has_mean);
 
-/* Whether a frame of so many rows, whose rows take `length` bytes, is shorter than the rows; else the encoder writes codec raw. */
+/* Whether a frame of so many rows, whose rows take `length` bytes, is shorter than the rows, or row-wise fits the bound; else the encoder writes codec raw. */
 int xp_quant_pays(const struct xp_coder *c, size_t rows, int has_mean, size_t length);
 
 /* Writes a payload up to the rows' bytes. mean: a row in the rows' type, NULL: none. Returns the bytes written. */
