@@ -189,12 +189,16 @@ static xp_status allocate(struct xp_folder *f)
     f->member_token = block(f->max_slots + 1, sizeof(uint32_t), 0);
     f->wild = block(n, sizeof(uint32_t), 0);
     f->sequence = block(n, sizeof(uint32_t), 0);
-    f->energy = block(n, sizeof(float), 0);
-    f->sketch = block(n, f->sketch_values * sizeof(int16_t), 0);
+    if (f->elsewhere) {
+        f->result_energy = block(f->max_slots + 1, sizeof(float), 0);
+    } else {
+        f->energy = block(n, sizeof(float), 0);
+        f->sketch = block(n, f->sketch_values * sizeof(int16_t), 0);
+    }
     f->part = block(n, f->sketch_values * sizeof(int16_t), 0);
     if (!f->expert || !f->alpha || !f->scale || !f->tile || !f->product || !f->expert_start || !f->expert_count ||
-        !f->expert_cluster || !f->expert_probe || !f->ids || !f->counter || !f->token || !f->slot || !f->member_token || !f->wild || !f->sequence || !f->energy ||
-        !f->sketch || !f->part)
+        !f->expert_cluster || !f->expert_probe || !f->ids || !f->counter || !f->token || !f->slot || !f->member_token || !f->wild || !f->sequence || !f->part ||
+        (f->elsewhere ? !f->result_energy : !f->energy || !f->sketch))
         return XP_ERR_NO_MEMORY;
     if (!leader && allocate_cells(f))
         return XP_ERR_NO_MEMORY;
@@ -225,6 +229,7 @@ xp_status xp_folder_create(struct xp_folder **out, const struct xp_folder_desc *
     f->row_bytes = d->dim * xp_dtype_size(d->dtype);
     f->max_tokens = d->max_tokens;
     f->experts = d->experts;
+    f->elsewhere = d->elsewhere;
     xp_kernels_init(&f->kernels, d->isa);
     st = __builtin_mul_overflow(d->max_tokens, (size_t)d->max_topk, &f->max_slots) || f->max_slots >= (size_t)1 << 31 ? XP_ERR_INVALID_ARG : XP_OK;
     if (st == XP_OK)
@@ -270,8 +275,11 @@ void xp_folder_destroy(struct xp_folder *f)
     free(f->member_token);
     free(f->wild);
     free(f->sequence);
-    free(f->energy);
-    free(f->sketch);
+    if (!f->elsewhere) {
+        free(f->energy);
+        free(f->sketch);
+    }
+    free(f->result_energy);
     free(f->part);
     free(f->cell);
     free(f->near);
@@ -307,12 +315,14 @@ xp_status xp_fold_create(struct xp_fold **out, struct xp_folder *f)
     s->expert = block(n, sizeof(int32_t), 0);
     s->probe = block(n, sizeof(uint32_t), 0);
     s->is_wild = block(n, 1, 0);
-    s->rows = block(n, f->row_bytes, 0);
-    s->seen = f->coder ? block(n, f->row_bytes, 0) : s->rows;
-    s->results = block(n, f->row_bytes, 0);
-    s->sums = block(n, f->row_bytes, 0);
-    if (!s->cluster_of || !s->alpha_of || !s->start || !s->member || !s->expert || !s->probe || !s->is_wild || !s->rows || !s->seen ||
-        !s->results || !s->sums) {
+    if (!f->elsewhere) {
+        s->rows = block(n, f->row_bytes, 0);
+        s->seen = f->coder ? block(n, f->row_bytes, 0) : s->rows;
+        s->results = block(n, f->row_bytes, 0);
+        s->sums = block(n, f->row_bytes, 0);
+    }
+    if (!s->cluster_of || !s->alpha_of || !s->start || !s->member || !s->expert || !s->probe || !s->is_wild ||
+        (!f->elsewhere && (!s->rows || !s->seen || !s->results || !s->sums))) {
         xp_fold_destroy(s);
         return XP_ERR_NO_MEMORY;
     }

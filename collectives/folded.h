@@ -23,6 +23,7 @@ struct xp_folder_desc {
     const char *codec;       /* form of far centroids and results: "raw" (as they are), "fp8", "int8", ... a fixed format; NULL, "auto": "int8" */
     enum xp_isa isa;
     uint64_t seed;
+    int elsewhere;           /* rows, of tokens and virtual tokens, are where the folder does not reach: folded_device.h */
 };
 
 xp_status xp_folder_create(struct xp_folder **out, const struct xp_folder_desc *d);

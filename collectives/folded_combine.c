@@ -10,7 +10,7 @@
 
 #include "collectives/folded_impl.h"
 
-static void set_alphas(struct xp_fold *s)
+static void spread_alphas(struct xp_fold *s)
 {
     for (size_t v = 0; v < s->clusters; v++) {
         /* x - c is not even a number in a wild row, and zero in its cluster by definition. */
@@ -19,6 +19,18 @@ static void set_alphas(struct xp_fold *s)
         s->f->alpha[v] = alpha;
         for (size_t i = s->start[v]; i < s->start[v + 1]; i++)
             s->alpha_of[s->member[i]] = alpha;
+    }
+}
+
+/* For a causal model the probes of this step, which may be late rows, must not speak in its outputs. */
+void xp_fold_set_alphas(struct xp_fold *s)
+{
+    if (s->f->knobs.centroid == XP_CENTROID_LEADER) {
+        spread_alphas(s);
+        xp_fold_learn(s);
+    } else {
+        xp_fold_learn(s);
+        spread_alphas(s);
     }
 }
 
@@ -56,14 +68,7 @@ void xp_fold_combine(struct xp_fold *s, const void *x, const void *results, void
 
     if (results != s->results)
         memcpy(s->results, results, xp_fold_count(s) * f->row_bytes);
-    /* For a causal model the probes of this step, which may be late rows, must not speak in its outputs. */
-    if (f->knobs.centroid == XP_CENTROID_LEADER) {
-        set_alphas(s);
-        xp_fold_learn(s);
-    } else {
-        xp_fold_learn(s);
-        set_alphas(s);
-    }
+    xp_fold_set_alphas(s);
     set_scales(s);
     const struct xp_fold_sums sums = {.dtype = f->dtype, .dim = f->dim, .clusters = s->clusters, .tokens = s->t.tokens, .topk = (size_t)s->t.topk,
                                       .results = s->results, .centroids = s->seen, .alpha = f->alpha, .cluster_of = s->cluster_of,

@@ -56,6 +56,7 @@ struct xp_fold_knobs {
 };
 
 struct xp_folder {
+    int elsewhere;          /* rows are: whoever has them says what is asked of them */
     xp_dtype dtype;
     size_t dim, row_bytes, max_tokens, max_slots;
     int experts;
@@ -86,7 +87,7 @@ struct xp_folder {
     uint32_t *member_token; /* [max_slots] tokens of a step's slots by cluster */
     uint32_t *wild;     /* [max_tokens] slots of its wild rows */
     uint32_t *sequence; /* [max_tokens] number of a token's sequence, 0 .. */
-    float *energy;      /* [max_tokens] */
+    float *energy;      /* [max_tokens] with rows elsewhere not the folder's own memory, as is */
     int16_t *sketch;    /* [max_tokens][sketch_values] of all tokens, and those of */
     int16_t *part;      /* [max_tokens][sketch_values] the expert's tame rows */
     unsigned cells;     /* of the step */
@@ -104,6 +105,7 @@ struct xp_folder {
     int16_t *leaders;   /* leader mode: [max_slots][sketch_values] sketches of the leaders, expert by expert */
     struct xp_fold_leader *leader; /* [max_slots] likewise */
     struct xp_fold_products *product; /* [experts * knobs.probes], at most max_slots */
+    float *result_energy;   /* rows elsewhere: [max_slots] of the result of a cluster of one row */
     uint32_t *expert_start, *expert_count; /* [experts + 1] where an expert's slots begin, [experts] scratch */
     uint32_t *expert_cluster, *expert_probe; /* [experts + 1] where its clusters begin, and its probes */
 
@@ -125,7 +127,7 @@ struct xp_fold {
     int32_t *expert;         /* [clusters + probes] */
     uint32_t *probe;         /* [probes] slots */
     uint8_t *is_wild;        /* [clusters] */
-    char *rows, *seen;       /* [clusters + probes][dim]; the same memory without a coder */
+    char *rows, *seen;       /* [clusters + probes][dim]; the same memory without a coder. Elsewhere: NULL, as results and sums */
     struct xp_coded_rows *store; /* gets the virtual tokens as coded; NULL: nobody wants them */
     char *results, *sums;    /* [clusters + probes][dim] results of forward, sums G of backward */
     double residual_energy, energy; /* of the step's tame rows */
@@ -135,6 +137,11 @@ static inline size_t xp_fold_slot_expert(const struct xp_fold *s, uint32_t slot)
 {
     return (size_t)s->t.expert[slot];
 }
+
+/* Most slots that speak for all in rho. */
+#define XP_FOLD_MEASURED 512
+/* Most rows that the mean row of a step is made of. */
+#define XP_FOLD_SAMPLE 256
 
 /* NaN, Inf, or too much energy. */
 static inline int xp_fold_is_wild(const struct xp_folder *f, const void *row)
@@ -149,6 +156,18 @@ static inline const void *xp_fold_token_row(const struct xp_fold *s, const void 
 
 /* folded.c: rows of virtual tokens [first, end) are in s->rows; makes s->seen of them, and leaves them in `store` unless that is NULL. */
 xp_status xp_fold_code(struct xp_fold *s, size_t first, size_t end, struct xp_coded_rows *store);
+
+/*
+ * folded_make.c, for rows elsewhere, with mean centroids and no bound for outliers: xp_fold_choose in parts. Of all tokens come f->energy; of the
+ * sampled ones, which xp_fold_sample lists in f->token and counts, their mean row, which the hasher then gets; f->sketch, by that hasher.
+ */
+size_t xp_fold_sample(struct xp_folder *f, size_t tokens);
+/* Then everything is chosen, as xp_fold_choose does. */
+xp_status xp_fold_choose_surveyed(struct xp_fold *s, const struct xp_fold_tokens *t);
+/* The slots that speak for all, wild ones left out: [XP_FOLD_MEASURED]. Returns how many. */
+size_t xp_fold_measured(const struct xp_fold *s, uint32_t *slot);
+/* The squared distances of their rows from their centroids as seen; in the place of xp_fold_end. */
+void xp_fold_end_measured(struct xp_fold *s, const uint32_t *slot, const float *distance, size_t measured);
 
 /* folded_cluster.c: clusters `in` (tame rows of one expert) into about `budget` clusters: f->clusters. Tokens: f->token. */
 void xp_fold_cluster(struct xp_folder *f, const struct xp_rows *in, size_t budget);
@@ -172,10 +191,14 @@ void xp_fold_lead(struct xp_fold *s, const void *x, double rate);
 size_t xp_fold_probe_quota(const struct xp_folder *f, size_t expert, size_t rows, size_t budget);
 /* Adds the probes of all experts behind the clusters. */
 void xp_fold_pick_probes(struct xp_fold *s, const void *x);
-/* Takes what the probes' results say: alpha of the experts, and the error estimate. */
+/* Takes what the probes' results say: alpha of the experts, and the error estimate. Rows elsewhere: f->product and f->result_energy have it. */
 void xp_fold_learn(struct xp_fold *s);
+/* Whether a cluster is one row, whose result is therefore known. */
+int xp_fold_is_known(const struct xp_fold *s, size_t v);
 
-/* folded_combine.c: out = E(c) + alpha (x - c) of a slot; x is its token's row. Uses f32[3]. */
+/* folded_combine.c: learns, and sets the alpha of every slot. */
+void xp_fold_set_alphas(struct xp_fold *s);
+/* out = E(c) + alpha (x - c) of a slot; x is its token's row. Uses f32[3]. */
 void xp_fold_slot_result(const struct xp_fold *s, uint32_t slot, const float *x, float *out);
 
 #endif

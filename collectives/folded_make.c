@@ -14,8 +14,6 @@
 
 /* Where outliers or sequences make clusters of their own the budget is hit by trying. */
 #define ATTEMPTS 5
-#define RHO_ROWS 512
-#define MEAN_ROWS 256
 #define TOGETHER 16 /* rows that the first caches hold */
 #define CLOSE 32 /* off by less than one in so many is near enough */
 
@@ -50,18 +48,40 @@ static int is_wild(float energy)
     return !(energy <= XP_FOLD_WILD);
 }
 
+/* Number i of `take` that lie at equal distances among n. */
+static size_t sampled(size_t i, size_t take, size_t n)
+{
+    return (2 * i + 1) * n / (2 * take);
+}
+
+static size_t least_of(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+size_t xp_fold_sample(struct xp_folder *f, size_t tokens)
+{
+    const size_t take = least_of(tokens, XP_FOLD_SAMPLE);
+    size_t n = 0;
+
+    for (size_t i = 0; i < take; i++)
+        if (!is_wild(f->energy[sampled(i, take, tokens)]))
+            f->token[n++] = (uint32_t)sampled(i, take, tokens);
+    return n;
+}
+
 /* The mean of tame rows to f->f32[0]; of many, of those at equal distances. */
 static void find_mean(struct xp_folder *f, const struct xp_rows *rows)
 {
-    const size_t take = rows->rows < MEAN_ROWS ? rows->rows : MEAN_ROWS;
+    const size_t take = least_of(rows->rows, XP_FOLD_SAMPLE);
     uint32_t start[] = { 0, 0 };
 
     for (size_t i = 0; i < take; i++) {
-        const size_t t = (2 * i + 1) * rows->rows / (2 * take);
+        const size_t t = sampled(i, take, rows->rows);
 
-        if (!is_wild(f->kernels.distance(xp_row(rows, t), NULL, f->dtype, f->dim)))
-            f->token[start[1]++] = (uint32_t)t;
+        f->energy[t] = f->kernels.distance(xp_row(rows, t), NULL, f->dtype, f->dim);
     }
+    start[1] = (uint32_t)xp_fold_sample(f, rows->rows);
     f->kernels.centroid(rows, f->token, start, 1, f->f32[0]);
 }
 
@@ -81,7 +101,6 @@ static void survey_tokens(struct xp_fold *s, const void *x)
             f->energy[t + i] = f->kernels.distance(xp_row(&some, i), NULL, f->dtype, f->dim);
         f->kernels.hash(&f->hasher, &some, f->ids + t, f->sketch + t * f->sketch_values);
     }
-    xp_fold_find_cells(f, s->t.tokens);
 }
 
 /* Slots of wild rows to f->wild; slots, tokens and sketches of the others to f->slot, f->token, f->part. Returns the number of the
@@ -123,7 +142,8 @@ static void close_cluster(struct xp_fold *s, size_t expert, size_t slots, int wi
 static void add_single(struct xp_fold *s, const void *x, size_t expert, uint32_t slot, int wild)
 {
     s->member[s->start[s->clusters]] = slot;
-    memcpy(s->rows + s->clusters * s->f->row_bytes, xp_fold_token_row(s, x, slot), s->f->row_bytes);
+    if (!s->f->elsewhere)
+        memcpy(s->rows + s->clusters * s->f->row_bytes, xp_fold_token_row(s, x, slot), s->f->row_bytes);
     close_cluster(s, expert, 1, wild);
 }
 
@@ -255,14 +275,14 @@ static size_t at_least(size_t least, double wanted)
     return wanted > (double)least ? (size_t)lrint(wanted) : least;
 }
 
-/* Mean centroids. */
+/* Mean centroids, of tokens that have been surveyed. */
 static xp_status fold_means(struct xp_fold *s, const void *x)
 {
     struct xp_folder *f = s->f;
     size_t spent = 0;
     xp_status st = XP_OK;
 
-    survey_tokens(s, x);
+    xp_fold_find_cells(f, s->t.tokens);
     for (size_t e = 0; e < (size_t)f->experts && st == XP_OK; e++) {
         const size_t first = f->expert_start[e], n = f->expert_start[e + 1] - first, before = s->clusters;
         const double share = f->knobs.rate * (double)n, left = f->knobs.rate * (double)(first + n) - (double)spent;
@@ -332,22 +352,33 @@ static void number_sequences(struct xp_fold *s)
     memcpy(f->sequence, f->clusters.of, s->t.tokens * sizeof(*f->sequence));
 }
 
-/* Energies for rho: of rows, and of what their centroids leave. Up to RHO_ROWS slots at equal distances speak for all. */
+size_t xp_fold_measured(const struct xp_fold *s, uint32_t *slot)
+{
+    const size_t take = least_of(s->slots, XP_FOLD_MEASURED);
+    size_t n = 0;
+
+    for (size_t i = 0; i < take; i++) {
+        const uint32_t some = s->member[sampled(i, take, s->slots)];
+
+        if (!s->is_wild[s->cluster_of[some]])
+            slot[n++] = some;
+    }
+    return n;
+}
+
+/* Energies for rho: of rows, and of what their centroids leave. Slots at equal distances speak for all. */
 static void measure(struct xp_fold *s, const void *x)
 {
     struct xp_folder *f = s->f;
-    const size_t take = s->slots < RHO_ROWS ? s->slots : RHO_ROWS;
+    uint32_t slot[XP_FOLD_MEASURED];
+    const size_t n = xp_fold_measured(s, slot);
 
     s->energy = s->residual_energy = 0;
-    for (size_t i = 0; i < take; i++) {
-        const uint32_t slot = s->member[(2 * i + 1) * s->slots / (2 * take)];
-        const size_t v = (size_t)s->cluster_of[slot];
-        const void *row = xp_fold_token_row(s, x, slot);
+    for (size_t i = 0; i < n; i++) {
+        const void *row = xp_fold_token_row(s, x, slot[i]);
 
-        if (s->is_wild[v])
-            continue;
         s->energy += f->kernels.distance(row, NULL, f->dtype, f->dim);
-        s->residual_energy += f->kernels.distance(row, s->seen + v * f->row_bytes, f->dtype, f->dim);
+        s->residual_energy += f->kernels.distance(row, s->seen + (size_t)s->cluster_of[slot[i]] * f->row_bytes, f->dtype, f->dim);
     }
 }
 
@@ -371,12 +402,13 @@ static void index_experts(struct xp_fold *s)
         f->member_token[i] = s->member[i] / (unsigned)s->t.topk;
 }
 
-xp_status xp_fold_choose(struct xp_fold *s, const struct xp_fold_tokens *t, const void *x)
+/* x NULL: rows are elsewhere. */
+static xp_status choose(struct xp_fold *s, const void *x)
 {
+    const struct xp_fold_tokens *t = &s->t;
     struct xp_folder *f = s->f;
     xp_status st = XP_OK;
 
-    s->t = *t;
     s->clusters = s->probes = 0;
     sort_slots(s);
     if (f->knobs.centroid == XP_CENTROID_SEQUENCES && !t->sequence && t->tokens)
@@ -392,9 +424,27 @@ xp_status xp_fold_choose(struct xp_fold *s, const struct xp_fold_tokens *t, cons
         return st;
     xp_fold_pick_probes(s, x);
     index_experts(s);
-    if (s->store)
-        xp_coded_rows_begin(s->store, &(struct xp_rows){.data = s->rows, .rows = xp_fold_count(s), .dim = f->dim, .dtype = f->dtype});
     return XP_OK;
+}
+
+xp_status xp_fold_choose(struct xp_fold *s, const struct xp_fold_tokens *t, const void *x)
+{
+    struct xp_folder *f = s->f;
+    xp_status st;
+
+    s->t = *t;
+    if (f->knobs.centroid != XP_CENTROID_LEADER)
+        survey_tokens(s, x);
+    st = choose(s, x);
+    if (st == XP_OK && s->store)
+        xp_coded_rows_begin(s->store, &(struct xp_rows){.data = s->rows, .rows = xp_fold_count(s), .dim = f->dim, .dtype = f->dtype});
+    return st;
+}
+
+xp_status xp_fold_choose_surveyed(struct xp_fold *s, const struct xp_fold_tokens *t)
+{
+    s->t = *t;
+    return choose(s, NULL);
 }
 
 void xp_fold_average(struct xp_fold *s, const void *x, size_t e, size_t after)
@@ -419,6 +469,16 @@ xp_status xp_fold_fill(struct xp_fold *s, size_t e)
 void xp_fold_end(struct xp_fold *s, const void *x)
 {
     measure(s, x);
+    s->f->step++;
+}
+
+void xp_fold_end_measured(struct xp_fold *s, const uint32_t *slot, const float *distance, size_t measured)
+{
+    s->energy = s->residual_energy = 0;
+    for (size_t i = 0; i < measured; i++) {
+        s->energy += s->f->energy[slot[i] / (unsigned)s->t.topk];
+        s->residual_energy += distance[i];
+    }
     s->f->step++;
 }
 

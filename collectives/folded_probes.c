@@ -48,7 +48,8 @@ static void add_probe(struct xp_fold *s, const void *x, size_t expert, uint32_t 
 
     s->probe[s->probes++] = slot;
     s->expert[v] = (int32_t)expert;
-    memcpy(s->rows + v * s->f->row_bytes, xp_fold_token_row(s, x, slot), s->f->row_bytes);
+    if (!s->f->elsewhere)
+        memcpy(s->rows + v * s->f->row_bytes, xp_fold_token_row(s, x, slot), s->f->row_bytes);
 }
 
 /* Candidates at equal distances, cluster by cluster; where they begin moves on with every step. */
@@ -150,16 +151,27 @@ static double drawn_slope(const struct xp_fold_slope *s, double prior)
     return fmin(fmax(slope, -ALPHA_LIMIT), ALPHA_LIMIT);
 }
 
+int xp_fold_is_known(const struct xp_fold *s, size_t v)
+{
+    return s->start[v + 1] - s->start[v] > candidates(s, v);
+}
+
+static double result_energy(const struct xp_fold *s, size_t v)
+{
+    const struct xp_folder *f = s->f;
+
+    return f->elsewhere ? f->result_energy[v] : f->kernels.distance(s->results + v * f->row_bytes, NULL, f->dtype, f->dim);
+}
+
 /* Squares of the results of rows that are their own centroids, and the number of the others. */
 static size_t known_results(const struct xp_fold *s, size_t first, size_t end, double *squares)
 {
     size_t others = 0;
 
     for (size_t v = first; v < end; v++) {
-        const size_t n = candidates(s, v), known = s->start[v + 1] - s->start[v] - n;
-        const double e = known ? s->f->kernels.distance(s->results + v * s->f->row_bytes, NULL, s->f->dtype, s->f->dim) : 0;
+        const double e = xp_fold_is_known(s, v) ? result_energy(s, v) : 0;
 
-        others += n;
+        others += candidates(s, v);
         if (!s->is_wild[v] && isfinite(e))
             *squares += e;
     }
@@ -222,7 +234,7 @@ void xp_fold_learn(struct xp_fold *s)
 
     if (s->probes == 0)
         return;
-    for (size_t p = 0; p < s->probes; p++)
+    for (size_t p = 0; p < s->probes && !f->elsewhere; p++)
         f->product[p] = multiply(s, p);
     if (f->knobs.fit)
         fit_alphas(s);

@@ -62,8 +62,9 @@ static const struct xp_moe_row_ops host_rows = {
 static xp_status allocate_rows(struct xp_moe *m)
 {
     size_t rows = m->cap_most + 1;
-    const int on_device = m->shape.device && m->shape.mode != XP_MODE_FOLDED;
+    const int on_device = m->shape.device && !m->shape.staged;
     m->rows = on_device ? &xp_moe_device_rows : &host_rows;
+    m->fold = on_device ? &xp_folded_by_device : &xp_folded_by_host;
     if (on_device)
         return xp_moe_device_create(m);
     m->out = malloc(rows * m->shape.row_bytes);
@@ -119,12 +120,13 @@ xp_status xp_moe_create(struct xp_moe **out, const struct xp_moe_shape *shape, c
     xp_status st = allocate(m);
     if (st == XP_OK && !m->device && m->slow_hop == 0 && (folder ? shape->comm->nodes > 1 : shape->mode == XP_MODE_BOUNDED && xp_path_copies(shape)))
         st = xp_coded_rows_create(&m->store, shape->peer_max_tokens[shape->comm->rank] * (folder ? (size_t)shape->max_topk : 1), shape->row_bytes);
-    if (st == XP_OK && folder) {
+    if (st == XP_OK && folder)
         st = xp_folder_create(&m->folder, folder);
-        if (!(m->virtual_rows = malloc((m->cap[0] + 1) * shape->row_bytes)))
-            st = XP_ERR_NO_MEMORY;
-    }
-    if (st == XP_OK && folder && shape->device)
+    if (st == XP_OK && folder && m->device)
+        st = xp_moe_device_fold(m);
+    else if (st == XP_OK && folder && !(m->virtual_rows = malloc((m->cap[0] + 1) * shape->row_bytes)))
+        st = XP_ERR_NO_MEMORY;
+    if (st == XP_OK && shape->staged)
         st = xp_moe_stage_create(m);
     if (st != XP_OK) {
         xp_moe_destroy(m);
@@ -249,10 +251,12 @@ static void list_folded_steps(struct xp_moe *m, const struct xp_moe_op *op)
         add(m, XP_STEP_HELLO, 0, XP_CHANNEL_HELLO);
         add_records(m);
         add_outward(m, XP_CHANNEL_FOLDED);
+        add(m, XP_STEP_FOLD_END, 0, XP_CHANNEL_FOLDED);
         break;
     case XP_MOE_COMBINE_BACKWARD:
         add(m, XP_STEP_FOLD_GRAD, 0, XP_CHANNEL_FOLDED);
         add_outward(m, XP_CHANNEL_FOLDED);
+        add(m, XP_STEP_FOLD_END, 0, XP_CHANNEL_FOLDED);
         break;
     default:
         add_back(m, XP_STEP_BACK, XP_STEP_HOME, XP_CHANNEL_FOLDED);
@@ -288,9 +292,7 @@ static float *received_scalars(struct xp_moe *m, int hop)
 /* What the first hop outward takes from: rows that stay are found there. */
 static const void *first_rows(const struct xp_moe *m)
 {
-    if (!m->folded)
-        return m->op.in;
-    return m->op.kind == XP_MOE_DISPATCH ? xp_fold_seen(m->op.routing->fold) : m->virtual_rows;
+    return m->folded ? m->fold->first_rows(m) : m->op.in;
 }
 
 static int weighted(const struct xp_moe *m)
@@ -301,7 +303,7 @@ static int weighted(const struct xp_moe *m)
 /* Rows of this call that go to several nodes are coded once; virtual tokens have been coded when they were made. */
 static void code_once(struct xp_moe *m, const struct xp_map_hop *p, int hop)
 {
-    if (!m->store || hop != m->slow_hop || m->folded != (m->folder != NULL) || (m->folded && m->op.kind != XP_MOE_DISPATCH))
+    if (!m->store || hop != m->slow_hop || !(m->folded ? m->op.kind == XP_MOE_DISPATCH : xp_path_copies(&m->shape)))
         return;
     if (!m->folded)
         xp_coded_rows_begin(m->store, &(struct xp_rows){.data = m->call.from, .index = m->call.at, .rows = p->rows_out, .dim = m->shape.dim, .dtype = m->shape.dtype});
@@ -316,7 +318,7 @@ static void send_rows(struct xp_moe *m, const struct xp_moe_step *s)
     const void *from = s->hop > 0 ? received(m, s->hop - 1) : first_rows(m);
     m->call = (struct xp_call){.send = m->out, .send_rows = p->rows_to, .recv = received(m, s->hop), .recv_rows = p->rows_from};
     m->call.grad_weights = m->op.scalars && !m->folded; /* folded steps find them at home */
-    if (s->hop == 0 && m->folded && m->op.kind == XP_MOE_DISPATCH && m->slow_hop > 0) {
+    if (s->hop == 0 && m->folded && m->op.kind == XP_MOE_DISPATCH && m->slow_hop > 0 && !m->device) {
         xp_folded_leave(m, m->op.routing);
         return;
     }
@@ -346,7 +348,7 @@ static void send_units(struct xp_moe *m, const struct xp_moe_step *s)
 static void place_rows(struct xp_moe *m, const struct xp_moe_step *s)
 {
     const struct xp_map_level *v = &m->map->level[s->kind == XP_STEP_FORWARD ? 1 : 0];
-    if (!m->folded || m->hops > 1)
+    if (!m->folded || m->hops > 1 || m->device) /* on the device lists of the map say the same */
         return;
     for (size_t i = 0; i < v->entries; i++) {
         if (xp_entry_stays(m, m->map, &v->entry[i]))
@@ -356,7 +358,7 @@ static void place_rows(struct xp_moe *m, const struct xp_moe_step *s)
         else
             m->sort2[v->unit[i]] = (uint32_t)i;
     }
-    m->call.to = s->kind == XP_STEP_FORWARD ? m->op.out : xp_folded_home_rows(m, m->op.routing, &m->op);
+    m->call.to = s->kind == XP_STEP_FORWARD ? m->op.out : m->fold->home_rows(m);
     m->call.place = m->sort2;
 }
 
@@ -391,27 +393,32 @@ static void prepare_call(struct xp_moe *m, const struct xp_moe_step *s)
     }
 }
 
-static void local_work(struct xp_moe *m, const struct xp_moe_step *s)
+/* XP_IN_PROGRESS: the device must be asked again. */
+static xp_status local_work(struct xp_moe *m, const struct xp_moe_step *s)
 {
     const struct xp_moe_op *op = &m->op;
+    xp_status st = XP_OK;
     if (s->kind == XP_STEP_FOLD)
-        xp_folded_choose(m, op->routing, op->in);
+        st = m->fold->choose(m, op->routing);
     else if (s->kind == XP_STEP_FOLD_GRAD)
-        xp_folded_grad(m, op->routing, op->in, op->grad_weight);
+        st = m->fold->gradients(m, op->routing);
+    else if (s->kind == XP_STEP_FOLD_END)
+        st = m->fold->end(m, op->routing);
     else if (s->kind == XP_STEP_HOME && m->folded)
-        xp_folded_home(m, op->routing, received(m, 0), op);
+        st = m->fold->home(m, op->routing);
     else if (s->kind == XP_STEP_ARRIVE)
         m->rows->arrive(m, m->map, SIZE_MAX);
     else if (s->kind == XP_STEP_HOME)
         m->rows->units_home(m, m->map, weighted(m), SIZE_MAX);
     else if (s->kind == XP_STEP_SCALARS_HOME)
         xp_scalars_home(m, op->routing, received_scalars(m, 0), op->grad_weight);
+    return st == XP_OK ? m->rows->error(m) : st;
 }
 
 static int is_local(const struct xp_moe_step *s)
 {
     return s->kind == XP_STEP_ARRIVE || s->kind == XP_STEP_HOME || s->kind == XP_STEP_SCALARS_HOME || s->kind == XP_STEP_FOLD ||
-           s->kind == XP_STEP_FOLD_GRAD;
+           s->kind == XP_STEP_FOLD_GRAD || s->kind == XP_STEP_FOLD_END;
 }
 
 static int moves_rows(const struct xp_moe_step *s)
@@ -442,8 +449,8 @@ static int use_wait(struct xp_moe *m, const struct xp_moe_step *s, xp_status *st
         *st = *st == XP_OK ? XP_IN_PROGRESS : *st;
         return 1;
     }
-    if (m->folded && s->kind == XP_STEP_BACK && s[1].kind == XP_STEP_HOME && !m->own_home) {
-        xp_folded_own_home(m, m->op.routing, &m->op);
+    if (m->folded && !m->device && s->kind == XP_STEP_BACK && s[1].kind == XP_STEP_HOME && !m->own_home) {
+        xp_folded_own_home(m, m->op.routing);
         return 1;
     }
     return take_in(m, s);
@@ -547,9 +554,8 @@ static xp_status moe_progress(void *state, int *moved)
         return XP_OK;
     const struct xp_moe_step *s = &m->step[m->at];
     if (is_local(s)) {
-        local_work(m, s);
-        st = m->rows->error(m);
-        ++*moved;
+        st = local_work(m, s);
+        *moved += st != XP_IN_PROGRESS;
     } else {
         if (!m->calling)
             st = begin_call(m, s);
@@ -571,9 +577,11 @@ static xp_status moe_progress(void *state, int *moved)
 
 static void moe_waiting_for(void *state, char *text, size_t size)
 {
-    static const char *const names[] = {"hello: ", "records of hop %d: ", "hop %d: ", "", "hop %d back: ", "", "weights, hop %d back: ", "", "", ""};
+    static const char *const names[] = {"hello: ", "records of hop %d: ", "hop %d: ", "", "hop %d back: ", "", "weights, hop %d back: ", "", "", "", ""};
     struct xp_moe *m = state;
     text[0] = 0;
+    if (!m->calling && m->device)
+        snprintf(text, size, "the device");
     if (!m->calling)
         return;
     const struct xp_moe_step *s = &m->step[m->at];

@@ -81,7 +81,7 @@ struct xp_routing {
     struct xp_routing *next;  /* of all routings of the plan */
     int used;
     struct xp_map map;
-    struct xp_moe_lists *lists; /* of the map, in device memory; NULL: rows are in the host's */
+    struct xp_moe_lists *lists; /* of the map that rows follow, in device memory; NULL: rows are in the host's */
     int topk;
     int32_t *expert;          /* [tokens][topk] copies of the caller's arrays */
     float *weight;
@@ -92,6 +92,7 @@ struct xp_routing {
     struct xp_fold *fold;
     struct xp_map virtual_map;
     char *x;                  /* [tokens][dim] for combine_backward, which needs the residuals again */
+    struct xp_fold_rows *fold_rows; /* folded_device.h: rows in device memory, x too; NULL: they are in the host's */
 };
 
 /* ---- one layer ------------------------------------------------------------------------------------------------------ */
@@ -120,6 +121,7 @@ struct xp_moe_shape {
     enum xp_moe_path path;
     const struct xp_device *device;               /* rows are in its memory; NULL: in the host's */
     int device_number;                            /* as in struct xp_shape */
+    int staged;                                   /* they come to the host's and go from there: moe_staged.h */
     const size_t *peer_max_tokens, *peer_max_rows; /* [size] of every rank */
 };
 
@@ -137,7 +139,7 @@ struct xp_moe_op {
 };
 
 enum xp_moe_step_kind { XP_STEP_HELLO, XP_STEP_RECORDS, XP_STEP_FORWARD, XP_STEP_ARRIVE, XP_STEP_BACK, XP_STEP_HOME, XP_STEP_SCALARS,
-                        XP_STEP_SCALARS_HOME, XP_STEP_FOLD, XP_STEP_FOLD_GRAD };
+                        XP_STEP_SCALARS_HOME, XP_STEP_FOLD, XP_STEP_FOLD_GRAD, XP_STEP_FOLD_END };
 struct xp_moe_step {
     enum xp_moe_step_kind kind;
     int hop;
@@ -161,7 +163,7 @@ struct xp_moe_row_ops {
     size_t (*arrive)(struct xp_moe *m, const struct xp_map *map, size_t most);
     void (*units_leave)(struct xp_moe *m, const struct xp_map *map, int hop, const void *from, int weighted);
     size_t (*units_home)(struct xp_moe *m, const struct xp_map *map, int weighted, size_t most);
-    /* The map of a routing is complete. */
+    /* The map of the operation, m->map, is complete. */
     void (*map_known)(struct xp_moe *m, const struct xp_routing *r);
     /* An operation on a routing's rows begins, and ends. */
     xp_status (*begin)(struct xp_moe *m, const struct xp_routing *r, void *stream);
@@ -172,9 +174,25 @@ struct xp_moe_row_ops {
     xp_status (*error)(struct xp_moe *m);
 };
 
+/* What a folded step does with rows of tokens: moe_folded.c, or moe_folded_device.c. XP_OK, XP_IN_PROGRESS (the device must be asked again), error. */
+struct xp_moe_fold_ops {
+    /* Chooses the virtual tokens of a step; makes their entries, and the hello about them. */
+    xp_status (*choose)(struct xp_moe *m, struct xp_routing *r);
+    /* G of the virtual tokens. */
+    xp_status (*gradients)(struct xp_moe *m, struct xp_routing *r);
+    /* Rows of virtual tokens have come home: results of combine, or gradients. */
+    xp_status (*home)(struct xp_moe *m, struct xp_routing *r);
+    /* The operation ends: figures of dispatch, gradients of weights. */
+    xp_status (*end)(struct xp_moe *m, struct xp_routing *r);
+    /* What the first hop outward takes from; what comes home goes to. */
+    const void *(*first_rows)(const struct xp_moe *m);
+    char *(*home_rows)(const struct xp_moe *m);
+};
+
 struct xp_moe {
     struct xp_moe_shape shape;
     const struct xp_moe_row_ops *rows;
+    const struct xp_moe_fold_ops *fold;
     struct xp_moe_device *device;       /* NULL: rows are in the host's memory, or come there and go from there by */
     struct xp_moe_stage *stage;         /* moe_staged.h; NULL: nothing does */
     void *stream;                       /* rows in device memory: of the operation */
@@ -185,6 +203,7 @@ struct xp_moe {
     struct xp_channel channel[XP_CHANNELS];
     struct xp_routing *routings;
     struct xp_folder *folder;           /* NULL: not folded */
+    struct xp_fold_device *fold_device; /* its part in device memory (folded_device.h) */
     int hold, trial;                    /* folded: steps left to fall back; the next step is folded whatever the error was */
     double fold_err;                    /* folded: the error estimate after the last operation */
     char *virtual_rows;                 /* [cap[0]] rows of virtual tokens */
@@ -195,7 +214,7 @@ struct xp_moe {
         char *ready;                    /* [size] some for this rank are made, */
         size_t *made;                   /* [size] so many */
     } filling;
-    int own_home;                       /* folded, on the way back: rows that needed no message are where they belong */
+    int own_home;                       /* folded, on the way back: rows that needed no message, on the device all, are where they belong */
     xp_stats *stats;
     /* staging */
     char *out, *in[2];                  /* [cap_most] rows: to send; received, in turn; where the rows are */
@@ -306,20 +325,15 @@ size_t xp_units_home(struct xp_moe *m, const struct xp_map *map, int weighted, s
 int xp_folded_step(struct xp_moe *m, struct xp_routing *r);
 /* Whether this rank asks for a fall-back. */
 int xp_folded_alarm(const struct xp_moe *m);
-/* Chooses the virtual tokens of a step; makes their entries, and the hello about them. */
-void xp_folded_choose(struct xp_moe *m, struct xp_routing *r, const void *x);
+extern const struct xp_moe_fold_ops xp_folded_by_host, xp_folded_by_device;
+/* The virtual tokens are chosen, or st says why not: their entries, and the hello about them. Returns whether there are any to be made. */
+int xp_folded_chosen(struct xp_moe *m, struct xp_routing *r, xp_status st);
 /* Makes the next rows of virtual tokens, in the order in which flat looks at ranks, while m->filling.left says that there are any. */
 xp_status xp_folded_fill(struct xp_moe *m, struct xp_routing *r, const void *x);
 /* Rows for the first hop, where none are kept as coded: far experts' as the coder takes them, near ones' as the far ones will be decoded. */
 void xp_folded_leave(struct xp_moe *m, const struct xp_routing *r);
-/* G of the virtual tokens into virtual_rows. */
-void xp_folded_grad(struct xp_moe *m, struct xp_routing *r, const void *grad_y, float *grad_weight);
-/* Where they come home to. */
-char *xp_folded_home_rows(struct xp_moe *m, const struct xp_routing *r, const struct xp_moe_op *op);
 /* Those of this rank's own experts, which need no message, to where they belong, unless they are there. */
-void xp_folded_own_home(struct xp_moe *m, const struct xp_routing *r, const struct xp_moe_op *op);
-/* Rows of virtual tokens have come home: results of combine, or gradients. */
-void xp_folded_home(struct xp_moe *m, struct xp_routing *r, const void *from, const struct xp_moe_op *op);
+void xp_folded_own_home(struct xp_moe *m, const struct xp_routing *r);
 void xp_folded_stats(struct xp_moe *m, const struct xp_routing *r, xp_stats *stats);
 
 #endif

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "collectives/device_call.h"
+#include "collectives/folded_device.h"
 
 struct xp_moe_device {
     const struct xp_device *dev;
@@ -37,6 +38,8 @@ struct xp_moe_lists {
     void *copied;                  /* event */
     struct xp_moe_list leave[XP_MOE_HOPS], back[XP_MOE_HOPS], arrive, home;
     struct xp_gpu_places places;   /* of the rows that the last hop outward brings */
+    struct xp_moe_list gradients;  /* of virtual tokens: leave[0] of their sums, which have one form for near and far */
+    struct xp_gpu_places home_places; /* of virtual tokens: of the rows that the last hop back brings */
 };
 
 /* ---- life ---------------------------------------------------------------------------------------------------------- */
@@ -92,6 +95,15 @@ xp_status xp_moe_device_create(struct xp_moe *m)
     return e ? failed(m, e, "setting up a plan") : XP_OK;
 }
 
+xp_status xp_moe_device_fold(struct xp_moe *m)
+{
+    const struct xp_device *dev = m->shape.device;
+    struct xp_device_before before = xp_device_enter(dev, m->shape.device_number);
+    int e = xp_fold_device_create(&m->fold_device, m->folder, dev);
+    xp_device_leave(dev, m->shape.device_number, before);
+    return e ? failed(m, e, "setting up a plan") : XP_OK;
+}
+
 /* The caller's stream may still be at work on the last operation's rows. */
 void xp_moe_device_destroy(struct xp_moe *m)
 {
@@ -111,11 +123,13 @@ void xp_moe_device_destroy(struct xp_moe *m)
         d->dev->event_destroy(d->dots_known);
     for (struct xp_routing *r = m->routings; r; r = r->next)
         xp_moe_lists_destroy(r);
+    xp_fold_device_destroy(m->fold_device);
     xp_pool_free(&d->memory);
     xp_pool_free(&d->pinned);
     xp_device_leave(d->dev, m->shape.device_number, before);
     free(d);
     m->device = NULL;
+    m->fold_device = NULL;
     m->out = m->in[0] = m->in[1] = NULL;
     m->dots = NULL;
 }
@@ -160,14 +174,14 @@ static struct terms take_terms(struct xp_moe_lists *l, struct xp_moe_list *list,
 }
 
 /* The places of so many rows. */
-static struct terms take_places(struct xp_moe_lists *l, size_t rows, size_t places)
+static struct terms take_places(struct xp_moe_lists *l, struct xp_gpu_places *list, size_t rows, size_t places)
 {
     const void *first, *place, *weight;
     struct terms t = {0};
     t.first = take(l, (rows + 1) * sizeof *t.first, &first);
     t.row = take(l, places * sizeof *t.row, &place);
     t.weight = take(l, places * sizeof *t.weight, &weight);
-    l->places = (struct xp_gpu_places){first, place, weight};
+    *list = (struct xp_gpu_places){first, place, weight};
     return t;
 }
 
@@ -187,8 +201,12 @@ static void take_most(const struct xp_moe *m, const struct xp_map *map, struct x
             take_rows(l, &l->back[h], m->cap[h + 1], 0);
     }
     take_rows(l, &l->arrive, m->cap[m->hops], 1);
-    take_places(l, m->cap[m->hops], m->cap[m->hops]);
+    take_places(l, &l->places, m->cap[m->hops], m->cap[m->hops]);
     take_terms(l, &l->home, m->shape.peer_max_tokens[m->shape.comm->rank], m->cap[0]);
+    if (!m->folder)
+        return;
+    take_rows(l, &l->gradients, m->cap[0], 0);
+    take_places(l, &l->home_places, m->cap[0], m->cap[0]);
 }
 
 int xp_moe_lists_create(const struct xp_moe *m, struct xp_routing *r)
@@ -207,6 +225,8 @@ int xp_moe_lists_create(const struct xp_moe *m, struct xp_routing *r)
         e = xp_pool_fill(&l->memory);
     if (!e)
         e = xp_pool_fill(&l->pinned);
+    if (!e && m->folder)
+        e = xp_fold_rows_create(&r->fold_rows, m->fold_device, r->fold);
     xp_device_leave(d->dev, m->shape.device_number, before);
     return e ? -1 : 0;
 }
@@ -222,16 +242,27 @@ void xp_moe_lists_destroy(struct xp_routing *r)
     xp_pool_free(&l->pinned);
     free(l);
     r->lists = NULL;
+    xp_fold_rows_destroy(r->fold_rows);
+    r->fold_rows = NULL;
 }
 
 /* ---- lists: what is in them ---------------------------------------------------------------------------------------------- */
 
-static void list_leave(struct xp_moe_lists *l, const struct xp_map *map, int hop)
+static void list_leave(struct xp_moe_lists *l, struct xp_moe_list *list, const struct xp_map *map, int hop)
 {
     const struct xp_map_hop *p = &map->hop[hop];
-    struct terms t = take_rows(l, &l->leave[hop], p->rows_out, 0);
+    struct terms t = take_rows(l, list, p->rows_out, 0);
     for (size_t i = 0; i < p->rows_out; i++)
         t.row[i] = p->gather[i];
+}
+
+/* Far experts' rows as the coder takes them, near ones' as the far ones will be decoded: rows `seen` and following. */
+static void list_virtual(const struct xp_moe *m, struct xp_moe_lists *l, const struct xp_map *map, size_t seen)
+{
+    const struct xp_map_hop *p = &map->hop[0];
+    struct terms t = take_rows(l, &l->leave[0], p->rows_out, 0);
+    for (size_t i = 0; i < p->rows_out; i++)
+        t.row[i] = p->gather[i] + (xp_entry_is_far(m, map, &map->level[0].entry[p->gather[i]]) ? 0 : (uint32_t)seen);
 }
 
 static void list_arrive(const struct xp_moe *m, struct xp_moe_lists *l, const struct xp_map *map)
@@ -249,7 +280,7 @@ static void list_places(const struct xp_moe *m, struct xp_moe_lists *l, const st
 {
     const struct xp_map_level *v = &map->level[m->hops];
     const size_t rows = v->entries ? v->row[v->entries - 1] + 1 : 0;
-    struct terms t = take_places(l, rows, v->entries);
+    struct terms t = take_places(l, &l->places, rows, v->entries);
     for (size_t i = 0; i < v->entries; i++) {
         if (i == 0 || v->row[i] != v->row[i - 1])
             t.first[v->row[i]] = (uint32_t)i;
@@ -313,6 +344,19 @@ static void list_home(const struct xp_moe *m, struct xp_moe_lists *l, const stru
     t.first[map->tokens] = n;
 }
 
+/* A virtual token's row comes home as it is, from a row of its own. */
+static void list_virtual_home(struct xp_moe_lists *l, const struct xp_map *map)
+{
+    const struct xp_map_level *v = &map->level[0];
+    struct terms t = take_rows(l, &l->home, v->entries, 0), places = take_places(l, &l->home_places, v->entries, v->entries);
+    for (size_t i = 0; i < v->entries; i++) {
+        t.row[i] = v->unit[i];
+        places.first[i] = (uint32_t)i;
+        places.row[v->unit[i]] = (uint32_t)i;
+    }
+    places.first[v->entries] = (uint32_t)v->entries;
+}
+
 /* The copy of the lists before these may still be under way, and launches that read them. */
 static int copy_lists(struct xp_moe_device *d, struct xp_moe_lists *l)
 {
@@ -332,18 +376,28 @@ static void map_known(struct xp_moe *m, const struct xp_routing *r)
 {
     struct xp_moe_device *d = m->device;
     struct xp_moe_lists *l = r->lists;
+    const struct xp_map *map = m->map;
     struct xp_device_before before = xp_device_enter(d->dev, m->shape.device_number);
     if (d->dev->event_query(l->copied) == XP_DEVICE_NOT_READY)
         note(d, d->dev->stream_synchronize(d->copying));
     l->memory.used = l->pinned.used = 0;
     for (int h = 0; h < m->hops; h++) {
-        list_leave(l, &r->map, h);
-        list_back(m, l, &r->map, h);
+        if (h > 0 || !map->virtual_tokens)
+            list_leave(l, &l->leave[h], map, h);
+        list_back(m, l, map, h);
     }
-    list_arrive(m, l, &r->map);
-    list_places(m, l, &r->map);
-    list_home(m, l, &r->map);
+    list_arrive(m, l, map);
+    list_places(m, l, map);
+    if (map->virtual_tokens) {
+        list_virtual(m, l, map, xp_fold_rows_seen(r->fold_rows));
+        list_leave(l, &l->gradients, map, 0);
+        list_virtual_home(l, map);
+    } else {
+        list_home(m, l, map);
+    }
     note(d, copy_lists(d, l));
+    if (xp_moe_moves_rows(m)) /* a folded step, which goes on */
+        note(d, d->dev->stream_wait(m->stream, l->copied));
     xp_device_leave(d->dev, m->shape.device_number, before);
 }
 
@@ -355,6 +409,8 @@ static xp_status begin(struct xp_moe *m, const struct xp_routing *r, void *strea
     struct xp_device_before before = xp_device_enter(d->dev, m->shape.device_number);
     m->stream = d->gpu.stream = stream;
     d->error = 0;
+    if (m->folded)
+        xp_fold_device_begin(m->fold_device);
     int e = d->dev->stream_wait(stream, d->left);
     if (!e)
         e = d->dev->stream_wait(stream, r->lists->copied);
@@ -453,8 +509,8 @@ static void code_once(struct xp_moe *m, const struct xp_map_hop *p)
     m->call.all_rows = n;
 }
 
-/* What the last hop brings is decoded where it is summed or laid out. terms: NULL: the places of the routing. */
-static void make_result(struct xp_moe *m, const struct xp_moe_list *terms, int weighted)
+/* What the last hop brings is decoded where it is summed, terms, or laid out, places. */
+static void make_result(struct xp_moe *m, const struct xp_moe_list *terms, const struct xp_gpu_places *places, int weighted, void *out)
 {
     struct xp_moe_device *d = m->device;
     d->made = 0;
@@ -462,28 +518,35 @@ static void make_result(struct xp_moe *m, const struct xp_moe_list *terms, int w
         d->made |= fuses(m, peer);
     if (!d->made)
         return;
-    d->places = lists_of(m)->places;
+    d->places = places ? *places : (struct xp_gpu_places){0};
     d->terms = terms ? terms->terms : (struct xp_gpu_terms){0};
     if (!weighted)
         d->terms.weight = d->places.weight = NULL;
-    d->result = (struct xp_call_result){terms ? &d->terms : NULL, terms ? terms->rows : 0, &d->places, m->op.out};
+    d->result = (struct xp_call_result){terms ? &d->terms : NULL, terms ? terms->rows : 0, &d->places, out};
     m->call.result = &d->result;
 }
 
 /* Whether rows that arrive are multiplied with the experts' rows, for the gradients of the weights, and so must be there themselves. */
 static int wants_dots(const struct xp_moe *m)
 {
-    return m->op.kind == XP_MOE_COMBINE_BACKWARD && m->op.second;
+    return m->op.kind == XP_MOE_COMBINE_BACKWARD && m->op.second && !m->folded;
+}
+
+/* Whether rows that arrive are multiplied by the weights of their entries. A folded step's weights are in the sums. */
+static int weighs(const struct xp_moe *m)
+{
+    return m->op.kind == XP_MOE_COMBINE_BACKWARD && !m->folded;
 }
 
 static void rows_leave(struct xp_moe *m, const struct xp_map *map, int hop, const void *from)
 {
-    const int gradients = m->op.kind == XP_MOE_COMBINE_BACKWARD;
-    list_rows(m, &lists_of(m)->leave[hop], map->hop[hop].rows_to, from);
-    if (hop == 0 && m->call.at && xp_path_copies(&m->shape))
+    const struct xp_moe_lists *l = lists_of(m);
+    const int sums = m->folded && hop == 0 && m->op.kind == XP_MOE_COMBINE_BACKWARD;
+    list_rows(m, sums ? &l->gradients : &l->leave[hop], map->hop[hop].rows_to, from);
+    if (hop == 0 && m->call.at && xp_path_copies(&m->shape) && !m->folded)
         code_once(m, &map->hop[hop]);
     if (hop == m->hops - 1 && !wants_dots(m))
-        make_result(m, NULL, gradients);
+        make_result(m, NULL, &l->places, weighs(m), m->op.out);
     else
         m->device->made = 0;
 }
@@ -507,14 +570,13 @@ static size_t rows_arrive(struct xp_moe *m, const struct xp_map *map, size_t mos
 {
     const struct xp_moe_list *list = &lists_of(m)->arrive;
     const void *from = m->in[(m->hops - 1) & 1];
-    const int gradients = m->op.kind == XP_MOE_COMBINE_BACKWARD;
     (void)map;
     (void)most;
     if (m->device->made)
         return list->rows;
     if (wants_dots(m))
         take_dots(m, list, from, m->op.second);
-    make_rows(m, list, from, gradients, m->op.out);
+    make_rows(m, list, from, weighs(m), m->op.out);
     return list->rows;
 }
 
@@ -525,8 +587,12 @@ static void units_leave(struct xp_moe *m, const struct xp_map *map, int hop, con
         make_rows(m, list, from, weighted, m->out);
     else
         list_rows(m, list, map->hop[hop].units_to, from);
-    if (hop == 0)
-        make_result(m, &lists_of(m)->home, weighted);
+    if (hop > 0)
+        return;
+    if (m->folded)
+        make_result(m, NULL, &lists_of(m)->home_places, 0, m->fold->home_rows(m));
+    else
+        make_result(m, &lists_of(m)->home, NULL, weighted, m->op.out);
 }
 
 static size_t units_home(struct xp_moe *m, const struct xp_map *map, int weighted, size_t most)
@@ -535,7 +601,7 @@ static size_t units_home(struct xp_moe *m, const struct xp_map *map, int weighte
     (void)map;
     (void)most;
     if (!m->device->made)
-        make_rows(m, list, m->in[0], weighted, m->op.out);
+        make_rows(m, list, m->in[0], weighted, m->folded ? m->fold->home_rows(m) : m->op.out);
     return list->rows;
 }
 

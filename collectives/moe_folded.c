@@ -68,22 +68,27 @@ static int make_entries(struct xp_moe *m, struct xp_routing *r)
     return 1;
 }
 
-void xp_folded_choose(struct xp_moe *m, struct xp_routing *r, const void *x)
+int xp_folded_chosen(struct xp_moe *m, struct xp_routing *r, xp_status st)
 {
-    struct xp_fold_tokens t = {.tokens = r->map.tokens, .topk = r->topk, .expert = r->expert, .weight = r->weight, .sequence = r->sequence};
     char why[80] = "";
-    xp_fold_keep(r->fold, m->store);
-    xp_status st = xp_fold_choose(r->fold, &t, x);
     if (st == XP_OK && !make_entries(m, r))
         st = XP_ERR_INTERNAL;
     if (st != XP_OK)
         snprintf(why, sizeof why, "folding %zu tokens: %s", r->map.tokens, xp_status_string(st));
-    m->filling.left = st == XP_OK;
+    xp_hello_write(m, &r->virtual_map, st, why, 0);
+    return st == XP_OK;
+}
+
+static xp_status choose(struct xp_moe *m, struct xp_routing *r)
+{
+    struct xp_fold_tokens t = {.tokens = r->map.tokens, .topk = r->topk, .expert = r->expert, .weight = r->weight, .sequence = r->sequence};
+    xp_fold_keep(r->fold, m->store);
+    m->filling.left = xp_folded_chosen(m, r, xp_fold_choose(r->fold, &t, m->op.in));
     m->filling.peer = 1;
     m->filling.expert = m->filling.averaged = 0;
     memset(m->filling.ready, 0, (size_t)m->shape.comm->size);
     memset(m->filling.made, 0, (size_t)m->shape.comm->size * sizeof *m->filling.made);
-    xp_hello_write(m, &r->virtual_map, st, why, 0);
+    return XP_OK;
 }
 
 /* The next expert of a rank, from m->filling.expert on; the number of experts: there is none. */
@@ -150,41 +155,66 @@ void xp_folded_leave(struct xp_moe *m, const struct xp_routing *r)
     }
 }
 
-void xp_folded_grad(struct xp_moe *m, struct xp_routing *r, const void *grad_y, float *grad_weight)
+static xp_status gradients(struct xp_moe *m, struct xp_routing *r)
 {
-    xp_fold_combine_backward(r->fold, grad_y, r->x, m->virtual_rows, grad_weight);
+    xp_fold_combine_backward(r->fold, m->op.in, r->x, m->virtual_rows, m->op.grad_weight);
+    return XP_OK;
 }
 
-char *xp_folded_home_rows(struct xp_moe *m, const struct xp_routing *r, const struct xp_moe_op *op)
+static const void *first_rows(const struct xp_moe *m)
 {
-    return op->kind == XP_MOE_COMBINE ? xp_fold_results(r->fold) : m->virtual_rows;
+    return m->op.kind == XP_MOE_DISPATCH ? xp_fold_seen(m->op.routing->fold) : m->virtual_rows;
 }
 
-void xp_folded_own_home(struct xp_moe *m, const struct xp_routing *r, const struct xp_moe_op *op)
+static char *home_rows(const struct xp_moe *m)
+{
+    return m->op.kind == XP_MOE_COMBINE ? xp_fold_results(m->op.routing->fold) : m->virtual_rows;
+}
+
+void xp_folded_own_home(struct xp_moe *m, const struct xp_routing *r)
 {
     const struct xp_map_level *v = &r->virtual_map.level[0];
     size_t bytes = m->shape.row_bytes;
-    char *rows = xp_folded_home_rows(m, r, op);
+    char *rows = home_rows(m);
     for (size_t i = 0; i < v->entries && !m->own_home; i++)
         if (xp_entry_stays(m, &r->virtual_map, &v->entry[i]))
-            memcpy(rows + i * bytes, (const char *)op->in + v->unit[i] * bytes, bytes);
+            memcpy(rows + i * bytes, (const char *)m->op.in + v->unit[i] * bytes, bytes);
     m->own_home = 1;
 }
 
-void xp_folded_home(struct xp_moe *m, struct xp_routing *r, const void *from, const struct xp_moe_op *op)
+/* in[0] has what the last hop brought, but for what the exchange has put where it belongs. */
+static xp_status home(struct xp_moe *m, struct xp_routing *r)
 {
     const struct xp_map_level *v = &r->virtual_map.level[0];
     size_t bytes = m->shape.row_bytes;
-    char *rows = xp_folded_home_rows(m, r, op);
-    xp_folded_own_home(m, r, op);
+    char *rows = home_rows(m);
+    xp_folded_own_home(m, r);
     for (size_t i = 0; i < v->entries && !m->call.place; i++)
         if (!xp_entry_stays(m, &r->virtual_map, &v->entry[i]))
-            memcpy(rows + i * bytes, (const char *)from + v->unit[i] * bytes, bytes);
-    if (op->kind == XP_MOE_COMBINE)
-        xp_fold_combine(r->fold, r->x, rows, op->out);
+            memcpy(rows + i * bytes, m->in[0] + v->unit[i] * bytes, bytes);
+    if (m->op.kind == XP_MOE_COMBINE)
+        xp_fold_combine(r->fold, r->x, rows, m->op.out);
     else
-        xp_fold_dispatch_backward(r->fold, op->second, m->virtual_rows, op->out);
+        xp_fold_dispatch_backward(r->fold, m->op.second, m->virtual_rows, m->op.out);
+    return XP_OK;
 }
+
+/* Nothing is left: xp_folded_fill has had all rows, and gradients wrote those of weights. */
+static xp_status end(struct xp_moe *m, struct xp_routing *r)
+{
+    (void)m;
+    (void)r;
+    return XP_OK;
+}
+
+const struct xp_moe_fold_ops xp_folded_by_host = {
+    .choose = choose,
+    .gradients = gradients,
+    .home = home,
+    .end = end,
+    .first_rows = first_rows,
+    .home_rows = home_rows,
+};
 
 void xp_folded_stats(struct xp_moe *m, const struct xp_routing *r, xp_stats *stats)
 {

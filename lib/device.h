@@ -15,6 +15,7 @@
 struct xp_cuda_table; /* cuda/cuda_kernels.h */
 extern const struct xp_cuda_table xp_cuda_table;
 
+#define XP_DEVICE_NO_MEMORY 2          /* of any kind */
 #define XP_DEVICE_NOT_READY 600        /* event_query: not yet */
 #define XP_DEVICE_CAPTURE_IMPLICIT 906 /* stream_capturing: the default stream, while one is captured that it waits for */
 #define XP_DEVICE_RELAXED 2            /* captures: they are none of this thread's business */

@@ -11,7 +11,6 @@
 #include "lib/device.h"
 
 #define PART_ALIGNMENT ((size_t)256)
-#define OUT_OF_MEMORY 2 /* cudaErrorMemoryAllocation */
 
 void *xp_pool_take(struct xp_pool *p, size_t bytes)
 {
@@ -27,7 +26,7 @@ static int pin_pages(struct xp_pool *p, size_t bytes)
     int e;
 
     if (pages == MAP_FAILED)
-        return OUT_OF_MEMORY;
+        return XP_DEVICE_NO_MEMORY;
     madvise(pages, bytes, MADV_HUGEPAGE);
     e = p->device->pin(pages, bytes);
     if (e)

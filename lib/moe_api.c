@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "collectives/device_call.h"
+#include "collectives/folded_device.h"
 #include "collectives/moe.h"
 #include "lib/plan.h"
 
@@ -128,6 +129,19 @@ const size_t *xp_routing_offsets(const xp_routing *r)
     return r ? map_of(r)->offsets : NULL;
 }
 
+static xp_status copy_centroids(const xp_routing *r, void *centroid, size_t n)
+{
+    const struct xp_moe_shape *s = &r->moe->shape;
+    if (!r->fold_rows) {
+        memcpy(centroid, xp_fold_seen(r->fold), n * s->row_bytes);
+        return XP_OK;
+    }
+    struct xp_device_before before = xp_device_enter(s->device, s->device_number);
+    int e = xp_fold_device_centroids(r->fold_rows, centroid);
+    xp_device_leave(s->device, s->device_number, before);
+    return e ? xp_error(s->comm, XP_ERR_SYSTEM, "clusters: CUDA: %s", s->device->text(e)) : XP_OK;
+}
+
 xp_status xp_routing_clusters(const xp_routing *r, int32_t *cluster, float *alpha, void *centroid, size_t *clusters)
 {
     if (!r || !clusters || (!cluster && r->map.tokens && r->topk))
@@ -139,10 +153,8 @@ xp_status xp_routing_clusters(const xp_routing *r, int32_t *cluster, float *alph
         memcpy(cluster, xp_fold_cluster_of(r->fold), slots * sizeof *cluster);
     if (alpha && slots)
         memcpy(alpha, xp_fold_alpha_of(r->fold), slots * sizeof *alpha);
-    if (centroid && n)
-        memcpy(centroid, xp_fold_seen(r->fold), n * r->moe->shape.row_bytes);
     *clusters = n;
-    return XP_OK;
+    return centroid && n ? copy_centroids(r, centroid, n) : XP_OK;
 }
 
 /* ---- operations ------------------------------------------------------------------------------------------------------ */

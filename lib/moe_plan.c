@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "collectives/device_coder.h"
+#include "collectives/folded_device.h"
 #include "collectives/moe_staged.h"
 #include "lib/device.h"
 #include "lib/plan.h"
@@ -24,7 +26,7 @@ struct xp_moe_plans {
 struct moe_record {
     int32_t status;
     uint32_t id;
-    int32_t dtype, experts, max_topk, sum, path, memory;
+    int32_t dtype, experts, max_topk, sum, path, memory, staged;
     uint32_t mode, dither;
     uint64_t dim, max_tokens, max_rows;
     double eps, eps_combine, eps_grad;
@@ -51,6 +53,17 @@ static double or_else(double asked, double other)
     return asked != 0 ? asked : other;
 }
 
+/* Whether no row of a folded layer is too long to be coded on the device. What a message holds is judged by the inner plans. */
+static int is_codable_on_device(const struct moe_record *r, const xp_plan_desc *d)
+{
+    struct xp_shape s = {.dim = d->dim, .row_bytes = d->dim * xp_dtype_size(d->dtype), .chunk_rows = 1};
+    const char *why;
+    if (strcmp(r->codec, "raw") == 0 && !(r->error_limit > 0))
+        return 1;
+    s.device = xp_plan_device(XP_MEMORY_DEVICE, &s.device_number);
+    return xp_device_coder_fits(&s, &why);
+}
+
 /* The inner plans look at the rest: algorithm, transport, codec. */
 static void resolve_memory(struct moe_record *r, const xp_plan_desc *d)
 {
@@ -58,10 +71,13 @@ static void resolve_memory(struct moe_record *r, const xp_plan_desc *d)
     r->memory = (int32_t)d->memory;
     if (d->memory > XP_MEMORY_DEVICE)
         refuse(r, XP_ERR_INVALID_ARG, "memory %u does not exist", (unsigned)d->memory);
-    else if (d->memory == XP_MEMORY_DEVICE && r->mode == XP_MODE_FOLDED && (d->nccl_comm || (d->transport && strcmp(d->transport, "auto") != 0)))
-        refuse(r, XP_ERR_UNSUPPORTED, "folded mode sends rows from the host, so its transport is auto");
     else if (d->memory == XP_MEMORY_DEVICE && !xp_device_find(why, sizeof why))
         refuse(r, XP_ERR_UNSUPPORTED, "rows in device memory: %s", why);
+    if (r->status != XP_OK || d->memory != XP_MEMORY_DEVICE || r->mode != XP_MODE_FOLDED)
+        return;
+    r->staged = !xp_fold_device_serves(d->moe) || !is_codable_on_device(r, d);
+    if (r->staged && (d->nccl_comm || (d->transport && strcmp(d->transport, "auto") != 0)))
+        refuse(r, XP_ERR_UNSUPPORTED, "folded mode sends rows of this layer from the host, so its transport is auto");
 }
 
 static void resolve_moe(struct moe_record *r, const struct xp_comm *c, const xp_plan_desc *d)
@@ -171,6 +187,7 @@ static xp_status compare(struct xp_comm *c, const struct moe_record *a, const st
         {"dim", (double)a->dim, (double)b->dim},
         {"mode", a->mode, b->mode},
         {"memory", a->memory, b->memory},
+        {"rows by way of the host", a->staged, b->staged},
         {"algorithm", a->path, b->path},
         {"moe.experts", a->experts, b->experts},
         {"moe.max_topk", a->max_topk, b->max_topk},
@@ -245,7 +262,7 @@ static void describe(xp_plan_desc *in, enum xp_moe_channel ch, const xp_plan_des
     in->dtype = d->dtype;
     in->dim = d->dim;
     in->seed = d->seed;
-    if (r->mode != XP_MODE_FOLDED) { /* rows of a folded layer are sent from the host, wherever the caller has them */
+    if (!r->staged) { /* those are sent from the host, wherever the caller has them */
         in->memory = d->memory;
         in->stream = d->stream;
         in->transport = d->transport;
@@ -270,10 +287,11 @@ static void describe(xp_plan_desc *in, enum xp_moe_channel ch, const xp_plan_des
     in->codec = r->mode == XP_MODE_FOLDED ? NULL : d->codec;
 }
 
-/* Tokens, or their gradients, that may go to several nodes. */
+/* Tokens, or their gradients, that may go to several nodes; of a folded layer in steps that fall back. */
 static int codes_once(const struct xp_moe_shape *s, enum xp_moe_channel ch)
 {
-    return s->mode == XP_MODE_BOUNDED && xp_path_copies(s) && (ch == XP_CHANNEL_DISPATCH || ch == XP_CHANNEL_GRAD_OUT);
+    const int bounded = s->mode == XP_MODE_BOUNDED || (s->mode == XP_MODE_FOLDED && s->error_limit > 0);
+    return bounded && xp_path_copies(s) && (ch == XP_CHANNEL_DISPATCH || ch == XP_CHANNEL_GRAD_OUT);
 }
 
 static xp_status open_inner(struct xp_plan *p, const xp_plan_desc *d, const struct moe_record *r, const struct xp_moe_shape *s,
@@ -318,6 +336,7 @@ static void fill_shape(struct xp_moe_shape *s, struct xp_comm *c, const struct m
                                .error_limit = r->error_limit, .path = (enum xp_moe_path)r->path,
                                .peer_max_tokens = maxima, .peer_max_rows = maxima + c->size};
     s->device = xp_plan_device((uint32_t)r->memory, &s->device_number);
+    s->staged = r->staged;
     s->row_bytes = r->dim * xp_dtype_size(s->dtype);
 }
 
@@ -328,6 +347,7 @@ static void build(struct xp_plan *p, const xp_plan_desc *d, const struct xp_moe_
     xp_moe_desc moe = *d->moe;
     moe.rate = mine->rate;
     struct xp_folder_desc folder = folder_desc(s->comm, d, &moe);
+    folder.elsewhere = s->device && !s->staged;
     static const char *const names[] = {"flat", "hier", "leader"};
     p->shape.comm = s->comm;
     p->shape.id = mine->id;
@@ -338,7 +358,7 @@ static void build(struct xp_plan *p, const xp_plan_desc *d, const struct xp_moe_
     p->shape.device = s->device;
     p->shape.device_number = s->device_number;
     p->codec_stats.size = sizeof p->codec_stats;
-    p->algo = s->device && s->mode == XP_MODE_FOLDED ? &xp_moe_staged_ops : &xp_moe_ops;
+    p->algo = s->staged ? &xp_moe_staged_ops : &xp_moe_ops;
     xp_status st = xp_plan_create_request(p);
     if (st == XP_OK)
         st = xp_moe_create((struct xp_moe **)&p->state, s, channels, s->mode == XP_MODE_FOLDED ? &folder : NULL);

@@ -5,6 +5,7 @@
  */
 #include "tests/harness/layer.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,6 +66,11 @@ void layer_step_make(struct layer_step *s, const struct layer *l, int ranks, int
         value_put(s->x, l->dtype, i, 2 * random_unit(&r) - 1);
         value_put(s->grad_y, l->dtype, i, 2 * random_unit(&r) - 1);
     }
+    for (size_t t = 0; t < l->wild && t < s->tokens; t++)
+        value_put(s->x, l->dtype, t * 3 % s->tokens * l->dim, t % 2 ? NAN : INFINITY);
+    s->sequence = l->centroid == XP_CENTROID_SEQUENCES ? malloc((s->tokens + 1) * sizeof *s->sequence) : NULL;
+    for (size_t t = 0; s->sequence && t < s->tokens; t++)
+        s->sequence[t] = (int32_t)(t / 5);
     for (int e = 0; s->expert_rank && e < l->experts; e++)
         s->expert_rank[e] = (int32_t)random_below(&shared, (uint64_t)ranks);
 }
@@ -76,6 +82,7 @@ void layer_step_free(struct layer_step *s)
     free(s->x);
     free(s->grad_y);
     free(s->expert_rank);
+    free(s->sequence);
 }
 
 int layer_rank_of(const struct layer *l, const struct layer_step *s, int ranks, int expert)
@@ -172,6 +179,7 @@ void layer_plan(const struct layer *l, int ranks, xp_plan_desc *d, xp_moe_desc *
     m->max_topk = l->topk ? l->topk : 1;
     m->combine = l->combine;
     m->centroid = l->centroid;
+    m->outlier = l->outlier;
     m->error_limit = l->error_limit;
     xp_plan_desc_init(d);
     d->dtype = l->dtype;
@@ -195,6 +203,7 @@ xp_status layer_route(const struct layer_step *s, xp_plan *plan, xp_routing **r)
     d.expert = s->expert;
     d.weight = s->weight;
     d.expert_rank = s->expert_rank;
+    d.sequence = s->sequence;
     return xp_route(plan, &d, r);
 }
 

@@ -27,7 +27,8 @@ struct layer {
     int steps;   /* 0: 1 */
     int no_backward;
     xp_centroid centroid; /* folded mode */
-    double error_limit;
+    double outlier, error_limit;
+    size_t wild;          /* so many rows of every rank hold Inf or NaN */
     uint64_t seed;
 };
 
@@ -36,6 +37,7 @@ struct layer_step {
     size_t tokens;
     int topk;
     int32_t *expert, *expert_rank; /* expert_rank NULL: blocks */
+    int32_t *sequence;             /* NULL: they are not asked for */
     float *weight;
     char *x, *grad_y;
 };

@@ -619,12 +619,19 @@ XP_API xp_status xp_dispatch_backward(xp_plan *plan, xp_routing *routing, const 
  * memory. Memory on the device beside that of the exchanges: three times the most rows that a hop may bring, and for each routing in use some
  * 50 bytes a row; folded mode has its own rules:
  *
- * Folded mode with rows in device memory clusters them on the host and sends centroids from there, by the transports of the comm: a plan with
- * transport "nccl" or nccl_comm is refused (XP_ERR_UNSUPPORTED). Each operation copies the rows that it takes to pinned memory, behind what the
- * stream has been given, and those that it gives to the device; so all rows of x, y and their gradients pass between host and device, and
- * centroids besides, and neither copy runs beside the exchange. What comes out is what a plan for host memory gives, bit for bit, steps that
- * fall back included. Memory: that of a plan for host memory, and, pinned, rows for twice the larger of max_send_rows and max_recv_rows and
- * for once max_send_rows; with error_limit for three times the larger. None on the device.
+ * Folded mode with rows in device memory. The host chooses the clusters, from what the device tells it of every token (the energy and 64 values
+ * of 16 bits), and the rows stay where they are: centroids are made, coded and sent from there, by NCCL or by the transports of the comm,
+ * results and gradients come back there. Dispatch asks the device three times before it sends, and combine once where there are probes, so these
+ * do not return before the stream has come to them. What comes out is what a plan for host memory gives, bit for bit, steps that fall back
+ * included, where these have the same codec. Memory on the device: for each routing in use max_send_rows rows, and four times as many rows as a
+ * rank has slots at most (max_send_rows * max_topk), since all could be wild; for the plan once as many. Where steps may fall back (error_limit)
+ * their codec is that of bounded mode.
+ *
+ * Leaders (XP_CENTROID_LEADER) and a bound for outliers need all rows while clusters are chosen, and some rows are too long to be coded on the
+ * device; such a layer is folded on the host, and sends from there by the transports of the comm: transport "nccl" or nccl_comm is
+ * refused (XP_ERR_UNSUPPORTED). Each operation copies the rows that it takes to pinned memory, behind what the stream has been given, and those that it gives
+ * to the device; neither copy runs beside the exchange. Memory: that of a plan for host memory, and, pinned, rows for twice the larger of
+ * max_send_rows and max_recv_rows and for once max_send_rows; with error_limit for three times the larger. None on the device.
  */
 
 /*
