@@ -55,10 +55,7 @@ static int rank_main(struct client *c, int argc, char **argv)
             snprintf(label, sizeof label, "afterwards from %d", p);
             device_expect(label, recv + p * EACH, EACH, tag_of(p, c->rank, 2 + round), stream);
         }
-        NCCL(ncclCommDestroy(comm));
-        CUDA(cudaFree(send));
-        CUDA(cudaFree(recv));
-        CUDA(cudaStreamDestroy(stream));
+        client_close(comm, send, recv, stream);
     }
     return 0;
 }

@@ -81,10 +81,7 @@ static int rank_main(struct client *c, int argc, char **argv)
     comm = client_comm(c, 1);
     for (int step = 10; step < 13; step++)
         exchange(c, comm, send, recv, step, stream);
-    NCCL(ncclCommDestroy(comm));
-    CUDA(cudaFree(send));
-    CUDA(cudaFree(recv));
-    CUDA(cudaStreamDestroy(stream));
+    client_close(comm, send, recv, stream);
     return 0;
 }
 

@@ -317,6 +317,14 @@ cudaStream_t new_stream(void)
     return s;
 }
 
+void client_close(ncclComm_t comm, void *send, void *recv, cudaStream_t stream)
+{
+    NCCL(ncclCommDestroy(comm));
+    CUDA(cudaFree(send));
+    CUDA(cudaFree(recv));
+    CUDA(cudaStreamDestroy(stream));
+}
+
 void device_fill(void *at, size_t bytes, uint64_t tag, cudaStream_t stream)
 {
     char *host;

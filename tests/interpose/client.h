@@ -76,4 +76,7 @@ void device_report(const char *label, const void *at, size_t bytes, cudaStream_t
 
 cudaStream_t new_stream(void);
 
+/* The end of a program: its communicator, its two buffers and its stream. */
+void client_close(ncclComm_t comm, void *send, void *recv, cudaStream_t stream);
+
 #endif

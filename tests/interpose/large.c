@@ -67,10 +67,7 @@ static int rank_main(struct client *c, int argc, char **argv)
         device_expect(label, buffer + piece(i), PIECE, tag_of(0, c->rank, (int)i), stream);
     }
     CUDA(cudaStreamSynchronize(stream));
-    NCCL(ncclCommDestroy(comm));
-    CUDA(cudaFree(buffer));
-    CUDA(cudaFree(zeros));
-    CUDA(cudaStreamDestroy(stream));
+    client_close(comm, buffer, zeros, stream);
     return 0;
 }
 

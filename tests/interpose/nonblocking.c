@@ -81,10 +81,7 @@ static int rank_main(struct client *c, int argc, char **argv)
     DONE(ncclCommFinalize(half), half);
     NCCL(ncclCommDestroy(half));
     DONE(ncclCommFinalize(comm), comm);
-    NCCL(ncclCommDestroy(comm));
-    CUDA(cudaFree(send));
-    CUDA(cudaFree(recv));
-    CUDA(cudaStreamDestroy(stream));
+    client_close(comm, send, recv, stream);
     return 0;
 }
 

@@ -70,10 +70,7 @@ static int rank_main(struct client *c, int argc, char **argv)
     ring_in_groups(c, comm, send, recv, stream);
     ring_of_lone_calls(c, comm, send, recv, stream);
     several_to_one(c, comm, send, recv, stream);
-    NCCL(ncclCommDestroy(comm));
-    CUDA(cudaFree(send));
-    CUDA(cudaFree(recv));
-    CUDA(cudaStreamDestroy(stream));
+    client_close(comm, send, recv, stream);
     return 0;
 }
 

@@ -75,10 +75,7 @@ static int rank_main(struct client *c, int argc, char **argv)
     TRUE(open_files() <= files + 8);
     for (int i = 0; i < 3; i++)
         exchange(comm, c->rank, c->n, send, recv, ROUNDS, stream);
-    NCCL(ncclCommDestroy(comm));
-    CUDA(cudaFree(send));
-    CUDA(cudaFree(recv));
-    CUDA(cudaStreamDestroy(stream));
+    client_close(comm, send, recv, stream);
     return 0;
 }
 
