@@ -3,7 +3,7 @@
  *
  * When to fit: as soon as the reservoir has rows for a first book; again when it has four times as many, until it is full; and
  * anew, on rows seen since, when the measured bytes a row have risen. A fitted book must show on rows of the next call that it is
- * better than the one in use, else it is dropped and the next attempt waits longer.
+ * better than the one in use, by more than it takes to send it, else it is dropped and the next attempt waits longer.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -23,7 +23,8 @@
 #define LEARN_ONE_IN 8      /* rows copied while a book is wanted, */
 #define REFRESH_ONE_IN 64   /* and while the one in use is good */
 #define LEARN_LEAST 32
-#define BETTER 0.995        /* a new book's bytes, of the old one's */
+#define BETTER 0.995        /* a new book's bytes a row, of the old one's */
+#define LEAST_SERVICE 16    /* calls that a book is expected to serve; and no shorter than the one before it did */
 #define WORSE 1.03          /* bytes a row that have risen this much */
 #define WORSE_CALLS 2       /* in so many calls one after another */
 #define DROPPED_WAIT 8      /* calls until the next attempt; doubled each time */
@@ -51,6 +52,9 @@ struct xp_books {
     int drifted;
     double usual;                  /* bytes a row of the book in use, when it was new; 0: not known */
     size_t rows, row_bytes;        /* of this call's frames: rows coded with the book, their bytes */
+    size_t usual_rows;             /* such rows of the last call that had any */
+    unsigned readers, asked;       /* ranks that they went to, and those of this call so far */
+    unsigned since;                /* the call in which the book in use came into use */
     uint64_t fitted, shipped;      /* books; bytes of books sent */
     double started, worked;        /* this call: when, seconds of fitting */
 };
@@ -165,7 +169,11 @@ static void watch(struct xp_books *b)
 {
     double now = b->rows ? (double)b->row_bytes / (double)b->rows : xp_coder_trial_bytes(b->shape->coder, XP_CODEC_BOOK);
 
-    b->rows = b->row_bytes = 0;
+    if (b->rows) {
+        b->usual_rows = b->rows;
+        b->readers = b->asked;
+    }
+    b->rows = b->row_bytes = b->asked = 0;
     if (!xp_book_fitter_current(b->fitter) || now <= 0 || b->drifted)
         return;
     if (b->usual <= 0 || now < b->usual)
@@ -175,6 +183,14 @@ static void watch(struct xp_books *b)
         return;
     b->drifted = 1;
     xp_book_fitter_forget(b->fitter);
+}
+
+/* Whether a book that spares so many bytes a row is worth sending: what it will spare while it serves is more than it takes. */
+static int is_worth_sending(const struct xp_books *b, const struct xp_book_writer *next, double spared)
+{
+    const unsigned age = b->calls - b->since, service = age > LEAST_SERVICE ? age : LEAST_SERVICE;
+
+    return spared * (double)b->usual_rows * service > (double)next->len * b->readers;
 }
 
 /* A book that is finished is used when it is better on rows that it has not seen. */
@@ -187,7 +203,7 @@ static void decide(struct xp_books *b, const struct xp_rows *rows)
         return;
     before = now ? xp_coder_try_book(b->shape->coder, rows, now) : 0;
     after = xp_coder_try_book(b->shape->coder, rows, next);
-    if (now && after > BETTER * before) {
+    if (now && (after > BETTER * before || !is_worth_sending(b, next, before - after))) {
         xp_book_fitter_decide(b->fitter, 0);
         b->wait_until = b->calls + b->wait;
         b->wait = 2 * b->wait < DROPPED_WAIT_MOST ? 2 * b->wait : DROPPED_WAIT_MOST;
@@ -195,6 +211,7 @@ static void decide(struct xp_books *b, const struct xp_rows *rows)
     } else {
         xp_book_fitter_decide(b->fitter, 1);
         b->fitted++;
+        b->since = b->calls;
         b->wait = DROPPED_WAIT;
         b->usual = 0;
         xp_log(b->shape->comm, XP_LOG_INFO, "plan %u: book %u of %u centroids, %zu bytes, fitted on %zu rows; books take %.1f MB here",
@@ -315,6 +332,7 @@ const uint8_t *xp_books_due(struct xp_books *b, int peer, size_t *len)
 
     if (!w || xp_coder_codec(b->shape->coder)->id != XP_CODEC_BOOK)
         return NULL;
+    b->asked++;
     holds = b->peers[peer].holds;
     if (holds[0] == w->book.version || holds[1] == w->book.version)
         return NULL;

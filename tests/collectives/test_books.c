@@ -25,6 +25,7 @@ struct side {
     xp_plan *plan;
     float *send, *recv;
     uint64_t domain;
+    size_t each; /* rows to each rank in a call */
     unsigned call;
 };
 
@@ -69,7 +70,7 @@ static int open_side(struct side *s, xp_comm *comm, const char *algo, uint64_t d
     d.eps_ref = XP_EPS_REF_ROW;
     d.codec = "book";
     d.algo = algo;
-    *s = (struct side){.domain = domain, .send = calloc(d.max_send_rows, DIM * 4), .recv = calloc(d.max_recv_rows, DIM * 4)};
+    *s = (struct side){.domain = domain, .each = EACH, .send = calloc(d.max_send_rows, DIM * 4), .recv = calloc(d.max_recv_rows, DIM * 4)};
     if (xp_plan_create(&s->plan, comm, &d) == XP_OK)
         return 0;
     snprintf(why, WORLD_TEXT, "plan: %.300s", xp_comm_last_error(comm));
@@ -93,7 +94,7 @@ static double distance(const float *a, const float *b)
     return sqrt(sum);
 }
 
-/* One call: everybody sends EACH rows to everybody. A book that is being fitted is finished afterwards, so that what happens does not
+/* One call: everybody sends as many rows to everybody. A book that is being fitted is finished afterwards, so that what happens does not
  * depend on how much idle time a call has. Returns the bytes that went to other nodes, or 0 with why. */
 static uint64_t exchange_once(struct side *s, xp_comm *comm, int rank, char *why)
 {
@@ -101,16 +102,16 @@ static uint64_t exchange_once(struct side *s, xp_comm *comm, int rank, char *why
     uint64_t before = s->plan->stats.wire_bytes_slow;
     static _Thread_local float want[EACH * DIM];
     for (int i = 0; i < ranks; i++)
-        fill(s->send + i * EACH * DIM, EACH, s->domain, rank, i, s->call);
-    if (xp_alltoall(s->plan, s->send, s->recv, EACH, NULL) != XP_OK) {
+        fill(s->send + (size_t)i * s->each * DIM, s->each, s->domain, rank, i, s->call);
+    if (xp_alltoall(s->plan, s->send, s->recv, s->each, NULL) != XP_OK) {
         snprintf(why, WORLD_TEXT, "call %u: %.300s", s->call, xp_comm_last_error(comm));
         return 0;
     }
     for (int i = 0; i < ranks; i++) {
-        fill(want, EACH, s->domain, i, rank, s->call);
-        for (size_t r = 0; r < EACH; r++) {
+        fill(want, s->each, s->domain, i, rank, s->call);
+        for (size_t r = 0; r < s->each; r++) {
             const float *w = want + r * DIM;
-            if (distance(s->recv + (i * EACH + r) * DIM, w) <= EPS * distance(w, NULL) * 1.000001)
+            if (distance(s->recv + ((size_t)i * s->each + r) * DIM, w) <= EPS * distance(w, NULL) * 1.000001)
                 continue;
             snprintf(why, WORLD_TEXT, "call %u: row %zu of rank %d is too far off", s->call, r, i);
             return 0;
@@ -302,6 +303,31 @@ Test(books, adapt_within_20_calls)
     static const struct world w = {{1, 1}};
     make_centres();
     const char *why = world_run(&w, drift_body, NULL);
+    cr_assert(why[0] == 0, "%s", why);
+}
+
+/* Rows of another domain, and so few of them that what a book for them would spare is less than it takes. */
+static void few_body(xp_comm *comm, int rank, void *arg, char *why)
+{
+    struct side s;
+    (void)arg;
+    if (open_side(&s, comm, "flat", 1, why))
+        return;
+    calls(&s, comm, rank, 12, why);
+    uint64_t sent = s.plan->stats.books_sent_bytes;
+    s.domain = 2;
+    s.each = 2;
+    calls(&s, comm, rank, 36, why);
+    if (!why[0] && s.plan->stats.books_sent_bytes != sent)
+        snprintf(why, WORLD_TEXT, "%zu bytes of books sent for calls of %zu rows", (size_t)(s.plan->stats.books_sent_bytes - sent), s.each);
+    close_side(&s);
+}
+
+Test(books, are_not_sent_for_less_than_they_take)
+{
+    static const struct world w = {{1, 1}};
+    make_centres();
+    const char *why = world_run(&w, few_body, NULL);
     cr_assert(why[0] == 0, "%s", why);
 }
 
