@@ -19,7 +19,7 @@
 #define ATTEMPT_SECONDS 5.0
 #define FIRST_ATTEMPT_SECONDS 0.25 /* where there are other addresses to try, patience grows from here */
 #define REFUSAL_SECONDS 5.0 /* refused for so long by everybody who answers: not a matter of time */
-#define ANSWER_SECONDS 1.0  /* after its deadline a rank gives rank 0 so long to say who is missing */
+#define ANSWER_SECONDS 1.0  /* a rank gives rank 0 so long to say who is missing, even if its deadline has passed long ago */
 #define TEXT_MAX 512u
 
 enum outcome { JOINED, TRY_AGAIN, REFUSED };
@@ -111,7 +111,7 @@ static xp_status await_start(struct xp_bootstrap_net *net, const struct joining 
 
     if (xp_socket_wait(j->fd, POLLIN, deadline) == 0)
         ask_who_is_missing(j->fd, deadline - start);
-    e = read_message(j->fd, &head, body, sizeof(body), deadline + ANSWER_SECONDS);
+    e = read_message(j->fd, &head, body, sizeof(body), xp_now() + ANSWER_SECONDS);
     if (e == 0 && head.type == XP_MSG_START && head.len == 8) {
         net->job = xp_get64(body);
         return XP_OK;
