@@ -186,7 +186,8 @@ void xp_fold_device_destroy(struct xp_fold_device *d)
 
 /* ---- life of a fold's part -------------------------------------------------------------------------------------------------- */
 
-/* While rows are made their coded form lies where the results will be. */
+/* While rows are made their coded form lies where the results will be. As the coder takes them they are needed no longer than that, so the sums of
+ * gradients come there, unless these rows are what is seen, too. */
 static void take_rows(struct xp_fold_rows *r)
 {
     const struct xp_folder *f = r->d->f;
@@ -196,7 +197,7 @@ static void take_rows(struct xp_fold_rows *r)
     r->made = xp_pool_take(&r->memory, (f->coder ? 2 : 1) * slots * f->row_bytes);
     r->seen = r->made ? r->made + xp_fold_rows_seen(r) * f->row_bytes : NULL;
     r->results = xp_pool_take(&r->memory, slots * r->d->stride);
-    r->sums = xp_pool_take(&r->memory, slots * f->row_bytes);
+    r->sums = f->coder ? r->made : xp_pool_take(&r->memory, slots * f->row_bytes);
     r->dev_alpha = xp_pool_take(&r->memory, slots * sizeof(*r->dev_alpha));
     r->alpha = xp_pool_take(&r->pinned, slots * sizeof(*r->alpha));
 }

@@ -623,7 +623,7 @@ XP_API xp_status xp_dispatch_backward(xp_plan *plan, xp_routing *routing, const 
  * of 16 bits), and the rows stay where they are: centroids are made, coded and sent from there, by NCCL or by the transports of the comm,
  * results and gradients come back there. Dispatch asks the device three times before it sends, and combine once where there are probes, so these
  * do not return before the stream has come to them. What comes out is what a plan for host memory gives, bit for bit, steps that fall back
- * included, where these have the same codec. Memory on the device: for each routing in use max_send_rows rows, and four times as many rows as a
+ * included, where these have the same codec. Memory on the device: for each routing in use max_send_rows rows, and three times as many rows as a
  * rank has slots at most (max_send_rows * max_topk), since all could be wild; for the plan once as many. Where steps may fall back (error_limit)
  * their codec is that of bounded mode.
  *
