@@ -487,7 +487,7 @@ int launch(const char *name, const Shape &shape, void *stream, void (*call)(void
     }
     Job *job = new Job{name, shape, call, args, args_size, destroy};
     if (xp_cuemu_enqueue_op) {
-        const struct xp_cuemu_op op = {run_job, drop_job, job, "kernel", 0};
+        const struct xp_cuemu_op op = {run_job, drop_job, job, "kernel", 0, 1};
         const int error = xp_cuemu_enqueue_op(stream, &op);
         if (error)
             drop_job(job);

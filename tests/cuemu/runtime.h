@@ -56,6 +56,7 @@ struct xp_cuemu_op {
     void *arg;
     const char *name; /* a literal, for messages */
     int outside;      /* 1: others may wait for it, start the device thread */
+    int kernel;       /* 1: goes only to a stream of the current device */
 };
 
 /* stream: a cudaStream_t, or NULL, 1 (legacy) or 2 (per-thread) as in CUDA. On an error drop() has not been called. */

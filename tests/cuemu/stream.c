@@ -127,7 +127,9 @@ int xp_cuemu_enqueue_op(void *handle, const struct xp_cuemu_op *op)
     if (xp_sim_enter(op->name))
         return NOT_PERMITTED;
     struct CUstream_st *stream = xp_sim_stream(handle);
-    return xp_sim_leave(!stream ? INVALID_HANDLE : xp_sim_enqueue(stream, op, false, NULL, NULL));
+    if (!stream || (op->kernel && stream->device != xp_sim_current_device()))
+        return xp_sim_leave(INVALID_HANDLE);
+    return xp_sim_leave(xp_sim_enqueue(stream, op, false, NULL, NULL));
 }
 
 struct launch {
@@ -143,21 +145,16 @@ static int launch_run(void *arg, int first)
     return XP_CUEMU_DONE;
 }
 
-/* A kernel goes only to a stream of the current device. */
 int xp_cuemu_enqueue(void *handle, void (*fn)(void *arg), void *arg)
 {
     struct launch *launch = malloc(sizeof *launch);
-    struct xp_cuemu_op op = {.run = launch_run, .drop = free, .arg = launch, .name = "kernel"};
+    struct xp_cuemu_op op = {.run = launch_run, .drop = free, .arg = launch, .name = "kernel", .kernel = 1};
     int error;
 
     if (!launch)
         return xp_cuemu_fail(NO_MEMORY);
     *launch = (struct launch){fn, arg};
-    pthread_mutex_lock(&xp_sim_lock);
-    struct CUstream_st *stream = xp_sim_stream(handle);
-    bool here = stream && stream->device == xp_sim_current_device();
-    pthread_mutex_unlock(&xp_sim_lock);
-    error = here ? xp_cuemu_enqueue_op(handle, &op) : xp_cuemu_fail(INVALID_HANDLE);
+    error = xp_cuemu_enqueue_op(handle, &op);
     if (error)
         free(launch);
     return error;

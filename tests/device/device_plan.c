@@ -249,6 +249,37 @@ static void captured(struct device_rank *r)
     each_way(r, leaves_other_captures_alone);
 }
 
+/* ---- another device ---------------------------------------------------------------------------------------------------- */
+
+static void is_current(struct device_rank *r, int device)
+{
+    int current = -1;
+    must(r, cudaGetDevice(&current) == 0 && current == device, "the program's device is as it was");
+}
+
+/* The program has gone on to another device: the plan stays on its own, and the program on that one. */
+static void from_another_device(struct device_rank *r, const struct exchange *e)
+{
+    struct device_call c;
+    const int own = r->rank % 8, other = (own + 1) % 8;
+    device_call_open(r, e, &c);
+    must(r, cudaSetDevice(other) == 0, "another device");
+    for (int call = 0; call < e->calls; call++) {
+        device_call_run(r, &c, call);
+        is_current(r, other);
+    }
+    for (int call = 0; call < e->calls; call++)
+        device_call_check(r, &c, call);
+    device_call_close(r, &c);
+    is_current(r, other);
+    must(r, cudaSetDevice(own) == 0, "the device");
+}
+
+static void other_device(struct device_rank *r)
+{
+    each_way(r, from_another_device);
+}
+
 /* ---- plans that are refused --------------------------------------------------------------------------------------------- */
 
 static void refused(struct device_rank *r)
@@ -470,7 +501,7 @@ int main(int argc, char **argv)
         {"raw", raw_rows}, {"exact", exact_rows}, {"coded", coded_rows}, {"direct", direct_rows}, {"two_plans", two_plans}, {"two_streams", two_streams},
         {"nccl_raw", nccl_raw}, {"nccl_coded", nccl_coded}, {"nccl_exact", nccl_exact}, {"nccl_alike", nccl_alike}, {"nccl_given", nccl_given}, {"nccl_even", nccl_even},
         {"nccl_disagreement", nccl_disagreement}, {"nccl_lost", nccl_lost}, {"nccl_exact_lost", nccl_exact_lost}, {"raw_lost", raw_lost}, {"exact_lost", exact_lost}, {"disagreement", disagreement},
-        {"captured", captured}, {"refused", refused}, {NULL, NULL},
+        {"captured", captured}, {"other_device", other_device}, {"refused", refused}, {NULL, NULL},
     };
     return device_main(argc, argv, cases);
 }
