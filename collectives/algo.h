@@ -8,6 +8,8 @@
  *  - Whatever all ranks must agree on is computed from values all ranks share (plan, counts header), never from local timing.
  *  - Everything is allocated in create() from the plan's maxima; start() and progress() allocate nothing.
  *  - Receives are posted before the own header is sent: a peer's header is the permission to send to it.
+ *  - Where rows are in device memory every function but score() and waiting_for() is called between xp_device_enter and xp_device_leave
+ *    (device_call.h); those of inner plans by functions of the outer one.
  *  - After an error progress() returns it again; finish() cancels what is posted, so that buffers are free on return.
  *
  * SPDX-License-Identifier: Apache-2.0

@@ -22,7 +22,6 @@ static void grouped_destroy(void *state)
     struct xp_grouped *g = state;
     if (!g)
         return;
-    struct xp_device_before before = xp_device_enter(g->dev, g->shape->device_number);
     xp_device_lanes_destroy(g->dev, &g->lanes);
     if (g->group && !g->shape->shares)
         g->group->ops->close(g->group);
@@ -31,7 +30,6 @@ static void grouped_destroy(void *state)
     if (g->coder)
         xp_device_coder_close(g->coder);
     xp_grouped_copies_destroy(g);
-    xp_device_leave(g->dev, g->shape->device_number, before);
     xp_counts_destroy(&g->counts);
     free(g->coder);
     free(g->head_memory);
@@ -98,9 +96,7 @@ static xp_status grouped_create(void **state, const struct xp_shape *shape)
     g->pinned = (struct xp_pool){.device = g->dev, .pinned = 1};
     g->memory = (struct xp_pool){.device = g->dev};
     xp_status st = allocate(g);
-    struct xp_device_before before = xp_device_enter(g->dev, g->shape->device_number);
     int e = st == XP_OK ? create_on_device(g) : 0;
-    xp_device_leave(g->dev, g->shape->device_number, before);
     if (e)
         st = xp_device_failed(shape, e, "setting up a plan");
     if (st != XP_OK)
@@ -149,9 +145,7 @@ static xp_status grouped_connect(void *state)
     char why[160] = "";
     xp_status st = all ? open_group(g, &mine, all) : XP_ERR_NO_MEMORY;
     if (st == XP_OK) {
-        struct xp_device_before before = xp_device_enter(g->dev, g->shape->device_number);
         st = g->group->ops->connect(g->group, 0, all[0].address, all[0].len, why, sizeof why);
-        xp_device_leave(g->dev, g->shape->device_number, before);
         if (st != XP_OK)
             st = xp_comm_revoke(c, st, "plan: rank %d: transport nccl: %s", c->rank, why); /* the others are inside, too */
     }
@@ -164,14 +158,11 @@ static xp_status grouped_connect(void *state)
 static xp_status grouped_start(void *state, const struct xp_call *call, xp_stats *stats)
 {
     struct xp_grouped *g = state;
-    struct xp_device_before before = xp_device_enter(g->dev, g->shape->device_number);
     g->call = call;
     g->stats = stats;
     g->active = 1;
     g->phase = XP_GROUP_ENTERED;
-    xp_status st = xp_device_join(g->shape, call, &g->lanes);
-    xp_device_leave(g->dev, g->shape->device_number, before);
-    return st;
+    return xp_device_join(g->shape, call, &g->lanes);
 }
 
 static uint64_t even_rows(const struct xp_grouped *g)
@@ -335,10 +326,8 @@ static xp_status grouped_progress(void *state, int *moved)
 {
     struct xp_grouped *g = state;
     int phase = (int)g->phase;
-    struct xp_device_before before = xp_device_enter(g->dev, g->shape->device_number);
     xp_status st = move(g, moved);
     *moved += phase != (int)g->phase;
-    xp_device_leave(g->dev, g->shape->device_number, before);
     return st;
 }
 
@@ -361,7 +350,6 @@ static void grouped_finish(void *state)
     if (!g->active)
         return;
     g->active = 0;
-    struct xp_device_before before = xp_device_enter(g->dev, g->shape->device_number);
     if (g->phase > XP_GROUP_ENTERED) {
         xp_counts_cancel(&g->counts);
         xp_grouped_heads_cancel(g);
@@ -370,7 +358,6 @@ static void grouped_finish(void *state)
         g->group->ops->fail(g->group, -1);
     if (g->phase != XP_GROUP_OVER)
         g->dev->stream_synchronize(g->lanes.in);
-    xp_device_leave(g->dev, g->shape->device_number, before);
 }
 
 const struct xp_algo_ops xp_algo_grouped = {

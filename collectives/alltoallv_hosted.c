@@ -41,7 +41,6 @@ static void hosted_destroy(void *state)
     struct hosted *h = state;
     if (!h)
         return;
-    struct xp_device_before before = xp_device_enter(h->dev, h->shape->device_number);
     xp_device_lanes_destroy(h->dev, &h->lanes);
     for (int i = 0; h->fetched && i < h->shape->comm->size; i++)
         if (h->fetched[i])
@@ -49,7 +48,6 @@ static void hosted_destroy(void *state)
     if (h->state)
         h->ops->destroy(h->state);
     xp_pool_free(&h->pinned);
-    xp_device_leave(h->dev, h->shape->device_number, before);
     free(h->fetched);
     free(h->counts);
     free(h->ready);
@@ -90,9 +88,7 @@ static xp_status hosted_create(void **state, const struct xp_shape *shape)
     h->ready = calloc(n, 1);
     xp_status st = h->fetched && h->counts && h->ready ? h->ops->create(&h->state, shape) : XP_ERR_NO_MEMORY;
     if (st == XP_OK) {
-        struct xp_device_before before = xp_device_enter(h->dev, shape->device_number);
         int e = create_on_device(h);
-        xp_device_leave(h->dev, shape->device_number, before);
         if (e)
             st = xp_device_failed(shape, e, "setting up a plan");
     }
@@ -202,7 +198,6 @@ static xp_status give_rows(struct hosted *h, int all)
 static xp_status hosted_start(void *state, const struct xp_call *call, xp_stats *stats)
 {
     struct hosted *h = state;
-    struct xp_device_before before = xp_device_enter(h->dev, h->shape->device_number);
     h->call = call;
     h->stats = stats;
     h->active = 1;
@@ -211,7 +206,6 @@ static xp_status hosted_start(void *state, const struct xp_call *call, xp_stats 
     describe(h);
     xp_status st = xp_device_join(h->shape, call, &h->lanes);
     int e = st == XP_OK ? fetch_all(h) : 0;
-    xp_device_leave(h->dev, h->shape->device_number, before);
     return e ? xp_device_failed(h->shape, e, "copying rows to the host") : st;
 }
 
@@ -238,8 +232,9 @@ static xp_status end(struct hosted *h)
     return e ? xp_device_failed(h->shape, e, "handing over to the caller's stream") : XP_OK;
 }
 
-static xp_status move(struct hosted *h, int *moved)
+static xp_status hosted_progress(void *state, int *moved)
 {
+    struct hosted *h = state;
     xp_status st = look_for_rows(h, moved);
     if (st == XP_OK && !h->begun)
         st = begin(h, moved);
@@ -251,15 +246,6 @@ static xp_status move(struct hosted *h, int *moved)
         return st;
     st = give_rows(h, 0);
     return st == XP_OK ? XP_IN_PROGRESS : st;
-}
-
-static xp_status hosted_progress(void *state, int *moved)
-{
-    struct hosted *h = state;
-    struct xp_device_before before = xp_device_enter(h->dev, h->shape->device_number);
-    xp_status st = move(h, moved);
-    xp_device_leave(h->dev, h->shape->device_number, before);
-    return st;
 }
 
 static void hosted_waiting_for(void *state, char *text, size_t size)
@@ -282,10 +268,8 @@ static void hosted_finish(void *state)
         h->ops->finish(h->state);
     if (h->done)
         return;
-    struct xp_device_before before = xp_device_enter(h->dev, h->shape->device_number);
     h->dev->stream_synchronize(h->lanes.out);
     h->dev->stream_synchronize(h->lanes.in);
-    xp_device_leave(h->dev, h->shape->device_number, before);
 }
 
 const struct xp_algo_ops xp_algo_hosted = {

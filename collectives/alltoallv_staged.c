@@ -30,7 +30,6 @@ static void staged_destroy(void *state)
     struct xp_staged *s = state;
     if (!s)
         return;
-    struct xp_device_before before = xp_device_enter(s->dev, s->shape->device_number);
     for (size_t i = 0; s->slots && i < s->nslots; i++)
         if (s->slots[i].event)
             s->dev->event_destroy(s->slots[i].event);
@@ -39,7 +38,6 @@ static void staged_destroy(void *state)
     xp_pool_free(&s->memory);
     if (s->coder)
         xp_device_coder_close(s->coder);
-    xp_device_leave(s->dev, s->shape->device_number, before);
     xp_counts_destroy(&s->counts);
     free(s->to);
     free(s->from);
@@ -123,9 +121,7 @@ static xp_status staged_create(void **state, const struct xp_shape *shape)
     if (st == XP_OK)
         st = create_coder(s);
     if (st == XP_OK) {
-        struct xp_device_before before = xp_device_enter(s->dev, s->shape->device_number);
         int e = create_on_device(s);
-        xp_device_leave(s->dev, s->shape->device_number, before);
         if (e)
             st = xp_device_failed(s->shape, e, "setting up a plan");
     }
@@ -142,14 +138,11 @@ static xp_status staged_create(void **state, const struct xp_shape *shape)
 static xp_status staged_start(void *state, const struct xp_call *call, xp_stats *stats)
 {
     struct xp_staged *s = state;
-    struct xp_device_before before = xp_device_enter(s->dev, s->shape->device_number);
     s->call = call;
     s->stats = stats;
     s->active = 1;
     s->begun = 0;
-    xp_status st = xp_device_join(s->shape, call, &s->lanes);
-    xp_device_leave(s->dev, s->shape->device_number, before);
-    return st;
+    return xp_device_join(s->shape, call, &s->lanes);
 }
 
 /* Whether the memory that receives write to is free: the last call's copies from pinned memory, and, where a transport writes to
@@ -212,8 +205,9 @@ static xp_status end(struct xp_staged *s)
     return st;
 }
 
-static xp_status move(struct xp_staged *s, int *moved)
+static xp_status staged_progress(void *state, int *moved)
 {
+    struct xp_staged *s = state;
     xp_status st = s->begun ? XP_OK : is_free(s);
     if (st != XP_OK)
         return st;
@@ -229,15 +223,6 @@ static xp_status move(struct xp_staged *s, int *moved)
     if (st != XP_OK)
         return st;
     return all_moved(s) ? end(s) : XP_IN_PROGRESS;
-}
-
-static xp_status staged_progress(void *state, int *moved)
-{
-    struct xp_staged *s = state;
-    struct xp_device_before before = xp_device_enter(s->dev, s->shape->device_number);
-    xp_status st = move(s, moved);
-    xp_device_leave(s->dev, s->shape->device_number, before);
-    return st;
 }
 
 static void staged_waiting_for(void *state, char *text, size_t size)
@@ -267,7 +252,6 @@ static void staged_finish(void *state)
         return;
     s->active = 0;
     const int all = s->begun && all_moved(s);
-    struct xp_device_before before = xp_device_enter(s->dev, s->shape->device_number);
     if (s->begun) {
         xp_counts_cancel(&s->counts);
         xp_staged_send_cancel(s);
@@ -277,7 +261,6 @@ static void staged_finish(void *state)
         s->dev->stream_synchronize(s->lanes.out);
         s->dev->stream_synchronize(s->lanes.in);
     }
-    xp_device_leave(s->dev, s->shape->device_number, before);
 }
 
 const struct xp_algo_ops xp_algo_staged = {

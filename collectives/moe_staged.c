@@ -140,12 +140,10 @@ static xp_status staged_start(void *state, const struct xp_call *call, xp_stats 
     struct xp_moe_stage *s = m->stage;
     if (!xp_moe_moves_rows(m))
         return xp_moe_ops.start(m, call, stats);
-    struct xp_device_before before = xp_device_enter(s->dev, m->shape.device_number);
     s->call = *call;
     s->stats = stats;
     s->fetching = 1;
     int e = fetch(m, call->stream);
-    xp_device_leave(s->dev, m->shape.device_number, before);
     return e ? failed(m, e, "copying rows to the host") : XP_OK;
 }
 
@@ -161,21 +159,13 @@ static xp_status begin(struct xp_moe *m, int *moved)
     return e ? failed(m, e, "copying rows to the host") : xp_moe_ops.start(m, &s->call, s->stats);
 }
 
-static xp_status advance(struct xp_moe *m, int *moved)
+static xp_status staged_progress(void *state, int *moved)
 {
+    struct xp_moe *m = state;
     xp_status st = m->stage->fetching ? begin(m, moved) : XP_OK;
     if (st == XP_OK)
         st = xp_moe_ops.progress(m, moved);
     return st == XP_OK && xp_moe_moves_rows(m) ? give(m) : st;
-}
-
-static xp_status staged_progress(void *state, int *moved)
-{
-    struct xp_moe *m = state;
-    struct xp_device_before before = xp_device_enter(m->stage->dev, m->shape.device_number);
-    xp_status st = advance(m, moved);
-    xp_device_leave(m->stage->dev, m->shape.device_number, before);
-    return st;
 }
 
 static void staged_waiting_for(void *state, char *text, size_t size)
@@ -192,11 +182,8 @@ static void staged_finish(void *state)
 {
     struct xp_moe *m = state;
     struct xp_moe_stage *s = m->stage;
-    if (s->fetching) {
-        struct xp_device_before before = xp_device_enter(s->dev, m->shape.device_number);
+    if (s->fetching)
         s->dev->stream_synchronize(s->lanes.in);
-        xp_device_leave(s->dev, m->shape.device_number, before);
-    }
     s->fetching = 0;
     xp_moe_ops.finish(m);
 }

@@ -298,6 +298,18 @@ const struct xp_device *xp_plan_device(uint32_t memory, int *number)
     return device;
 }
 
+struct xp_device_before xp_plan_enter(const struct xp_plan *p)
+{
+    struct xp_device_before none = {0};
+    return p->shape.device ? xp_device_enter(p->shape.device, p->shape.device_number) : none;
+}
+
+void xp_plan_leave(const struct xp_plan *p, struct xp_device_before before)
+{
+    if (p->shape.device)
+        xp_device_leave(p->shape.device, p->shape.device_number, before);
+}
+
 xp_status xp_plan_create_request(struct xp_plan *p)
 {
     size_t n = (size_t)p->shape.comm->size;
@@ -396,7 +408,9 @@ static void build(struct xp_plan *p, struct xp_comm *c, const struct record *all
         p->algo = choose_algo(p, r, by_host, out);
         if (!p->algo)
             return;
+        struct xp_device_before before = xp_plan_enter(p);
         st = p->algo->create(&p->state, &p->shape);
+        xp_plan_leave(p, before);
     }
     if (st == XP_OK)
         snprintf(p->stats.algo, sizeof p->stats.algo, "%s", p->shape.by_host ? p->shape.by_host->name : p->algo->name);
@@ -407,8 +421,10 @@ static void build(struct xp_plan *p, struct xp_comm *c, const struct record *all
 
 void xp_plan_release(struct xp_plan *p)
 {
+    struct xp_device_before before = xp_plan_enter(p);
     if (p->state)
         p->algo->destroy(p->state);
+    xp_plan_leave(p, before);
     xp_books_destroy(p->shape.books);
     xp_coder_destroy(p->shape.coder);
     free(p->maxima);
@@ -444,6 +460,14 @@ static xp_status agree_on_link(struct xp_comm *c, const struct record *all, doub
     return st;
 }
 
+static xp_status connect_plan(struct xp_plan *p)
+{
+    struct xp_device_before before = xp_plan_enter(p);
+    xp_status st = p->algo->connect ? p->algo->connect(p->state) : XP_OK;
+    xp_plan_leave(p, before);
+    return st;
+}
+
 xp_status xp_plan_open(struct xp_plan **out, struct xp_comm *c, const xp_plan_desc *d)
 {
     return d->moe ? xp_moe_plan_open(out, c, d) : xp_plan_open_inner(out, c, d, 0, 0, NULL);
@@ -471,8 +495,8 @@ xp_status xp_plan_open_inner(struct xp_plan **out, struct xp_comm *c, const xp_p
     build(p, c, all, link, &mine);
     st = agree(c, &mine, all);
     p->shape.shares = first && first->algo == p->algo ? first->state : NULL;
-    if (st == XP_OK && p->algo->connect)
-        st = p->algo->connect(p->state);
+    if (st == XP_OK)
+        st = connect_plan(p);
     if (st != XP_OK)
         goto fail;
     free(all);

@@ -7,6 +7,7 @@
 #define XP_PLAN_H
 
 #include "collectives/algo.h"
+#include "collectives/device_call.h"
 
 #define XP_PLAN_MAGIC 0x5850706cu
 #define XP_REQUEST_MAGIC 0x58507271u
@@ -57,6 +58,9 @@ xp_status xp_plan_create_request(struct xp_plan *p);
 /* The table for rows in this memory, and the number of the device that is current; NULL: the host's. */
 const struct xp_device *xp_plan_device(uint32_t memory, int *number);
 void xp_plan_release(struct xp_plan *p);
+/* Around every call of its algorithm: xp_device_enter and xp_device_leave (device_call.h) where rows are in device memory. */
+struct xp_device_before xp_plan_enter(const struct xp_plan *p);
+void xp_plan_leave(const struct xp_plan *p, struct xp_device_before before);
 
 /* request.c: one exchange with counts that have been checked; without counts it does not enter the statistics. `what` names the
  * operation in texts (a string that stays). */

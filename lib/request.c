@@ -32,8 +32,10 @@ static xp_status end(struct xp_request *r, xp_status st)
 {
     struct xp_plan *p = r->plan;
     struct xp_comm *c = p->shape.comm;
+    struct xp_device_before before = xp_plan_enter(p);
     if (r->begun)
         p->algo->finish(p->state);
+    xp_plan_leave(p, before);
     r->active = 0;
     r->status = st;
     if (st == XP_OK) {
@@ -48,8 +50,11 @@ static xp_status end(struct xp_request *r, xp_status st)
 
 static xp_status begin(struct xp_request *r)
 {
+    struct xp_plan *p = r->plan;
+    struct xp_device_before before = xp_plan_enter(p);
     r->begun = 1;
-    xp_status st = r->plan->algo->start(r->plan->state, &r->call, &r->plan->stats);
+    xp_status st = p->algo->start(p->state, &r->call, &p->stats);
+    xp_plan_leave(p, before);
     return st == XP_OK ? XP_OK : end(r, st);
 }
 
@@ -118,11 +123,19 @@ static xp_status deadline_passed(struct xp_request *r)
                            p->shape.comm->params.timeout, waiting[0] ? waiting : "its own messages to leave"));
 }
 
+static xp_status move(struct xp_plan *p, int *moved)
+{
+    struct xp_device_before before = xp_plan_enter(p);
+    xp_status st = p->algo->progress(p->state, moved);
+    xp_plan_leave(p, before);
+    return st;
+}
+
 /* One round of the algorithm, or its start once all rows are there. */
 static xp_status advance(struct xp_request *r, int *moved)
 {
     if (r->begun)
-        return r->plan->algo->progress(r->plan->state, moved);
+        return move(r->plan, moved);
     if (r->unready)
         return XP_IN_PROGRESS;
     ++*moved;
