@@ -371,6 +371,11 @@ size_t xp_fold_clusters_of(const struct xp_fold *s, size_t e)
     return s->f->expert_cluster[e + 1] - s->f->expert_cluster[e];
 }
 
+size_t xp_fold_probes_of(const struct xp_fold *s, size_t e)
+{
+    return s->f->expert_probe[e + 1] - s->f->expert_probe[e];
+}
+
 const int32_t *xp_fold_expert(const struct xp_fold *s)
 {
     return s->expert;

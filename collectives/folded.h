@@ -69,7 +69,8 @@ struct xp_coded_rows;
 void xp_fold_keep(struct xp_fold *s, struct xp_coded_rows *store);
 size_t xp_fold_count(const struct xp_fold *s);           /* virtual tokens, probes included */
 size_t xp_fold_clusters(const struct xp_fold *s);        /* centroids among them */
-size_t xp_fold_clusters_of(const struct xp_fold *s, size_t expert); /* of these, the expert's, from xp_fold_choose to xp_fold_end */
+size_t xp_fold_clusters_of(const struct xp_fold *s, size_t expert); /* of these, the expert's, from xp_fold_choose to xp_fold_end; */
+size_t xp_fold_probes_of(const struct xp_fold *s, size_t expert);   /* likewise its probes */
 const int32_t *xp_fold_expert(const struct xp_fold *s);  /* [count] expert of a virtual token */
 /* [count][dim] rows of the virtual tokens: as they must be handed to the coder for far experts, and as every expert will see
  * them (coded and decoded again; the same rows when codec is "raw"). Near experts are sent `seen`; residuals are taken from it. */

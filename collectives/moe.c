@@ -113,7 +113,7 @@ xp_status xp_moe_create(struct xp_moe **out, const struct xp_moe_shape *shape, c
     xp_kernels_init(&m->kernels, isa < 0 ? XP_ISA_C : (enum xp_isa)isa);
     m->hops = xp_path_hops(shape->path);
     m->slow_hop = xp_path_slow_hop(shape->path);
-    m->hello_bytes = xp_moe_hello_bytes(shape->comm);
+    m->hello_bytes = xp_moe_hello_bytes(shape);
     for (int l = 0; l <= m->hops; l++)
         m->cap[l] = xp_path_most(shape, l);
     m->cap_most = xp_moe_most_rows(shape);
@@ -249,7 +249,8 @@ static void list_folded_steps(struct xp_moe *m, const struct xp_moe_op *op)
     case XP_MOE_DISPATCH:
         add(m, XP_STEP_FOLD, 0, XP_CHANNEL_FOLDED);
         add(m, XP_STEP_HELLO, 0, XP_CHANNEL_HELLO);
-        add_records(m);
+        if (!xp_hello_tells_all(&m->shape))
+            add_records(m);
         add_outward(m, XP_CHANNEL_FOLDED);
         add(m, XP_STEP_FOLD_END, 0, XP_CHANNEL_FOLDED);
         break;
@@ -502,21 +503,36 @@ static void account(struct xp_moe *m, const struct xp_moe_step *s)
     }
 }
 
+/* The records of a hop are here. */
+static xp_status enter(struct xp_moe *m, int hop)
+{
+    const xp_status st = xp_map_enter(m, m->map, hop);
+    if (st != XP_OK || hop < m->hops - 1)
+        return st;
+    xp_map_layout(m, m->map);
+    m->rows->map_known(m, m->op.routing);
+    return m->rows->error(m);
+}
+
+/* The hellos about virtual tokens are here. */
+static xp_status agree_folded(struct xp_moe *m)
+{
+    xp_status st = xp_hello_verdict(m, m->map);
+    if (st != XP_OK || !xp_hello_tells_all(&m->shape))
+        return st;
+    xp_map_leave(m, m->map, 0);
+    st = xp_hello_records(m, m->map);
+    return st == XP_OK ? enter(m, 0) : st;
+}
+
 static xp_status end_call(struct xp_moe *m, const struct xp_moe_step *s)
 {
     m->channel[s->channel].ops->finish(m->channel[s->channel].state);
     m->calling = 0;
     account(m, s);
     if (s->kind == XP_STEP_HELLO && m->folded)
-        return xp_hello_verdict(m, m->map);
-    if (s->kind != XP_STEP_RECORDS)
-        return XP_OK;
-    xp_status st = xp_map_enter(m, m->map, s->hop);
-    if (st != XP_OK || s->hop < m->hops - 1)
-        return st;
-    xp_map_layout(m, m->map);
-    m->rows->map_known(m, m->op.routing);
-    return m->rows->error(m);
+        return agree_folded(m);
+    return s->kind == XP_STEP_RECORDS ? enter(m, s->hop) : XP_OK;
 }
 
 /* ---- what request.c drives --------------------------------------------------------------------------------------------- */

@@ -267,7 +267,7 @@ void xp_moe_destroy(struct xp_moe *m);
 /* What start() of xp_moe_ops will run. */
 void xp_moe_prepare(struct xp_moe *m, const struct xp_moe_op *op);
 /* Bytes of the hello of one rank, and most rows that a row channel must carry. Known before the channels are opened. */
-size_t xp_moe_hello_bytes(const struct xp_comm *c);
+size_t xp_moe_hello_bytes(const struct xp_moe_shape *shape);
 size_t xp_moe_most_rows(const struct xp_moe_shape *shape);
 
 /* path.c: where an entry of `source` for `dest` is at a level; how many hops; the hop that crosses; the most entries at a level. */
@@ -286,11 +286,15 @@ void xp_routing_put(struct xp_routing *r);
 void xp_routing_free(struct xp_routing *r);
 /* The caller's arrays, checked and copied. The error is told to all ranks by the hello. */
 xp_status xp_routing_take(struct xp_routing *r, const xp_route_desc *d, char *why, size_t why_size);
-/* Writes the hellos of this rank; status and why: of its arguments; flag: this rank wants the step to fall back. */
-void xp_hello_write(struct xp_moe *m, const struct xp_map *map, xp_status status, const char *why, int flag);
+/* Writes the hellos of this rank; fold: of a map of virtual tokens, else NULL; status and why: of its arguments; flag: this rank wants the step to
+ * fall back. */
+void xp_hello_write(struct xp_moe *m, const struct xp_map *map, const struct xp_fold *fold, xp_status status, const char *why, int flag);
 /* What all ranks said: XP_OK, or the error that all ranks see. */
 xp_status xp_hello_verdict(struct xp_moe *m, struct xp_map *map);
 int xp_hello_flags(const struct xp_moe *m); /* whether any rank set its flag */
+/* Whether hellos about virtual tokens say all about them; and then, instead of an exchange, the records that it would have brought. */
+int xp_hello_tells_all(const struct xp_moe_shape *s);
+xp_status xp_hello_records(struct xp_moe *m, const struct xp_map *map);
 /* The entries at home, from the routing's arrays. */
 void xp_map_home(struct xp_moe *m, struct xp_routing *r);
 /* The experts of this rank and no rows: what is known before a folded step is dispatched. */

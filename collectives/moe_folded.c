@@ -75,7 +75,7 @@ int xp_folded_chosen(struct xp_moe *m, struct xp_routing *r, xp_status st)
         st = XP_ERR_INTERNAL;
     if (st != XP_OK)
         snprintf(why, sizeof why, "folding %zu tokens: %s", r->map.tokens, xp_status_string(st));
-    xp_hello_write(m, &r->virtual_map, st, why, 0);
+    xp_hello_write(m, &r->virtual_map, r->fold, st, why, 0);
     return st == XP_OK;
 }
 

@@ -11,9 +11,10 @@
  *   16      156  text of its error
  *   172     4    1: the sender wants this step not to be folded
  *   176     4 P  entries for rank 0, 1, ...
+ *           8 E  folded mode with one hop: centroids for expert 0 (4 bytes), its probes (4), the same for expert 1, ...
  *
  * Then each hop's records, in the order in which rows will travel: token (32 bits), source (16), expert (16), weight (f32), slot (32).
- * How many come from whom follows from the hellos.
+ * How many come from whom follows from the hellos; where these say what is for every expert, the records do too, and are not sent.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -233,9 +234,14 @@ xp_status xp_routing_take(struct xp_routing *r, const xp_route_desc *d, char *wh
 
 /* ---- hellos ----------------------------------------------------------------------------------------------------------- */
 
-size_t xp_moe_hello_bytes(const struct xp_comm *c)
+int xp_hello_tells_all(const struct xp_moe_shape *s)
 {
-    return HELLO_HEAD + 4 * (size_t)c->size;
+    return s->mode == XP_MODE_FOLDED && xp_path_hops(s->path) == 1;
+}
+
+size_t xp_moe_hello_bytes(const struct xp_moe_shape *s)
+{
+    return HELLO_HEAD + 4 * (size_t)s->comm->size + (xp_hello_tells_all(s) ? 8 * (size_t)s->experts : 0);
 }
 
 static uint64_t hash_map(const struct xp_moe *m, const struct xp_map *map)
@@ -246,10 +252,10 @@ static uint64_t hash_map(const struct xp_moe *m, const struct xp_map *map)
     return h;
 }
 
-void xp_hello_write(struct xp_moe *m, const struct xp_map *map, xp_status status, const char *why, int flag)
+void xp_hello_write(struct xp_moe *m, const struct xp_map *map, const struct xp_fold *fold, xp_status status, const char *why, int flag)
 {
     int n = m->shape.comm->size;
-    uint8_t *p = m->hello_out;
+    uint8_t *p = m->hello_out, *counts = p + HELLO_HEAD + 4 * n;
     memset(p, 0, m->hello_bytes);
     xp_put32(p, HELLO_MAGIC);
     xp_put32(p + 4, (uint32_t)status);
@@ -259,6 +265,10 @@ void xp_hello_write(struct xp_moe *m, const struct xp_map *map, xp_status status
         xp_put64(p + 8, hash_map(m, map));
         for (int i = 0; i < n; i++)
             xp_put32(p + HELLO_HEAD + 4 * i, (uint32_t)map->sends[i]);
+        for (int e = 0; fold && xp_hello_tells_all(&m->shape) && e < m->shape.experts; e++) {
+            xp_put32(counts + 8 * e, (uint32_t)xp_fold_clusters_of(fold, (size_t)e));
+            xp_put32(counts + 8 * e + 4, (uint32_t)xp_fold_probes_of(fold, (size_t)e));
+        }
     }
     for (int i = 1; i < n; i++)
         memcpy(p + (size_t)i * m->hello_bytes, p, m->hello_bytes);
@@ -420,6 +430,38 @@ static struct xp_entry get_record(const uint8_t *p)
     uint32_t weight = xp_get32(p + 8);
     memcpy(&e.weight, &weight, 4);
     return e;
+}
+
+/* Virtual tokens of `source` for the experts of this rank: centroids by expert, then probes by expert (folded.h). Returns whether there are
+ * as many as its hello says in all. */
+static int tell_records(const struct xp_moe *m, const struct xp_map *map, int source, uint8_t *records)
+{
+    const uint8_t *counts = hello_of(m, source) + HELLO_HEAD + 4 * m->shape.comm->size;
+    const int me = m->shape.comm->rank;
+    struct xp_entry entry = {.source = (uint16_t)source, .weight = 1};
+    size_t left = entries_of(m, source, me);
+    for (int kind = 0; kind < 2; kind++)
+        for (int e = 0; e < m->shape.experts; e++) {
+            const uint32_t count = xp_get32(counts + 8 * e + 4 * kind), after = entry.token + count;
+            entry.expert = (uint16_t)e;
+            if (map->rank_of[e] == me && count > left)
+                return 0;
+            for (; map->rank_of[e] == me && entry.token != after; entry.token++, left--, records += XP_MOE_RECORD)
+                put_record(records, &entry);
+            entry.token = after;
+        }
+    return left == 0;
+}
+
+xp_status xp_hello_records(struct xp_moe *m, const struct xp_map *map)
+{
+    uint8_t *records = m->records_in;
+    for (int source = 0; source < m->shape.comm->size; source++) {
+        if (!tell_records(m, map, source, records))
+            return xp_comm_revoke(m->shape.comm, XP_ERR_CORRUPT, "route: the hello of rank %d is damaged", source);
+        records += entries_of(m, source, m->shape.comm->rank) * XP_MOE_RECORD;
+    }
+    return XP_OK;
 }
 
 /* How many records each rank sends here in this hop. */

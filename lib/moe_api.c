@@ -67,7 +67,7 @@ static xp_status route(struct xp_plan *p, const xp_route_desc *d, xp_routing **o
     } else {
         bad = xp_routing_take(r, d, why, sizeof why);
     }
-    xp_hello_write(m, r ? &r->map : NULL, bad, why, xp_folded_alarm(m));
+    xp_hello_write(m, r ? &r->map : NULL, NULL, bad, why, xp_folded_alarm(m));
     xp_status st = run(p, &(struct xp_moe_op){.kind = XP_MOE_AGREE, .routing = r});
     if (st == XP_OK)
         st = xp_hello_verdict(m, r ? &r->map : NULL);

@@ -256,7 +256,7 @@ static void describe(xp_plan_desc *in, enum xp_moe_channel ch, const xp_plan_des
     if (ch >= XP_CHANNEL_HELLO) {
         in->dtype = XP_BYTE;
         in->mode = XP_MODE_RAW;
-        in->dim = ch == XP_CHANNEL_HELLO ? xp_moe_hello_bytes(s->comm) : ch == XP_CHANNEL_RECORDS ? XP_MOE_RECORD : sizeof(float);
+        in->dim = ch == XP_CHANNEL_HELLO ? xp_moe_hello_bytes(s) : ch == XP_CHANNEL_RECORDS ? XP_MOE_RECORD : sizeof(float);
         return;
     }
     in->dtype = d->dtype;
