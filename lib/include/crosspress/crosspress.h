@@ -614,9 +614,9 @@ XP_API xp_status xp_dispatch_backward(xp_plan *plan, xp_routing *routing, const 
  * above. What xp_route takes, what the routing's functions return and grad_weight are in host memory: xp_route exchanges them as messages
  * of the host, and its copies to the device are waited for by the stream alone; xp_combine_backward with grad_weight returns when the weights'
  * gradients are here. All modes, all algorithms and both sums. The results are those of a plan for host memory with the same codec, bit for
- * bit, but for which NaN it is where a sum is none, and, in bounded mode, for tokens that go to several nodes (flat: to several ranks of other
- * nodes): a plan for host memory codes these once, this one for each. Exact mode sends one copy of a token to a rank or node, as in host
- * memory. Memory on the device beside that of the exchanges: three times the most rows that a hop may bring, and for each routing in use some
+ * bit, but for which NaN it is where a sum is none, and, in bounded mode by the leaders, for tokens that go to several nodes: a plan for
+ * host memory codes these once, this one for each. Exact mode sends one copy of a token to a rank or node, as in host memory.
+ * Memory on the device beside that of the exchanges: three times the most rows that a hop may bring, and for each routing in use some
  * 50 bytes a row; folded mode has its own rules:
  *
  * Folded mode with rows in device memory. The host chooses the clusters, from what the device tells it of every token (the energy and 64 values
