@@ -259,16 +259,17 @@ static inline int xp_entry_stays(const struct xp_moe *m, const struct xp_map *ma
     return map->direct && e->source == m->shape.comm->rank && map->rank_of[e->expert] == e->source;
 }
 
-/* moe.c: the state machine. ops is the table that an outer plan drives. */
-extern const struct xp_algo_ops xp_moe_ops;
+/* moe_create.c. folder: NULL: not a folded layer. */
 xp_status xp_moe_create(struct xp_moe **out, const struct xp_moe_shape *shape, const struct xp_channel *channels,
                         const struct xp_folder_desc *folder);
 void xp_moe_destroy(struct xp_moe *m);
+/* Most rows that a row channel must carry, known before the channels are opened. */
+size_t xp_moe_most_rows(const struct xp_moe_shape *shape);
+
+/* moe.c: the state machine. ops is the table that an outer plan drives. */
+extern const struct xp_algo_ops xp_moe_ops;
 /* What start() of xp_moe_ops will run. */
 void xp_moe_prepare(struct xp_moe *m, const struct xp_moe_op *op);
-/* Bytes of the hello of one rank, and most rows that a row channel must carry. Known before the channels are opened. */
-size_t xp_moe_hello_bytes(const struct xp_moe_shape *shape);
-size_t xp_moe_most_rows(const struct xp_moe_shape *shape);
 
 /* path.c: where an entry of `source` for `dest` is at a level; how many hops; the hop that crosses; the most entries at a level. */
 int xp_path_hops(enum xp_moe_path path);
@@ -286,6 +287,8 @@ void xp_routing_put(struct xp_routing *r);
 void xp_routing_free(struct xp_routing *r);
 /* The caller's arrays, checked and copied. The error is told to all ranks by the hello. */
 xp_status xp_routing_take(struct xp_routing *r, const xp_route_desc *d, char *why, size_t why_size);
+/* Bytes of the hello of one rank, known before the channels are opened. */
+size_t xp_moe_hello_bytes(const struct xp_moe_shape *shape);
 /* Writes the hellos of this rank; fold: of a map of virtual tokens, else NULL; status and why: of its arguments; flag: this rank wants the step to
  * fall back. */
 void xp_hello_write(struct xp_moe *m, const struct xp_map *map, const struct xp_fold *fold, xp_status status, const char *why, int flag);
