@@ -204,7 +204,7 @@ static void in_background(struct setting *s)
     for (uint64_t i = 0; i < 4; i++) {
         device_fill(s->send, EACH, i, s->stream);
         device_clear(s->recv, EACH, s->stream);
-        to_itself(s, comm, 1000, EACH - 1000, 1);
+        to_itself(s, comm, 1000, EACH - 1000, 10);
         to_itself(s, comm, 0, 1000, 1000);
         device_expect("two groups", s->recv, EACH, i, s->stream);
     }
