@@ -161,6 +161,18 @@ static xp_status call(struct step *t, enum operation o)
     }
 }
 
+/* The program has gone on to another device: the plan stays on its own, and the program on that one. */
+static xp_status call_from_another_device(struct device_rank *r, struct step *t, enum operation o)
+{
+    const int own = r->rank % 8, other = (own + 1) % 8;
+    int current = -1;
+    must(r, cudaSetDevice(other) == 0, "another device");
+    xp_status st = call(t, o);
+    must(r, cudaGetDevice(&current) == 0 && current == other, "the program's device is as it was");
+    must(r, cudaSetDevice(own) == 0, "the device");
+    return st;
+}
+
 static void operate(struct device_rank *r, struct step *t, enum operation o)
 {
     static const char *const names[] = {"dispatch", "combine", "combine_backward", "dispatch_backward"};
@@ -170,7 +182,7 @@ static void operate(struct device_rank *r, struct step *t, enum operation o)
         must(r, call(t, o) == XP_ERR_STATE && strstr(xp_comm_last_error(r->comm), "captured"), "a captured stream is refused");
         must(r, cudaStreamEndCapture(t->stream, &graph) == 0 && cudaGraphDestroy(graph) == 0, "end of a capture");
     }
-    must(r, call(t, o) == XP_OK, names[o]);
+    must(r, call_from_another_device(r, t, o) == XP_OK, names[o]);
 }
 
 /* The step on the device; the stream takes copies of all results. */
