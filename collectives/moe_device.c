@@ -89,18 +89,13 @@ xp_status xp_moe_device_create(struct xp_moe *m)
     d->dev = m->shape.device;
     d->memory = (struct xp_pool){.device = d->dev};
     d->pinned = (struct xp_pool){.device = d->dev, .pinned = 1};
-    struct xp_device_before before = xp_device_enter(d->dev, m->shape.device_number);
     int e = create_on_device(m);
-    xp_device_leave(d->dev, m->shape.device_number, before);
     return e ? failed(m, e, "setting up a plan") : XP_OK;
 }
 
 xp_status xp_moe_device_fold(struct xp_moe *m)
 {
-    const struct xp_device *dev = m->shape.device;
-    struct xp_device_before before = xp_device_enter(dev, m->shape.device_number);
-    int e = xp_fold_device_create(&m->fold_device, m->folder, dev);
-    xp_device_leave(dev, m->shape.device_number, before);
+    int e = xp_fold_device_create(&m->fold_device, m->folder, m->shape.device);
     return e ? failed(m, e, "setting up a plan") : XP_OK;
 }
 
@@ -110,7 +105,6 @@ void xp_moe_device_destroy(struct xp_moe *m)
     struct xp_moe_device *d = m->device;
     if (!d)
         return;
-    struct xp_device_before before = xp_device_enter(d->dev, m->shape.device_number);
     if (d->copying) {
         if (d->left)
             d->dev->stream_wait(d->copying, d->left);
@@ -126,7 +120,6 @@ void xp_moe_device_destroy(struct xp_moe *m)
     xp_fold_device_destroy(m->fold_device);
     xp_pool_free(&d->memory);
     xp_pool_free(&d->pinned);
-    xp_device_leave(d->dev, m->shape.device_number, before);
     free(d);
     m->device = NULL;
     m->fold_device = NULL;
@@ -377,7 +370,6 @@ static void map_known(struct xp_moe *m, const struct xp_routing *r)
     struct xp_moe_device *d = m->device;
     struct xp_moe_lists *l = r->lists;
     const struct xp_map *map = m->map;
-    struct xp_device_before before = xp_device_enter(d->dev, m->shape.device_number);
     if (d->dev->event_query(l->copied) == XP_DEVICE_NOT_READY)
         note(d, d->dev->stream_synchronize(d->copying));
     l->memory.used = l->pinned.used = 0;
@@ -398,7 +390,6 @@ static void map_known(struct xp_moe *m, const struct xp_routing *r)
     note(d, copy_lists(d, l));
     if (xp_moe_moves_rows(m)) /* a folded step, which goes on */
         note(d, d->dev->stream_wait(m->stream, l->copied));
-    xp_device_leave(d->dev, m->shape.device_number, before);
 }
 
 /* ---- an operation ------------------------------------------------------------------------------------------------------- */
@@ -406,7 +397,6 @@ static void map_known(struct xp_moe *m, const struct xp_routing *r)
 static xp_status begin(struct xp_moe *m, const struct xp_routing *r, void *stream)
 {
     struct xp_moe_device *d = m->device;
-    struct xp_device_before before = xp_device_enter(d->dev, m->shape.device_number);
     m->stream = d->gpu.stream = stream;
     d->error = 0;
     if (m->folded)
@@ -414,24 +404,19 @@ static xp_status begin(struct xp_moe *m, const struct xp_routing *r, void *strea
     int e = d->dev->stream_wait(stream, d->left);
     if (!e)
         e = d->dev->stream_wait(stream, r->lists->copied);
-    xp_device_leave(d->dev, m->shape.device_number, before);
     return e ? failed(m, e, "joining the caller's stream") : XP_OK;
 }
 
 static void end(struct xp_moe *m)
 {
     struct xp_moe_device *d = m->device;
-    struct xp_device_before before = xp_device_enter(d->dev, m->shape.device_number);
     note(d, d->dev->event_record(d->left, m->stream));
-    xp_device_leave(d->dev, m->shape.device_number, before);
 }
 
 static xp_status dots_known(struct xp_moe *m)
 {
     struct xp_moe_device *d = m->device;
-    struct xp_device_before before = xp_device_enter(d->dev, m->shape.device_number);
     int e = d->dev->event_query(d->dots_known);
-    xp_device_leave(d->dev, m->shape.device_number, before);
     if (e == XP_DEVICE_NOT_READY)
         return XP_IN_PROGRESS;
     return e ? failed(m, e, "products of rows") : XP_OK;
@@ -452,11 +437,9 @@ static void make_rows(struct xp_moe *m, const struct xp_moe_list *list, const vo
     struct xp_moe_device *d = m->device;
     struct xp_rows in = {.data = from, .index = list->terms.row, .rows = list->rows, .dim = m->shape.dim, .dtype = m->shape.dtype};
     struct xp_gpu_terms terms = list->terms;
-    struct xp_device_before before = xp_device_enter(d->dev, m->shape.device_number);
     if (!weighted)
         terms.weight = NULL;
     note(d, terms.first ? d->dev->kernels->rows_sums(&d->gpu, &in, &terms, out) : d->dev->kernels->rows_gather(&d->gpu, &in, terms.weight, out));
-    xp_device_leave(d->dev, m->shape.device_number, before);
 }
 
 /* Rows [first, end) of a list of one row each. */
@@ -555,14 +538,12 @@ static void take_dots(struct xp_moe *m, const struct xp_moe_list *list, const vo
 {
     struct xp_moe_device *d = m->device;
     const struct xp_rows in = {.data = from, .index = list->terms.row, .rows = list->rows, .dim = m->shape.dim, .dtype = m->shape.dtype};
-    struct xp_device_before before = xp_device_enter(d->dev, m->shape.device_number);
     int e = d->dev->kernels->rows_dots(&d->gpu, &in, expert_rows, d->dots);
     if (!e)
         e = d->dev->copy(m->dots, d->dots, list->rows * sizeof *d->dots, m->stream);
     if (!e)
         e = d->dev->event_record(d->dots_known, m->stream);
     note(d, e);
-    xp_device_leave(d->dev, m->shape.device_number, before);
 }
 
 /* What the last hop outward has brought. */

@@ -3,9 +3,9 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "collectives/device_call.h"
 #include "collectives/folded_device.h"
 #include "collectives/moe.h"
+#include "lib/device.h"
 
 /* What an operation of folded_device.h, or a query, has said. */
 static xp_status status_of(const struct xp_moe *m, int error)
@@ -14,16 +14,6 @@ static xp_status status_of(const struct xp_moe *m, int error)
     if (error == XP_DEVICE_NOT_READY)
         return XP_IN_PROGRESS;
     return error ? xp_error(m->shape.comm, XP_ERR_SYSTEM, "moe: rank %d: folding rows: CUDA: %s", c->rank, m->shape.device->text(error)) : XP_OK;
-}
-
-static struct xp_device_before enter(const struct xp_moe *m)
-{
-    return xp_device_enter(m->shape.device, m->shape.device_number);
-}
-
-static void leave(const struct xp_moe *m, struct xp_device_before before)
-{
-    xp_device_leave(m->shape.device, m->shape.device_number, before);
 }
 
 /* The survey takes several turns; when it is over, or the tokens are none, everything is chosen, and the rows' launches are enqueued. */
@@ -40,18 +30,12 @@ static int choose_and_make(struct xp_moe *m, struct xp_routing *r)
 
 static xp_status choose(struct xp_moe *m, struct xp_routing *r)
 {
-    struct xp_device_before before = enter(m);
-    int e = choose_and_make(m, r);
-    leave(m, before);
-    return status_of(m, e);
+    return status_of(m, choose_and_make(m, r));
 }
 
 static xp_status gradients(struct xp_moe *m, struct xp_routing *r)
 {
-    struct xp_device_before before = enter(m);
-    int e = xp_fold_device_combine_backward(r->fold_rows, m->op.in, m->op.grad_weight != NULL, m->stream);
-    leave(m, before);
-    return status_of(m, e);
+    return status_of(m, xp_fold_device_combine_backward(r->fold_rows, m->op.in, m->op.grad_weight != NULL, m->stream));
 }
 
 static const void *first_rows(const struct xp_moe *m)
@@ -71,20 +55,15 @@ static xp_status home(struct xp_moe *m, struct xp_routing *r)
     if (!m->own_home)
         m->rows->units_home(m, m->map, 0, SIZE_MAX);
     m->own_home = 1;
-    struct xp_device_before before = enter(m);
-    int e = m->op.kind == XP_MOE_COMBINE ? xp_fold_device_combine(r->fold_rows, m->op.out, m->stream)
-                                         : xp_fold_device_dispatch_backward(r->fold_rows, m->op.second, m->op.out, m->stream);
-    leave(m, before);
-    return status_of(m, e);
+    return status_of(m, m->op.kind == XP_MOE_COMBINE ? xp_fold_device_combine(r->fold_rows, m->op.out, m->stream)
+                                                     : xp_fold_device_dispatch_backward(r->fold_rows, m->op.second, m->op.out, m->stream));
 }
 
 static xp_status end(struct xp_moe *m, struct xp_routing *r)
 {
-    struct xp_device_before before = enter(m);
     int e = m->op.kind == XP_MOE_DISPATCH ? xp_fold_device_end(r->fold_rows)
             : m->op.grad_weight           ? xp_fold_device_weights(r->fold_rows, m->op.grad_weight)
                                           : 0;
-    leave(m, before);
     return status_of(m, e);
 }
 

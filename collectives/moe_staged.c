@@ -65,9 +65,7 @@ xp_status xp_moe_stage_create(struct xp_moe *m)
         return XP_ERR_NO_MEMORY;
     s->dev = m->shape.device;
     s->pinned = (struct xp_pool){.device = s->dev, .pinned = 1};
-    struct xp_device_before before = xp_device_enter(s->dev, m->shape.device_number);
     int e = create_on_device(m);
-    xp_device_leave(s->dev, m->shape.device_number, before);
     return e ? failed(m, e, "setting up a plan") : XP_OK;
 }
 
@@ -76,12 +74,10 @@ void xp_moe_stage_destroy(struct xp_moe *m)
     struct xp_moe_stage *s = m->stage;
     if (!s)
         return;
-    struct xp_device_before before = xp_device_enter(s->dev, m->shape.device_number);
     xp_device_lanes_destroy(s->dev, &s->lanes);
     if (s->fetched)
         s->dev->event_destroy(s->fetched);
     xp_pool_free(&s->pinned);
-    xp_device_leave(s->dev, m->shape.device_number, before);
     free(s);
     m->stage = NULL;
 }

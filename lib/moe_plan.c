@@ -360,8 +360,10 @@ static void build(struct xp_plan *p, const xp_plan_desc *d, const struct xp_moe_
     p->codec_stats.size = sizeof p->codec_stats;
     p->algo = s->staged ? &xp_moe_staged_ops : &xp_moe_ops;
     xp_status st = xp_plan_create_request(p);
+    struct xp_device_before before = xp_plan_enter(p);
     if (st == XP_OK)
         st = xp_moe_create((struct xp_moe **)&p->state, s, channels, s->mode == XP_MODE_FOLDED ? &folder : NULL);
+    xp_plan_leave(p, before);
     if (st != XP_OK)
         refuse(mine, st, "setting up %zu tokens and %zu rows: %s", (size_t)mine->max_tokens, (size_t)mine->max_rows, xp_status_string(st));
     snprintf(p->stats.algo, sizeof p->stats.algo, "%s", names[s->path]);
