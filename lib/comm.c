@@ -149,7 +149,26 @@ static xp_status build(struct xp_comm *c, const xp_bootstrap *boot, const xp_con
     return s;
 }
 
-static xp_status find_cause(struct xp_comm *c, xp_status s, char *text, size_t size);
+/*
+ * A broken connection is often only the echo of a death elsewhere: a peer that has heard of it hangs up before the news is
+ * here. Gives the news a moment; returns the error to report, whose text is then in text.
+ */
+static xp_status find_cause(struct xp_comm *c, xp_status s, char *text, size_t size)
+{
+    if ((s == XP_ERR_REMOTE || s == XP_ERR_SYSTEM) && xp_liveness_await_news(c->live, NEWS_SECONDS) != XP_OK) {
+        xp_routes_fail(c, xp_liveness_news(c->live, text, size));
+        return xp_liveness_health(c->live);
+    }
+    return s;
+}
+
+/* Tells all ranks that this one gives up, and why. Returns the error to report, as find_cause. */
+static xp_status tell_all(struct xp_comm *c, xp_status s, char *text, size_t size)
+{
+    s = find_cause(c, s, text, size);
+    xp_liveness_revoke(c->live, s, text);
+    return s;
+}
 
 /* Nobody else need wait for this rank. Where the group has failed, that is the reason, not what this rank saw of it. */
 static xp_status give_up_start(struct xp_comm *c, xp_status s)
@@ -157,8 +176,7 @@ static xp_status give_up_start(struct xp_comm *c, xp_status s)
     char text[sizeof(c->error)];
 
     memcpy(text, c->error, sizeof(text));
-    s = find_cause(c, s, text, sizeof(text));
-    xp_liveness_revoke(c->live, s, text);
+    s = tell_all(c, s, text, sizeof(text));
     return xp_error(c, s, "start-up: %s", text);
 }
 
@@ -354,19 +372,6 @@ xp_status xp_comm_health(struct xp_comm *c)
     return s;
 }
 
-/*
- * A broken connection is often only the echo of a death elsewhere: a peer that has heard of it hangs up before the news is
- * here. Gives the news a moment; returns the error to report, whose text is then in text.
- */
-static xp_status find_cause(struct xp_comm *c, xp_status s, char *text, size_t size)
-{
-    if ((s == XP_ERR_REMOTE || s == XP_ERR_SYSTEM) && xp_liveness_await_news(c->live, NEWS_SECONDS) != XP_OK) {
-        xp_routes_fail(c, xp_liveness_news(c->live, text, size));
-        return xp_liveness_health(c->live);
-    }
-    return s;
-}
-
 xp_status xp_comm_revoke(struct xp_comm *c, xp_status s, const char *fmt, ...)
 {
     char text[XP_BAD_NEWS_MAX];
@@ -375,10 +380,8 @@ xp_status xp_comm_revoke(struct xp_comm *c, xp_status s, const char *fmt, ...)
     va_start(args, fmt);
     vsnprintf(text, sizeof(text), fmt, args);
     va_end(args);
-    if (c->live) {
-        s = find_cause(c, s, text, sizeof(text));
-        xp_liveness_revoke(c->live, s, text);
-    }
+    if (c->live)
+        s = tell_all(c, s, text, sizeof(text));
     c->failed = 1;
     return xp_error(c, s, "%s", text);
 }
