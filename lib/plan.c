@@ -118,10 +118,9 @@ static void resolve_device_codec(struct record *r)
     xp_codec_parse(r->codec, &choice);
     if (r->mode == XP_MODE_EXACT && !r->nccl)
         return;
-    const char *name = r->mode == XP_MODE_BOUNDED ? "quant" : r->mode == XP_MODE_EXACT ? "exact" : "raw";
     const unsigned id = r->mode == XP_MODE_BOUNDED ? XP_CODEC_QUANT : r->mode == XP_MODE_EXACT ? XP_CODEC_EXACT : XP_CODEC_RAW;
     if (choice.automatic)
-        snprintf(r->codec, sizeof r->codec, "%s", name);
+        snprintf(r->codec, sizeof r->codec, "%s", xp_codec_by_id(id)->name);
     else if (choice.id != XP_CODEC_RAW && choice.id != id)
         refuse(r, XP_ERR_UNSUPPORTED, "codec %s does not run on the device; raw, exact over NCCL, quant and the fixed formats (fp8, int8 ... int2) do", choice.name);
 }
