@@ -45,6 +45,7 @@ struct xp_codec_choice {
     int automatic;      /* "auto": select.c decides */
     uint16_t id;
     uint16_t formats;   /* bit f: row format f (enum xp_qformat) may be used; XP_Q_RAW always */
+    int directions;     /* "book+directions": kept books have them on every link */
     char name[16];
 };
 xp_status xp_codec_parse(const char *name, struct xp_codec_choice *out);

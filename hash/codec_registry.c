@@ -43,6 +43,7 @@ static const struct {
     { "lsh+int3", XP_CODEC_LSH, ESCAPES | BIT(XP_Q_INT3), "centroids + 3-bit residuals" },
     { "lsh+int2", XP_CODEC_LSH, ESCAPES | BIT(XP_Q_INT2), "centroids + 2-bit residuals" },
     { "book", XP_CODEC_BOOK, ESCAPES, "mean, directions, spread per channel; entropy-coded residuals" },
+    { "book+directions", XP_CODEC_BOOK, ESCAPES, "book; one that both ends keep has directions on fast links, too: fewest bytes, most work" },
 };
 
 const struct xp_codec_ops *const *xp_codec_list(void)
@@ -78,6 +79,7 @@ xp_status xp_codec_parse(const char *name, struct xp_codec_choice *out)
         out->automatic = !strcmp(name, "auto");
         out->id = names[i].id;
         out->formats = names[i].formats;
+        out->directions = !strcmp(name, "book+directions");
         memcpy(out->name, name, strlen(name) + 1);
         return XP_OK;
     }

@@ -320,8 +320,9 @@ int xp_coder_directions_pay(const struct xp_coder *c, double link_bytes_per_s)
 {
     const struct xp_coder_desc *d = &c->desc;
 
-    return d->dim >= XP_BOOK_DIRECTIONS_LEAST && d->dim <= XP_BOOK_DIRECTIONS_MOST && link_bytes_per_s > 0 &&
-           link_bytes_per_s < DIRECTIONS_BIT_BYTES_PER_S * DIRECTIONS_BITS(d->eps);
+    if (d->dim < XP_BOOK_DIRECTIONS_LEAST || d->dim > XP_BOOK_DIRECTIONS_MOST)
+        return 0;
+    return d->choice.directions || (link_bytes_per_s > 0 && link_bytes_per_s < DIRECTIONS_BIT_BYTES_PER_S * DIRECTIONS_BITS(d->eps));
 }
 
 int xp_coder_book_may_pay(const struct xp_coder *c)

@@ -58,7 +58,7 @@ static void fill(float *rows, size_t n, uint64_t domain, int from, int to, unsig
     }
 }
 
-static int open_side(struct side *s, xp_comm *comm, const char *algo, uint64_t domain, char *why)
+static int open_side_with(struct side *s, xp_comm *comm, const char *algo, const char *codec, uint64_t domain, char *why)
 {
     xp_plan_desc d;
     xp_plan_desc_init(&d);
@@ -68,7 +68,7 @@ static int open_side(struct side *s, xp_comm *comm, const char *algo, uint64_t d
     d.mode = XP_MODE_BOUNDED;
     d.eps = EPS;
     d.eps_ref = XP_EPS_REF_ROW;
-    d.codec = "book";
+    d.codec = codec;
     d.algo = algo;
     *s = (struct side){.domain = domain, .each = EACH, .send = calloc(d.max_send_rows, DIM * 4), .recv = calloc(d.max_recv_rows, DIM * 4)};
     if (xp_plan_create(&s->plan, comm, &d) == XP_OK)
@@ -77,6 +77,11 @@ static int open_side(struct side *s, xp_comm *comm, const char *algo, uint64_t d
     free(s->send);
     free(s->recv);
     return -1;
+}
+
+static int open_side(struct side *s, xp_comm *comm, const char *algo, uint64_t domain, char *why)
+{
+    return open_side_with(s, comm, algo, "book", domain, why);
 }
 
 static void close_side(struct side *s)
@@ -169,12 +174,18 @@ Test(books, are_learned_and_shipped_once)
     }
 }
 
-static void slow_link_body(xp_comm *comm, int rank, void *arg, char *why)
+struct link {
+    double speed;
+    const char *codec;
+    int directions;
+};
+
+static void link_body(xp_comm *comm, int rank, void *arg, char *why)
 {
-    const double speed = *(const double *)arg;
+    const struct link *link = arg;
     struct side s;
-    comm->link_bytes_per_s = speed;
-    if (open_side(&s, comm, "flat", ALONG, why))
+    comm->link_bytes_per_s = link->speed;
+    if (open_side_with(&s, comm, "flat", link->codec, ALONG, why))
         return;
     calls(&s, comm, rank, 12, why);
     uint32_t versions[2];
@@ -182,18 +193,18 @@ static void slow_link_body(xp_comm *comm, int rank, void *arg, char *why)
     const struct xp_book *book = xp_book_shelf_find(xp_books_of(s.plan->shape.books, 1 - rank), versions[0]);
     if (!why[0] && !book)
         snprintf(why, WORLD_TEXT, "no book after 12 calls");
-    else if (!why[0] && (book->rank > 0) != (speed < 20e6))
-        snprintf(why, WORLD_TEXT, "%u directions at %g bytes/s", book->rank, speed);
+    else if (!why[0] && (book->rank > 0) != link->directions)
+        snprintf(why, WORLD_TEXT, "codec %s: %u directions at %g bytes/s", link->codec, book->rank, link->speed);
     close_side(&s);
 }
 
-Test(books, have_directions_on_slow_links)
+Test(books, have_directions_on_slow_links_or_by_name)
 {
     static const struct world w = {{1, 1}};
-    double speeds[] = {5e6, 30e6};
+    struct link links[] = {{5e6, "book", 1}, {30e6, "book", 0}, {30e6, "book+directions", 1}};
     make_centres();
-    for (size_t i = 0; i < 2; i++) {
-        const char *why = world_run(&w, slow_link_body, &speeds[i]);
+    for (size_t i = 0; i < 3; i++) {
+        const char *why = world_run(&w, link_body, &links[i]);
         cr_assert(why[0] == 0, "%s", why);
     }
 }

@@ -25,7 +25,7 @@ typedef struct xp_codec_desc {
     double eps;         /* bounded: 0 < eps < 1 */
     xp_eps_ref eps_ref; /* default XP_EPS_REF_MIN */
     xp_dither dither;   /* bounded; default off */
-    const char *codec;  /* NULL or "auto", "raw", "exact", "fp8", "int8" ... "int2", "quant", "lsh+int4" ... */
+    const char *codec;  /* NULL or "auto", "raw", "exact", "fp8", "int8" ... "int2", "quant", "book", "lsh+int4" ... */
     const char *isa;    /* NULL = the best of this machine; "c", "avx2", "avx512", "avx512bf16" */
     uint64_t seed;      /* of the random signs; 0 = built-in. Travels in the frame; with dither, mixed with what the rows are */
     unsigned lsh_hashes, lsh_width, lsh_rounds; /* lsh: concatenated hashes, argmax width, rotation rounds; 0 = defaults */
