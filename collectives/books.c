@@ -1,9 +1,10 @@
 /*
  * books.c - the kept books of a plan (books.h)
  *
- * When to fit: as soon as the reservoir has rows for a first book; again when it has four times as many, until it is full; and
- * anew, on rows seen since, when the measured bytes a row have risen. A fitted book must show on rows of the next call that it is
- * better than the one in use, by more than it takes to send it, else it is dropped and the next attempt waits longer.
+ * When to fit: on the rows of the first call, as rows take a fifth more bytes until there is a book; again when the reservoir has four times
+ * as many, until it is full; and anew, on the rows of one call again, when the measured bytes a row have risen. A fitted book must show on rows
+ * of the next call that it is better than the one in use, by more than it takes to send it, else it is dropped and the next attempt waits
+ * longer.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -18,9 +19,10 @@
 #define MOST_CENTROIDS 256
 #define LEAST_CENTROIDS 16
 
-#define FIRST_ROWS 1024     /* enough for a first book */
+#define FIRST_ROWS 1024     /* enough for a first book; copied from one call where there are so many */
+#define FIRST_CENTROIDS 32  /* of it, where books have directions */
 #define PATIENCE 8          /* calls after which 64 rows are */
-#define LEARN_ONE_IN 8      /* rows copied while a book is wanted, */
+#define LEARN_ONE_IN 8      /* rows copied while a better book is wanted, */
 #define REFRESH_ONE_IN 64   /* and while the one in use is good */
 #define LEARN_LEAST 32
 #define BETTER 0.995        /* a new book's bytes a row, of the old one's */
@@ -46,6 +48,7 @@ struct xp_books {
     size_t room_bytes, bytes;
 
     uint32_t next_version;
+    int directions;                /* books have them */
     size_t fitted_rows;            /* that the book in use, or being fitted, was fitted on */
     unsigned calls, wait_until, wait; /* no attempt before call number wait_until */
     unsigned worse;                /* calls in a row that were */
@@ -112,7 +115,8 @@ static xp_status create_fitter(struct xp_books *b, unsigned centroids)
     d.rows = s->max_send_rows < 512 ? 1024 : 0;
     d.centroids = d.rows ? 64 : centroids;
     d.centroids = d.centroids < centroids ? d.centroids : centroids;
-    d.rank = xp_coder_directions_pay(s->coder, s->link_bytes_per_s) ? XP_BOOK_MAX_RANK : 0;
+    b->directions = xp_coder_directions_pay(s->coder, s->link_bytes_per_s);
+    d.rank = b->directions ? XP_BOOK_MAX_RANK : 0;
     st = xp_book_fitter_create(&b->fitter, &b->kernels, &d);
     if (st == XP_OK)
         b->bytes += xp_book_fitter_bytes(b->fitter);
@@ -233,16 +237,30 @@ static int wants_book(const struct xp_books *b)
     return b->fitted_rows < room && (held >= 4 * b->fitted_rows || held == room);
 }
 
+/* Whether there is a book, and it fits. */
+static int is_served(const struct xp_books *b)
+{
+    return xp_book_fitter_current(b->fitter) && !b->drifted;
+}
+
+/* Most centroids of the next book; 0: as many as its rows give. One fitted in haste serves as well with few, where it has directions. */
+static unsigned most_of(const struct xp_books *b)
+{
+    return !is_served(b) && b->directions ? FIRST_CENTROIDS : 0;
+}
+
 /* Copies rows of this call; few when there is a good book. */
 static void learn(struct xp_books *b, const struct xp_rows *rows)
 {
-    const int settled = xp_book_fitter_current(b->fitter) && !b->drifted && b->fitted_rows == xp_book_fitter_room(b->fitter);
+    const int settled = is_served(b) && b->fitted_rows == xp_book_fitter_room(b->fitter);
     size_t most = rows->rows / (settled ? REFRESH_ONE_IN : LEARN_ONE_IN);
 
     if (!xp_coder_book_may_pay(b->shape->coder))
         return;
+    if (!is_served(b) && most < FIRST_ROWS)
+        most = FIRST_ROWS;
     xp_book_fitter_add(b->fitter, rows, most < LEARN_LEAST ? LEARN_LEAST : most);
-    if (!wants_book(b) || xp_book_fitter_begin(b->fitter, b->next_version) != XP_OK)
+    if (!wants_book(b) || xp_book_fitter_begin(b->fitter, b->next_version, most_of(b)) != XP_OK)
         return;
     b->next_version++;
     b->fitted_rows = xp_book_fitter_rows(b->fitter);

@@ -35,6 +35,7 @@ struct xp_book_fitter {
     size_t at;          /* how far the stage is */
     unsigned round;
     uint32_t version;
+    unsigned most;      /* centroids */
     struct xp_clusters clusters;
     struct xp_hasher hasher;
     size_t picked, seeds;
@@ -233,11 +234,12 @@ static size_t piece(const struct xp_book_fitter *f, size_t all)
     return rows < all - f->at ? rows : all - f->at;
 }
 
-xp_status xp_book_fitter_begin(struct xp_book_fitter *f, uint32_t version)
+xp_status xp_book_fitter_begin(struct xp_book_fitter *f, uint32_t version, unsigned centroids)
 {
     if (f->stage != IDLE || f->ready || f->held < LEAST_ROWS)
         return XP_ERR_STATE;
     f->version = version;
+    f->most = centroids && centroids < f->d.centroids ? centroids : f->d.centroids;
     f->round = 0;
     f->at = f->picked = 0;
     f->stage = PICK;
@@ -296,7 +298,7 @@ static int group(struct xp_book_fitter *f)
     const size_t enough = f->picked / ROWS_A_CENTROID + 1;
 
     xp_clusters_group(&f->clusters, f->ids, f->picked);
-    f->seeds = xp_clusters_seed(&f->clusters, f->sketch, f->hasher.sketch, enough < f->d.centroids ? enough : f->d.centroids);
+    f->seeds = xp_clusters_seed(&f->clusters, f->sketch, f->hasher.sketch, enough < f->most ? enough : f->most);
     return 0;
 }
 

@@ -59,8 +59,9 @@ void xp_book_fitter_forget(struct xp_book_fitter *f);
 size_t xp_book_fitter_rows(const struct xp_book_fitter *f); /* rows in the reservoir */
 size_t xp_book_fitter_room(const struct xp_book_fitter *f); /* rows it can hold */
 
-/* Starts to fit a book on the reservoir. XP_ERR_STATE: fitting already, a candidate waits, or fewer than 64 rows. */
-xp_status xp_book_fitter_begin(struct xp_book_fitter *f, uint32_t version);
+/* Starts to fit a book of at most so many centroids (0: as many as the fitter was made for) on the reservoir. XP_ERR_STATE: fitting
+ * already, a candidate waits, or fewer than 64 rows. */
+xp_status xp_book_fitter_begin(struct xp_book_fitter *f, uint32_t version, unsigned centroids);
 
 /* One step. XP_IN_PROGRESS; XP_OK when a candidate waits; XP_ERR_STATE: nothing is being fitted, or too few rows were fit
  * for it. The book does not depend on when its steps are taken. */

@@ -20,7 +20,7 @@ xp_status kept_book_learn(struct kept_book *k, const struct xp_rows *rows, unsig
     if (s)
         return s;
     xp_book_fitter_add(k->fitter, rows, rows->rows);
-    s = xp_book_fitter_begin(k->fitter, 1);
+    s = xp_book_fitter_begin(k->fitter, 1, 0);
     while (!s && (s = xp_book_fitter_step(k->fitter)) == XP_IN_PROGRESS)
         s = XP_OK;
     if (s)

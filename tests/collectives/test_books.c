@@ -147,7 +147,7 @@ static void learn_body(xp_comm *comm, int rank, void *arg, char *why)
     struct side s;
     if (open_side(&s, comm, arg, 1, why))
         return;
-    uint64_t first = calls(&s, comm, rank, 1, why), later = calls(&s, comm, rank, 24, why);
+    uint64_t first = calls(&s, comm, rank, 1, why), soon = calls(&s, comm, rank, 5, why), later = calls(&s, comm, rank, 19, why);
     uint64_t sent = s.plan->stats.books_sent_bytes;
     uint32_t version = version_of(&s);
     if (!why[0] && (!version || !sent || !s.plan->stats.books_memory))
@@ -155,6 +155,8 @@ static void learn_body(xp_comm *comm, int rank, void *arg, char *why)
     /* 4 : 1 between centres and what lies around them is 2 bits a value; a frame's own book knows nothing of centres. */
     if (!why[0] && (double)later > 0.75 * (double)first)
         snprintf(why, WORLD_TEXT, "%zu bytes in the first call, %zu with a book", (size_t)first, (size_t)later);
+    if (!why[0] && (double)soon > 0.8 * (double)first)
+        snprintf(why, WORLD_TEXT, "%zu bytes in the first call, still %zu in the sixth", (size_t)first, (size_t)soon);
     calls(&s, comm, rank, 5, why);
     if (!why[0] && version_of(&s) == version && s.plan->stats.books_sent_bytes != sent)
         snprintf(why, WORLD_TEXT, "a book was shipped again without need");

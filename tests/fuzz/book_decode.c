@@ -115,7 +115,7 @@ size_t fuzz_seed(unsigned i, uint8_t *out, size_t room)
         xp_kernels_init(&k, XP_ISA_C);
         fuzz_require(!xp_book_fitter_create(&f, &k, &d), "set up");
         xp_book_fitter_add(f, &in, 128);
-        fuzz_require(!xp_book_fitter_begin(f, 1), "set up");
+        fuzz_require(!xp_book_fitter_begin(f, 1, 0), "set up");
         while (xp_book_fitter_step(f) == XP_IN_PROGRESS)
             ;
         xp_book_fitter_decide(f, 1);

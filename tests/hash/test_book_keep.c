@@ -56,13 +56,13 @@ static void fit(struct xp_book_fitter *f, uint32_t version)
     int steps = 0;
 
     xp_book_fitter_add(f, &in, ROWS);
-    cr_assert_eq(xp_book_fitter_begin(f, version), XP_OK);
-    cr_assert_eq(xp_book_fitter_begin(f, version), XP_ERR_STATE);
+    cr_assert_eq(xp_book_fitter_begin(f, version, 0), XP_OK);
+    cr_assert_eq(xp_book_fitter_begin(f, version, 0), XP_ERR_STATE);
     while ((s = xp_book_fitter_step(f)) == XP_IN_PROGRESS)
         cr_assert_lt(++steps, 2000);
     cr_assert_eq(s, XP_OK);
     cr_assert_eq(xp_book_fitter_candidate(f)->book.version, version);
-    cr_assert_eq(xp_book_fitter_begin(f, version), XP_ERR_STATE);
+    cr_assert_eq(xp_book_fitter_begin(f, version, 0), XP_ERR_STATE);
     xp_book_fitter_decide(f, 1);
     cr_assert_null(xp_book_fitter_candidate(f));
     cr_assert_eq(own(f)->version, version);
@@ -300,7 +300,7 @@ static void *send_rows(void *arg)
     if (xp_codec_parse("book", &d.choice) || xp_coder_create(&coder, &d) || xp_book_fitter_create(&f, &k, &fd))
         return NULL;
     xp_book_fitter_add(f, &half, ROWS / 2);
-    if (xp_book_fitter_begin(f, 1) == XP_OK)
+    if (xp_book_fitter_begin(f, 1, 0) == XP_OK)
         while (xp_book_fitter_step(f) == XP_IN_PROGRESS)
             ;
     xp_book_fitter_decide(f, 1);
@@ -348,14 +348,14 @@ Test(book_keep, too_few_rows_and_odd_wishes_are_refused)
     d.dtype = XP_BYTE;
     cr_assert_eq(xp_book_fitter_create(&f, &k, &d), XP_ERR_INVALID_ARG);
     f = make(&k, 0, 0);
-    cr_assert_eq(xp_book_fitter_begin(f, 1), XP_ERR_STATE);
+    cr_assert_eq(xp_book_fitter_begin(f, 1, 0), XP_ERR_STATE);
     cr_assert_eq(xp_book_fitter_step(f), XP_ERR_STATE);
     /* NaN and zero rows are no ground for a book. */
     for (size_t i = 0; i < ROWS * DIM; i++)
         rows[i] = i % 2 ? NAN : 0;
     xp_book_fitter_add(f, &in, ROWS);
     cr_assert_eq(xp_book_fitter_rows(f), ROWS);
-    cr_assert_eq(xp_book_fitter_begin(f, 1), XP_OK);
+    cr_assert_eq(xp_book_fitter_begin(f, 1, 0), XP_OK);
     cr_assert_eq(xp_book_fitter_step(f), XP_ERR_STATE);
     xp_book_fitter_destroy(f);
 }
