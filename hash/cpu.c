@@ -1,14 +1,10 @@
 /*
- * cpu.c - what this CPU and its operating system can run, and the names of the instruction sets
+ * cpu.c - what this CPU and its operating system can run
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "config.h"
 #include "hash/kernels.h"
-
-#include <string.h>
-
-static const char *const isa_names[] = {"c", "avx2", "avx512", "avx512bf16"};
 
 #if XP_ARCH_X86_64
 #include <cpuid.h>
@@ -54,20 +50,3 @@ enum xp_isa xp_cpu_isa(void)
     return XP_ISA_C;
 }
 #endif
-
-const char *xp_isa_name(enum xp_isa isa)
-{
-    return (unsigned)isa < sizeof(isa_names) / sizeof(isa_names[0]) ? isa_names[isa] : "unknown";
-}
-
-int xp_isa_parse(const char *text)
-{
-    const enum xp_isa best = xp_cpu_isa();
-
-    if (!text || !strcmp(text, "auto"))
-        return best;
-    for (int i = XP_ISA_C; i <= XP_ISA_BEST; i++)
-        if (!strcmp(text, isa_names[i]))
-            return i <= (int)best ? i : -2;
-    return -1;
-}

@@ -1,10 +1,14 @@
 /*
- * kernels.c - fills the kernel table: C first, then what the CPU can do better
+ * kernels.c - fills the kernel table: C first, then what the CPU can do better; the names of the instruction sets
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "config.h"
 #include "hash/variants.h"
+
+#include <string.h>
+
+static const char *const isa_names[] = {"c", "avx2", "avx512", "avx512bf16"};
 
 static void fill_c(struct xp_kernels *k)
 {
@@ -149,4 +153,21 @@ void xp_kernels_init(struct xp_kernels *k, enum xp_isa max)
         fill_avx512(k);
     if (isa >= XP_ISA_AVX512BF16)
         fill_avx512bf16(k);
+}
+
+const char *xp_isa_name(enum xp_isa isa)
+{
+    return (unsigned)isa < sizeof(isa_names) / sizeof(isa_names[0]) ? isa_names[isa] : "unknown";
+}
+
+int xp_isa_parse(const char *text)
+{
+    const enum xp_isa best = xp_cpu_isa();
+
+    if (!text || !strcmp(text, "auto"))
+        return best;
+    for (int i = XP_ISA_C; i <= XP_ISA_BEST; i++)
+        if (!strcmp(text, isa_names[i]))
+            return i <= (int)best ? i : -2;
+    return -1;
 }
