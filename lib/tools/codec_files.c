@@ -215,7 +215,7 @@ static int decode_frames(xp_codec *codec, struct xp_xpf *x, struct xp_outfile *o
     return failed ? -1 : 0;
 }
 
-static int decode_file(const char *path, struct xp_xpf *x, struct figures *f)
+static int decode_file(const struct tool_options *o, struct xp_xpf *x, struct figures *f)
 {
     char header[XP_NPY_HEADER_MAX], err[512];
     struct xp_outfile out;
@@ -226,9 +226,10 @@ static int decode_file(const char *path, struct xp_xpf *x, struct figures *f)
     xp_codec_desc_init(&d);
     d.dtype = x->dtype;
     d.dim = x->dim;
+    d.isa = o->params.isa;
     if (xp_codec_create(&codec, &d))
         return tool_fail("%s", xp_last_error());
-    failed = xp_outfile_open(&out, path, err, sizeof(err));
+    failed = xp_outfile_open(&out, o->files[1], err, sizeof(err));
     if (!failed) {
         failed = xp_outfile_write(&out, header, xp_npy_header(header, x->dtype, x->rows, x->dim), err, sizeof(err)) ||
                  decode_frames(codec, x, &out, f, err, sizeof(err));
@@ -260,7 +261,7 @@ int tool_decode(const struct tool_options *o)
     f.dim = x.dim;
     f.dtype = x.dtype;
     f.raw_bytes = x.rows * x.dim * xp_dtype_size(x.dtype);
-    rc = x.dtype == XP_BYTE ? tool_fail("%s: opaque bytes; a .npy file holds bf16, f16 or f32", f.input) : decode_file(o->files[1], &x, &f);
+    rc = x.dtype == XP_BYTE ? tool_fail("%s: opaque bytes; a .npy file holds bf16, f16 or f32", f.input) : decode_file(o, &x, &f);
     free(bytes);
     if (rc)
         return rc;

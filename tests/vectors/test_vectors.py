@@ -26,7 +26,7 @@ with tempfile.TemporaryDirectory() as folder:
     out = os.path.join(folder, 'out')
     for name, source, options, env in vectors():
         frame, rows = get(HERE, name + '.xpf'), get(HERE, name + '.npy')
-        for isa in ('c', 'avx2', 'auto'):
+        for isa in ('c', 'avx2', 'avx512', 'auto'):
             env['CROSSPRESS_ISA'] = isa
             rc, _, err = run([xp_codec, 'decode', os.path.join(HERE, name + '.xpf'), out], env=env)
             if rc and 'CPU has no' in err:
