@@ -4,7 +4,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 build_packages="meson ninja-build gcc g++ libc6-dev pkg-config python3 libucx-dev libxxhash-dev libsodium-dev"
-test_packages="libcriterion-dev ucx-utils python3-numpy python3-torch iproute2 nftables openmpi-bin libopenmpi-dev mpich clang libclang-rt-14-dev"
+test_packages="libcriterion-dev libsimde-dev ucx-utils python3-numpy python3-torch iproute2 nftables openmpi-bin libopenmpi-dev mpich clang libclang-rt-14-dev"
 demo_packages="iproute2 openmpi-bin libopenmpi-dev python3-numpy"
 
 say() { printf '== %s\n' "$*"; }
