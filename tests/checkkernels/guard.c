@@ -158,6 +158,14 @@ static float denormal(struct check *c, xp_dtype t)
     return check_random(c) & 1 ? -steps * unit : steps * unit;
 }
 
+/* Now and then what a block of the quantisers may just be, with nothing beside it (XP_QMIN_L1, XP_QMAX_L1). */
+static float spike(struct check *c, xp_dtype t)
+{
+    if (t == XP_F16 || check_below(c, 4))
+        return (float)check_gauss(c);
+    return check_random(c) & 1 ? 0x1p-100f : -0x1p100f;
+}
+
 static float value_of(struct check *c, enum check_fill f, xp_dtype t, size_t i)
 {
     switch (f) {
@@ -185,7 +193,7 @@ void check_fill_row(struct check *c, enum check_fill f, xp_dtype t, size_t dim, 
     for (size_t i = 0; i < dim; i++)
         put(t, i, value_of(c, f, t, i), row);
     if (f == FILL_SPIKE && dim)
-        put(t, check_below(c, dim), (float)check_gauss(c), row);
+        put(t, check_below(c, dim), spike(c, t), row);
     if (f == FILL_NAN && dim)
         put(t, check_below(c, dim), check_random(c) & 1 ? NAN : check_random(c) & 1 ? INFINITY : -INFINITY, row);
 }
