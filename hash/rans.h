@@ -30,8 +30,7 @@ struct xp_rans_table {
     uint32_t span[XP_RANS_SYMBOLS];   /* cumulated frequency << 16 | frequency */
     float reciprocal[XP_RANS_SYMBOLS];/* (1 - 2^-22) / frequency */
     uint16_t tree[XP_RANS_SYMBOLS];   /* where symbols 1 .. 31 begin, as a search tree: entry i has the children 2i and 2i + 1 */
-    uint16_t frequency[XP_RANS_SYMBOLS], begin[XP_RANS_SYMBOLS]; /* span's halves and those of the reciprocals, by symbol: these are */
-    uint16_t inverse_low[XP_RANS_SYMBOLS], inverse_high[XP_RANS_SYMBOLS]; /* what vectors of 16 bytes can be searched for */
+    uint16_t frequency[XP_RANS_SYMBOLS], begin[XP_RANS_SYMBOLS]; /* span's halves, by symbol: what vectors of 16 bytes can be searched for */
     uint8_t first, last;              /* symbols with a frequency: first .. last */
     float dead_zone;                  /* the quantiser's cell of zero is this much wider on both sides */
 };

@@ -9,7 +9,6 @@ quantised value of standard deviation s (in steps), 85 % Gaussian and 15 % Lapla
 activations, where it costs 0.1 to 0.4 % more than each row batch's own histogram.
 """
 import math
-import struct
 
 SYMBOLS, UNITS, SHARE = 32, 4096, 0.85
 PLAIN = 20          # scale classes whose integers are coded whole; higher ones send low bits as they are
@@ -80,7 +79,7 @@ def rows(values, show):
 def main():
     print('/*\n * rans_tables.c - written by rans_tables.py; part of the wire format\n *\n'
           ' * SPDX-License-Identifier: Apache-2.0\n */\n#include "hash/rans.h"\n')
-    print('/* Cumulated frequency << 16 | frequency, even symbols first; reciprocals a little too small; beginnings as a search tree;\n   by symbol: frequencies, beginnings, low and high halves of the reciprocals; symbols in use. */')
+    print('/* Cumulated frequency << 16 | frequency, even symbols first; reciprocals a little too small; beginnings as a search tree;\n   by symbol: frequencies and beginnings; symbols in use. */')
     print('const struct xp_rans_table xp_rans_tables[XP_RANS_DISTRIBUTIONS] = {')
     for s, low in distributions():
         f = frequencies(s, low)
@@ -95,10 +94,6 @@ def main():
         rows(f, str)
         print('        },\n        {')
         rows([sum(f[:i]) for i in range(SYMBOLS)], str)
-        inverse = [struct.unpack('<HH', struct.pack('<f', (1 - 2 ** -22) / v if v else 0.0)) for v in f]
-        for half in 0, 1:
-            print('        },\n        {')
-            rows([v[half] for v in inverse], str)
         print(f'        }},\n        {used[0]}, {used[-1]}, {dead_zone(s) if not low else 0.0}f }},')
     print('};')
 

@@ -6,61 +6,85 @@
 #include "hash/variants.h"
 #include "hash/x86/rans_avx2.h"
 
-#define ENCODE_SIDE 2 /* rows side by side */
-#define DECODE_SIDE 2
+#define SIDE 2 /* rows side by side, since one waits for its own states; written out, as loops of so much are not unrolled */
+
+/* Steps between two looks at the ends of the rows; what is read beyond them lies within XP_RANS_SLACK. */
+#define STRIDE (XP_RANS_SLACK / 32 - 2)
+
+/* ---- words in and out of their lanes ------------------------------------------------------------------------------ */
+
+#define BITS(m) __builtin_popcount(m)
+#define WORD(n) 0x0202 * (n) + 0x0100 /* its two bytes */
+
+/* Where bit k of m is, counted from 0; 0 where k is negative. */
+#define PLACE(m, k)                                                                                                               \
+    ((BITS((m) & 1) <= (k)) + (BITS((m) & 3) <= (k)) + (BITS((m) & 7) <= (k)) + (BITS((m) & 15) <= (k)) + (BITS((m) & 31) <= (k)) + \
+     (BITS((m) & 63) <= (k)) + (BITS((m) & 127) <= (k)))
+#define GATHER1(m, i) WORD(PLACE(m, (i) - 8 + BITS(m)))
+#define GATHER(m)                                                                                                                 \
+    { GATHER1(m, 0), GATHER1(m, 1), GATHER1(m, 2), GATHER1(m, 3), GATHER1(m, 4), GATHER1(m, 5), GATHER1(m, 6), GATHER1(m, 7) }
+#define SPREAD(m)                                                                                                                 \
+    { WORD(0), WORD(BITS((m) & 1)), WORD(BITS((m) & 3)), WORD(BITS((m) & 7)), WORD(BITS((m) & 15)), WORD(BITS((m) & 31)),         \
+      WORD(BITS((m) & 63)), WORD(BITS((m) & 127)) }
+
+#define OF_4(entry, m) entry(m), entry((m) + 1), entry((m) + 2), entry((m) + 3)
+#define OF_16(entry, m) OF_4(entry, m), OF_4(entry, (m) + 4), OF_4(entry, (m) + 8), OF_4(entry, (m) + 12)
+#define OF_64(entry, m) OF_16(entry, m), OF_16(entry, (m) + 16), OF_16(entry, (m) + 32), OF_16(entry, (m) + 48)
+#define OF_256(entry) OF_64(entry, 0), OF_64(entry, 64), OF_64(entry, 128), OF_64(entry, 192)
+
+const uint16_t xp_rans_gather[256][8] = { OF_256(GATHER) };
+const uint16_t xp_rans_spread[256][8] = { OF_256(SPREAD) };
 
 /* ---- encoding --------------------------------------------------------------------------------------------------- */
 
-/* 64 bits that hold the words of four lanes, of which those of `full` are wanted: they end where *words begins. What lies below
- * them is written later. */
-XP_INLINE uint8_t *put_four(uint8_t *words, uint64_t four, unsigned full)
-{
-    const unsigned count = (unsigned)__builtin_popcount(full);
-    const uint64_t wanted = _pext_u64(four, _pdep_u64(full, 0x0001000100010001u) * 0xffff);
+struct encoding {
+    struct xp_rans_parts parts;
+    struct xp_rans_work w;
+    uint8_t *words;
+};
 
-    xp_put64(words - 8, wanted << ((64 - 16 * count) & 63));
-    return words - 2 * count;
-}
-
-/* Moves the words of the lanes in `full` below *words, the highest lane first. */
-XP_INLINE uint8_t *put_words(uint8_t *words, __m256i all, unsigned full)
+static void begin_encoding(struct encoding *e, const struct xp_rans_source *s, size_t n, __m256i x[2])
 {
-    words = put_four(words, (uint64_t)_mm256_extract_epi64(all, 3), full >> 12);
-    words = put_four(words, (uint64_t)_mm256_extract_epi64(all, 2), full >> 8 & 15);
-    words = put_four(words, (uint64_t)_mm256_extract_epi64(all, 1), full >> 4 & 15);
-    return put_four(words, (uint64_t)_mm256_extract_epi64(all, 0), full & 15);
-}
-
-/* Encodes `count` rows side by side, since one waits for its own states; count is a constant where this is used. */
-XP_INLINE void encode(struct xp_rans_source *s, const int count, size_t n)
-{
-    struct xp_rans_parts parts[ENCODE_SIDE];
-    struct xp_rans_work w[ENCODE_SIDE];
-    uint8_t *words[ENCODE_SIDE];
-    __m256i x[2 * ENCODE_SIDE];
     uint32_t state[16];
 
-    for (int i = 0; i < count; i++) {
-        w[i] = xp_rans_cut(s[i].work, n);
-        parts[i] = xp_rans_split_avx2(s[i].q, n, s[i].classes, &w[i]);
-        words[i] = w[i].words_end;
-        xp_rans_begin(w[i].place, n, 16, state);
-        x[2 * i] = _mm256_loadu_si256((const __m256i *)(const void *)state);
-        x[2 * i + 1] = _mm256_loadu_si256((const __m256i *)(const void *)(state + 8));
-    }
+    e->w = xp_rans_cut(s->work, n);
+    e->parts = xp_rans_split_avx2(s->q, n, s->classes, &e->w);
+    e->words = e->w.words_end;
+    xp_rans_begin_doubled(e->w.place, n, 16, state);
+    xp_rans_load_states(x, state);
+}
+
+XP_INLINE void encode_step(struct encoding *e, __m256i x[2], const uint8_t *classes, size_t k)
+{
+    __m256i words;
+    const unsigned m = xp_rans_push_pair(x, xp_rans_places(e->w.place + 16 * k), xp_rans_table(classes[k]), &words);
+
+    e->words = xp_rans_put_16(e->words, words, m);
+}
+
+static void end_encoding(const struct encoding *e, struct xp_rans_source *s, const __m256i x[2])
+{
+    uint32_t state[16];
+
+    xp_rans_store_states(state, x);
+    xp_rans_assemble(s, state, 16, &e->w, e->parts, e->words);
+}
+
+/* Encodes `count` rows side by side; count is a constant where this is used. */
+XP_INLINE void encode(struct xp_rans_source *s, const int count, size_t n)
+{
+    struct encoding e[SIDE];
+    __m256i x[SIDE][2];
+
+    for (int i = 0; i < count; i++)
+        begin_encoding(&e[i], &s[i], n, x[i]);
     for (size_t k = xp_rans_steps(n, 16); k-- > 0;) {
-        XP_UNROLL
-        for (int i = 0; i < count; i++) {
-            __m256i all;
-            const unsigned full = xp_rans_push_pair(&x[2 * i], w[i].place + 16 * k, xp_rans_table(s[i].classes[k]), &all);
-            words[i] = put_words(words[i], all, full);
-        }
+        encode_step(&e[0], x[0], s[0].classes, k);
+        if (count > 1)
+            encode_step(&e[1], x[1], s[1].classes, k);
     }
-    for (int i = 0; i < count; i++) {
-        _mm256_storeu_si256((__m256i *)(void *)state, x[2 * i]);
-        _mm256_storeu_si256((__m256i *)(void *)(state + 8), x[2 * i + 1]);
-        xp_rans_assemble(&s[i], state, 16, &w[i], parts[i], words[i]);
-    }
+    for (int i = 0; i < count; i++)
+        end_encoding(&e[i], &s[i], x[i]);
 }
 
 void xp_rans_encode_avx2(struct xp_rans_source *s, size_t count, size_t n, unsigned lanes)
@@ -69,61 +93,66 @@ void xp_rans_encode_avx2(struct xp_rans_source *s, size_t count, size_t n, unsig
         xp_rans_encode_side_avx2(s, count, n, lanes);
         return;
     }
-    for (; count >= ENCODE_SIDE; count -= ENCODE_SIDE, s += ENCODE_SIDE)
-        encode(s, ENCODE_SIDE, n);
+    for (; count >= SIDE; count -= SIDE, s += SIDE)
+        encode(s, SIDE, n);
     for (; count > 0; count--, s++)
         encode(s, 1, n);
 }
 
 /* ---- decoding --------------------------------------------------------------------------------------------------- */
 
-/* The next word for states below 2^16. */
-XP_INLINE __m256i refill(__m256i x, const uint8_t **p)
-{
-    const __m256i low = xp_rans_low256(x);
-    const unsigned m = (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(low));
-    /* Byte i of before: lanes below i that take a word. */
-    const uint64_t before = _pdep_u64(m, 0x0101010101010101u) * 0x0101010101010101u << 8;
-    const __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)*p));
+struct decoding {
+    const uint8_t *planes, *p, *end;
+    int bad;
+};
 
-    *p += 2 * __builtin_popcount(m);
-    return xp_rans_refill256(x, low, _mm256_permutevar8x32_epi32(words, _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)before))));
+static void begin_decoding(struct decoding *d, const struct xp_rans_stream *s, size_t n, __m256i x[2])
+{
+    uint32_t state[16] = {0};
+
+    d->end = s->in + s->len;
+    d->bad = !xp_rans_open(s, n, 16, state, &d->planes, &d->p);
+    if (d->bad)
+        d->p = d->end;
+    xp_rans_load_states(x, state);
+}
+
+XP_INLINE void decode_step(struct decoding *d, __m256i x[2], const struct xp_rans_stream *s, size_t k)
+{
+    _mm256_storeu_si256((__m256i *)(void *)(s->q + 16 * k), xp_rans_pop_pair(x, xp_rans_table(s->classes[k])));
+    xp_rans_refill_halves(x, &d->p, 1);
+}
+
+static void end_decoding(const struct decoding *d, struct xp_rans_stream *s, size_t n, const __m256i x[2])
+{
+    uint32_t state[16];
+
+    xp_rans_store_states(state, x);
+    s->ok = !d->bad && xp_rans_end(s, n, 16, state) && xp_rans_join_avx2(s, n, d->planes, d->p);
 }
 
 /* Decodes `count` rows side by side. */
 XP_INLINE void decode(struct xp_rans_stream *s, const int count, size_t n)
 {
-    const uint8_t *planes[DECODE_SIDE], *p[DECODE_SIDE], *end[DECODE_SIDE];
     const size_t steps = xp_rans_steps(n, 16);
-    uint32_t state[16] = {0};
-    __m256i x[2 * DECODE_SIDE];
-    int bad[DECODE_SIDE];
+    struct decoding d[SIDE];
+    __m256i x[SIDE][2];
 
-    for (int i = 0; i < count; i++) {
-        end[i] = s[i].in + s[i].len;
-        bad[i] = !xp_rans_open(&s[i], n, 16, state, &planes[i], &p[i]);
-        if (bad[i])
-            p[i] = end[i];
-        x[2 * i] = _mm256_loadu_si256((const __m256i *)(const void *)state);
-        x[2 * i + 1] = _mm256_loadu_si256((const __m256i *)(const void *)(state + 8));
-    }
-    for (size_t k = 0; k < steps; k++) {
-        XP_UNROLL
+    for (int i = 0; i < count; i++)
+        begin_decoding(&d[i], &s[i], n, x[i]);
+    for (size_t k = 0; k < steps;) {
+        for (size_t stop = k + STRIDE < steps ? k + STRIDE : steps; k < stop; k++) {
+            decode_step(&d[0], x[0], &s[0], k);
+            if (count > 1)
+                decode_step(&d[1], x[1], &s[1], k);
+        }
         for (int i = 0; i < count; i++) {
-            const __m256i symbol = xp_rans_pop_pair(&x[2 * i], xp_rans_table(s[i].classes[k]));
-
-            bad[i] |= p[i] > end[i];
-            p[i] = p[i] > end[i] ? end[i] : p[i];
-            _mm256_storeu_si256((__m256i *)(void *)(s[i].q + 16 * k), _mm256_permute4x64_epi64(symbol, 0xd8));
-            x[2 * i] = refill(x[2 * i], &p[i]);
-            x[2 * i + 1] = refill(x[2 * i + 1], &p[i]);
+            d[i].bad |= d[i].p > d[i].end;
+            d[i].p = d[i].p > d[i].end ? d[i].end : d[i].p;
         }
     }
-    for (int i = 0; i < count; i++) {
-        _mm256_storeu_si256((__m256i *)(void *)state, x[2 * i]);
-        _mm256_storeu_si256((__m256i *)(void *)(state + 8), x[2 * i + 1]);
-        s[i].ok = !bad[i] && p[i] <= end[i] && xp_rans_end(&s[i], n, 16, state) && xp_rans_join_avx2(&s[i], n, planes[i], p[i]);
-    }
+    for (int i = 0; i < count; i++)
+        end_decoding(&d[i], &s[i], n, x[i]);
 }
 
 void xp_rans_decode_avx2(struct xp_rans_stream *s, size_t count, size_t n, unsigned lanes)
@@ -132,8 +161,8 @@ void xp_rans_decode_avx2(struct xp_rans_stream *s, size_t count, size_t n, unsig
         xp_rans_decode_side_avx2(s, count, n, lanes);
         return;
     }
-    for (; count >= DECODE_SIDE; count -= DECODE_SIDE, s += DECODE_SIDE)
-        decode(s, DECODE_SIDE, n);
+    for (; count >= SIDE; count -= SIDE, s += SIDE)
+        decode(s, SIDE, n);
     for (; count > 0; count--, s++)
         decode(s, 1, n);
 }

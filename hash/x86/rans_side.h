@@ -12,7 +12,6 @@
 
 #include <string.h>
 
-#define XP_RANS_SIDE_STEPS 512 /* n < 512 * lanes for fewer than 16 lanes (xp_rans_lanes) */
 #define XP_RANS_SIDE_CHUNK 128 /* rows among which partners are looked for */
 
 /* Up to 16 / lanes rows of one array of classes. Places without a row of their own repeat the first. */
@@ -98,25 +97,11 @@ static inline int xp_rans_take_sets(struct xp_rans_walk *w, unsigned lanes, stru
             XP_RANS_EACH_LANES(lanes, call, s, set, sets, n)                                                                      \
     } while (0)
 
-/* The symbols' places of a set whose rows are split, step by step, and the states that hold the last ones. w[r]: of row r. */
-static inline void xp_rans_lay_out_set(const struct xp_rans_set *set, const struct xp_rans_work *w, size_t n, const unsigned lanes,
-                                       uint8_t (*place)[16], uint32_t *state)
-{
-    for (unsigned r = 0; r < 16 / lanes; r++) {
-        const uint8_t *from = w[r < set->rows ? r : 0].place;
-
-        xp_rans_begin(from, n, lanes, state + r * lanes);
-        for (size_t k = 0; k < xp_rans_steps(n, lanes); k++)
-            memcpy(place[k] + r * lanes, from + k * lanes, lanes);
-    }
-}
-
 /* What decoding a set needs before and after its steps. */
 struct xp_rans_side {
     const uint8_t *p[16], *end[16], *planes[16], *classes;
     uint32_t state[16];
     unsigned bad; /* bit r: row r is none */
-    int16_t symbol[XP_RANS_SIDE_STEPS][16];
 };
 
 static inline void xp_rans_open_set(struct xp_rans_side *d, const struct xp_rans_stream *s, const struct xp_rans_set *set, size_t n,

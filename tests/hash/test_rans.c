@@ -88,6 +88,22 @@ Test(rans, reciprocals_miss_by_one_at_most)
         }
 }
 
+/* What AVX2 does instead: half of x, which is a signed number, by a factor that the frequency divides. The quotient is right or one
+ * less, at the ends of the range that a quotient has. */
+Test(rans, divisions_miss_by_one_at_most)
+{
+    for (uint32_t f = 1; f < 1u << XP_RANS_BITS; f++) {
+        const float part = (2 - 0x1p-21f) / (float)f;
+
+        for (uint32_t expected = (1u << 20) - 1; expected < 1u << 20; expected -= 1 + expected / 64)
+            for (int last = 0; last < 2; last++) {
+                uint32_t x = expected * f + (last ? f - 1 : 0);
+                uint32_t quotient = (uint32_t)(((float)(int32_t)(x >> 1) + 0.5f) * part);
+                cr_assert(quotient == expected || quotient + 1 == expected, "%u / %u", x, f);
+            }
+    }
+}
+
 Test(rans, every_length_and_class_comes_back)
 {
     struct random rng = random_start("rans");
