@@ -84,9 +84,9 @@ static void try_step(struct subject *s, int step)
 
     set_step(s, step);
     size = xp_book_step_size(m, step);
-    m->k->uniform_quantise(m->rest, s->b->groups, 1 / size, bias(s), s->dither, s->q + s->b->rank);
-    m->k->uniform_restore(s->q + s->b->rank, s->base, s->b->dim, size, s->dither, m->dtype, m->restored);
-    s->error = m->k->distance(m->typed, m->restored, m->dtype, s->b->dim);
+    s->error = m->k->uniform_code(&(struct xp_uniform_row){ .x = m->rest, .bias = bias(s), .dither = s->dither, .base = s->base, .step = size,
+                                                            .inverse = 1 / size, .dtype = m->dtype, .dim = s->b->dim, .row = m->typed },
+                                  s->q + s->b->rank);
 }
 
 /* Steps by which the error could still grow. */

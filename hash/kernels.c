@@ -42,7 +42,7 @@ static void fill_c(struct xp_kernels *k)
     k->uniform_spread = xp_uniform_spread_c;
     k->uniform_dither = xp_uniform_dither_c;
     k->uniform_error = xp_uniform_error_c;
-    k->uniform_quantise = xp_uniform_quantise_c;
+    k->uniform_code = xp_uniform_code_c;
     k->uniform_restore = xp_uniform_restore_c;
     k->rans_encode = xp_rans_encode_c;
     k->rans_decode = xp_rans_decode_c;
@@ -56,7 +56,7 @@ static void fill_avx2(struct xp_kernels *k)
     k->uniform_spread = xp_uniform_spread_avx2;
     k->uniform_dither = xp_uniform_dither_avx2;
     k->uniform_error = xp_uniform_error_avx2;
-    k->uniform_quantise = xp_uniform_quantise_avx2;
+    k->uniform_code = xp_uniform_code_avx2;
     k->uniform_restore = xp_uniform_restore_avx2;
     k->rans_encode = xp_rans_encode_avx2;
     k->rans_decode = xp_rans_decode_avx2;
@@ -114,7 +114,7 @@ static void fill_avx512(struct xp_kernels *k)
     k->uniform_spread = xp_uniform_spread_avx512;
     k->uniform_dither = xp_uniform_dither_avx512;
     k->uniform_error = xp_uniform_error_avx512;
-    k->uniform_quantise = xp_uniform_quantise_avx512;
+    k->uniform_code = xp_uniform_code_avx512;
     k->uniform_restore = xp_uniform_restore_avx512;
     k->rans_encode = xp_rans_encode_avx512;
     k->rans_decode = xp_rans_decode_avx512;

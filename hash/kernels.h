@@ -222,8 +222,18 @@ typedef void (*xp_uniform_dither_fn)(uint64_t key, uint64_t row, size_t groups, 
  * uniform_error: 16-lane sum of (|v| - |integer|)^2: the squared error in squared steps. Exact. */
 typedef float (*xp_uniform_error_fn)(const float *x, size_t groups, float inverse, const float *bias, const float *dither);
 
-/* uniform_quantise: the integers. Exact. */
-typedef void (*xp_uniform_quantise_fn)(const float *x, size_t groups, float inverse, const float *bias, const float *dither, int16_t *q);
+/* A row to be quantised with one step. Behind its values, up to whole groups, x and base have zeros, dither (NULL: without) has any values. */
+struct xp_uniform_row {
+    const float *x, *bias, *dither, *base; /* base: finite, as are x and base + x */
+    float step, inverse;
+    xp_dtype dtype;
+    size_t dim;
+    const void *row; /* what is coded: base + x, about; any alignment */
+};
+
+/* uniform_code: q gets the integers of whole groups; returns the squared error of the row that uniform_restore makes of them, as kernel
+ * distance has it. Exact, but for which NaN. */
+typedef float (*xp_uniform_code_fn)(const struct xp_uniform_row *r, int16_t *q);
 
 /* uniform_restore: row[i] = round_to_type((q[i] - dither[i]) * step + base[i]), n values. q, base and dither may be read up to the
  * next multiple of 16. Any alignment of row. Exact. */
@@ -314,7 +324,7 @@ struct xp_kernels {
     xp_uniform_spread_fn uniform_spread;
     xp_uniform_dither_fn uniform_dither;
     xp_uniform_error_fn uniform_error;
-    xp_uniform_quantise_fn uniform_quantise;
+    xp_uniform_code_fn uniform_code;
     xp_uniform_restore_fn uniform_restore;
     xp_rans_encode_fn rans_encode;
     xp_rans_decode_fn rans_decode;

@@ -64,18 +64,29 @@ float xp_uniform_error_c(const float *x, size_t groups, float inverse, const flo
     return fold_lanes(lane);
 }
 
-void xp_uniform_quantise_c(const float *x, size_t groups, float inverse, const float *bias, const float *dither, int16_t *q)
-{
-    for (size_t g = 0; g < groups; g++)
-        for (size_t i = LANES * g; i < LANES * (g + 1); i++) {
-            const float v = scaled(x, i, inverse, dither);
-            const int k = (int)cell(magnitude(v), bias[g]);
-            q[i] = (int16_t)(v < 0 ? -k : k);
-        }
-}
-
 void xp_uniform_restore_c(const int16_t *q, const float *base, size_t n, float step, const float *dither, xp_dtype t, void *row)
 {
     for (size_t i = 0; i < n; i++)
         xp_store_f32(row, t, i, (dither ? (float)q[i] - dither[i] : (float)q[i]) * step + base[i]);
+}
+
+float xp_uniform_code_c(const struct xp_uniform_row *r, int16_t *q)
+{
+    float partial[2 * LANES] = {0}; /* of a row sum */
+
+    for (size_t i = 0; i < (r->dim + LANES - 1) / LANES * LANES; i++) {
+        const float v = scaled(r->x, i, r->inverse, r->dither);
+        const int k = (int)cell(magnitude(v), r->bias[i / LANES]);
+        float typed, d;
+
+        q[i] = (int16_t)(v < 0 ? -k : k);
+        if (i >= r->dim)
+            continue;
+        xp_store_f32(&typed, r->dtype, 0, (r->dither ? (float)q[i] - r->dither[i] : (float)q[i]) * r->step + r->base[i]);
+        d = xp_load_f32(r->row, r->dtype, i) - xp_load_f32(&typed, r->dtype, 0);
+        partial[i % (2 * LANES)] += d * d;
+    }
+    for (size_t i = 0; i < LANES; i++)
+        partial[i] += partial[i + LANES];
+    return fold_lanes(partial);
 }

@@ -127,18 +127,18 @@ void xp_vector_adds_avx512(float *a, const float *b, size_t stride, const float 
 float xp_uniform_spread_c(const float *x, size_t groups, const float *weight);
 void xp_uniform_dither_c(uint64_t key, uint64_t row, size_t groups, float *out);
 float xp_uniform_error_c(const float *x, size_t groups, float inverse, const float *bias, const float *dither);
-void xp_uniform_quantise_c(const float *x, size_t groups, float inverse, const float *bias, const float *dither, int16_t *q);
+float xp_uniform_code_c(const struct xp_uniform_row *r, int16_t *q);
 void xp_uniform_restore_c(const int16_t *q, const float *base, size_t n, float step, const float *dither, xp_dtype t, void *row);
 
 float xp_uniform_spread_avx2(const float *x, size_t groups, const float *weight);
 void xp_uniform_dither_avx2(uint64_t key, uint64_t row, size_t groups, float *out);
 float xp_uniform_error_avx2(const float *x, size_t groups, float inverse, const float *bias, const float *dither);
-void xp_uniform_quantise_avx2(const float *x, size_t groups, float inverse, const float *bias, const float *dither, int16_t *q);
+float xp_uniform_code_avx2(const struct xp_uniform_row *r, int16_t *q);
 void xp_uniform_restore_avx2(const int16_t *q, const float *base, size_t n, float step, const float *dither, xp_dtype t, void *row);
 float xp_uniform_spread_avx512(const float *x, size_t groups, const float *weight);
 void xp_uniform_dither_avx512(uint64_t key, uint64_t row, size_t groups, float *out);
 float xp_uniform_error_avx512(const float *x, size_t groups, float inverse, const float *bias, const float *dither);
-void xp_uniform_quantise_avx512(const float *x, size_t groups, float inverse, const float *bias, const float *dither, int16_t *q);
+float xp_uniform_code_avx512(const struct xp_uniform_row *r, int16_t *q);
 void xp_uniform_restore_avx512(const int16_t *q, const float *base, size_t n, float step, const float *dither, xp_dtype t, void *row);
 
 /* rans.c, x86/rans_*.c */

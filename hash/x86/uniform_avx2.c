@@ -70,30 +70,6 @@ float xp_uniform_error_avx2(const float *x, size_t groups, float inverse, const 
     return dither ? error(x, groups, inverse, bias, dither) : error(x, groups, inverse, bias, NULL);
 }
 
-XP_INLINE void quantise(const float *x, size_t groups, float inverse, const float *bias, const float *dither, int16_t *q)
-{
-    for (size_t g = 0; g < groups; g++) {
-        __m256i k[2];
-
-        for (int h = 0; h < 2; h++) {
-            const __m256 v = scaled(x, 16 * g + 8 * h, inverse, dither);
-            const __m256i minus = _mm256_castps_si256(_mm256_cmp_ps(v, _mm256_setzero_ps(), _CMP_LT_OQ));
-
-            k[h] = cell(magnitude(v), bias[g]);
-            k[h] = _mm256_sub_epi32(_mm256_xor_si256(k[h], minus), minus);
-        }
-        _mm256_storeu_si256((__m256i *)(void *)(q + 16 * g), _mm256_permute4x64_epi64(_mm256_packs_epi32(k[0], k[1]), 0xd8));
-    }
-}
-
-void xp_uniform_quantise_avx2(const float *x, size_t groups, float inverse, const float *bias, const float *dither, int16_t *q)
-{
-    if (dither)
-        quantise(x, groups, inverse, bias, dither, q);
-    else
-        quantise(x, groups, inverse, bias, NULL, q);
-}
-
 XP_INLINE void restore16(const int16_t *q, const float *base, float step, const float *dither, const xp_dtype t, void *row)
 {
     __m256 v[2];
@@ -136,4 +112,69 @@ void xp_uniform_restore_avx2(const int16_t *q, const float *base, size_t n, floa
         restore_type(q, base, n, step, dither, t, row);
     else
         restore_type(q, base, n, step, NULL, t, row);
+}
+
+/* What a value becomes when it is stored; no NaN. */
+XP_INLINE __m256 typed(__m256 v, const xp_dtype t)
+{
+    if (t == XP_BF16)
+        return _mm256_castsi256_ps(_mm256_and_si256(xp_round_bf16_256(v), _mm256_set1_epi32((int)0xffff0000)));
+    return t == XP_F16 ? _mm256_cvtph_ps(_mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT)) : v;
+}
+
+/* Group g. row: its values, of which the first n count; part: partials 0 to 15 or 16 to 31 of a row sum. */
+XP_INLINE void code16(const struct xp_uniform_row *r, size_t g, const char *row, const xp_dtype t, const int dithered, size_t n, int16_t *q, __m256 *part)
+{
+    __m256i k[2];
+
+    XP_UNROLL
+    for (int h = 0; h < 2; h++) {
+        const size_t at = 16 * g + 8 * (size_t)h;
+        const __m256 dither = dithered ? _mm256_loadu_ps(r->dither + at) : _mm256_setzero_ps();
+        __m256 v = _mm256_mul_ps(_mm256_loadu_ps(r->x + at), _mm256_set1_ps(r->inverse)), back, d;
+
+        v = dithered ? _mm256_add_ps(v, dither) : v;
+        k[h] = _mm256_sign_epi32(cell(magnitude(v), r->bias[g]), _mm256_castps_si256(v)); /* that of +0 is 0 in any case */
+        back = _mm256_cvtepi32_ps(k[h]);
+        back = dithered ? _mm256_sub_ps(back, dither) : back;
+        back = typed(_mm256_add_ps(_mm256_mul_ps(back, _mm256_set1_ps(r->step)), _mm256_loadu_ps(r->base + at)), t);
+        d = _mm256_sub_ps(xp_load256(row + 8 * h * (t == XP_F32 ? 4 : 2), t), back);
+        if (n < 16)
+            d = _mm256_and_ps(d, _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32((int)n - 8 * h), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))));
+        part[h] = _mm256_add_ps(part[h], _mm256_mul_ps(d, d));
+    }
+    _mm256_storeu_si256((__m256i *)(void *)(q + 16 * g), _mm256_permute4x64_epi64(_mm256_packs_epi32(k[0], k[1]), 0xd8));
+}
+
+XP_INLINE float code(const struct xp_uniform_row *all, const xp_dtype t, const int dithered, int16_t *q)
+{
+    const struct xp_uniform_row own = *all, *r = &own; /* one that the integers cannot be written into stays in registers */
+    const size_t size = t == XP_F32 ? 4 : 2, whole = r->dim / 16;
+    __m256 part[4] = { _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps() };
+    const char *row = r->row;
+    char last[64] = {0};
+    size_t g = 0;
+
+    for (; g + 2 <= whole; g += 2) {
+        code16(r, g, row + 16 * g * size, t, dithered, 16, q, part);
+        code16(r, g + 1, row + 16 * (g + 1) * size, t, dithered, 16, q, part + 2);
+    }
+    if (g < whole) {
+        code16(r, g, row + 16 * g * size, t, dithered, 16, q, part);
+        g++;
+    }
+    if (16 * g < r->dim) {
+        memcpy(last, row + 16 * g * size, (r->dim - 16 * g) * size);
+        code16(r, g, last, t, dithered, r->dim - 16 * g, q, part + 2 * (g & 1));
+    }
+    return fold_lanes(_mm256_add_ps(part[0], part[2]), _mm256_add_ps(part[1], part[3]));
+}
+
+float xp_uniform_code_avx2(const struct xp_uniform_row *r, int16_t *q)
+{
+    switch (r->dtype) {
+    case XP_BF16: return r->dither ? code(r, XP_BF16, 1, q) : code(r, XP_BF16, 0, q);
+    case XP_F16: return r->dither ? code(r, XP_F16, 1, q) : code(r, XP_F16, 0, q);
+    default: return r->dither ? code(r, XP_F32, 1, q) : code(r, XP_F32, 0, q);
+    }
 }

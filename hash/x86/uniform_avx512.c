@@ -61,26 +61,6 @@ float xp_uniform_error_avx512(const float *x, size_t groups, float inverse, cons
     return dither ? error(x, groups, inverse, bias, dither) : error(x, groups, inverse, bias, NULL);
 }
 
-XP_INLINE void quantise(const float *x, size_t groups, float inverse, const float *bias, const float *dither, int16_t *q)
-{
-    for (size_t g = 0; g < groups; g++) {
-        const __m512 v = scaled(x, g, inverse, dither);
-        const __m512i k = cell(_mm512_abs_ps(v), bias[g]);
-        const __mmask16 minus = _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_LT_OQ);
-
-        _mm256_storeu_si256((__m256i *)(void *)(q + 16 * g),
-                            _mm512_cvtepi32_epi16(_mm512_mask_sub_epi32(k, minus, _mm512_setzero_si512(), k)));
-    }
-}
-
-void xp_uniform_quantise_avx512(const float *x, size_t groups, float inverse, const float *bias, const float *dither, int16_t *q)
-{
-    if (dither)
-        quantise(x, groups, inverse, bias, dither, q);
-    else
-        quantise(x, groups, inverse, bias, NULL, q);
-}
-
 /* Sixteen values from i on. */
 XP_INLINE __m512 value16(const int16_t *q, const float *base, float step, const float *dither, size_t i)
 {
@@ -133,4 +113,65 @@ void xp_uniform_restore_avx512(const int16_t *q, const float *base, size_t n, fl
         restore_type(q, base, n, step, dither, t, row);
     else
         restore_type(q, base, n, step, NULL, t, row);
+}
+
+/* What a value becomes when it is stored; no NaN. */
+XP_INLINE __m512 typed(__m512 v, const xp_dtype t, const struct xp_bf16_constants512 *k)
+{
+    if (t == XP_BF16)
+        return _mm512_castsi512_ps(_mm512_and_si512(xp_round_bf16_512(v, k), _mm512_set1_epi32((int)0xffff0000)));
+    return t == XP_F16 ? _mm512_cvtph_ps(_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)) : v;
+}
+
+/* Group g, of whose values the first n count. part: partials 0 to 15 or 16 to 31 of a row sum. */
+XP_INLINE __m512 code16(const struct xp_uniform_row *r, size_t g, const xp_dtype t, const int dithered, size_t n, const struct xp_bf16_constants512 *c,
+                        int16_t *q, __m512 part)
+{
+    const __m512 plain = _mm512_mul_ps(_mm512_loadu_ps(r->x + 16 * g), _mm512_set1_ps(r->inverse));
+    const __m512 dither = dithered ? _mm512_loadu_ps(r->dither + 16 * g) : _mm512_setzero_ps();
+    const __m512 v = dithered ? _mm512_add_ps(plain, dither) : plain;
+    const __mmask16 minus = _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_LT_OQ);
+    const __m512i size = cell(_mm512_abs_ps(v), r->bias[g]), k = _mm512_mask_sub_epi32(size, minus, _mm512_setzero_si512(), size);
+    __m512 back = _mm512_cvtepi32_ps(k), d;
+
+    back = dithered ? _mm512_sub_ps(back, dither) : back;
+    back = typed(_mm512_add_ps(_mm512_mul_ps(back, _mm512_set1_ps(r->step)), _mm512_loadu_ps(r->base + 16 * g)), t, c);
+    d = _mm512_sub_ps(xp_load512((const char *)r->row + 16 * g * (t == XP_F32 ? 4 : 2), t, n), back);
+    if (n < 16)
+        d = _mm512_maskz_mov_ps(xp_first16(n), d);
+    _mm256_storeu_si256((__m256i *)(void *)(q + 16 * g), _mm512_cvtepi32_epi16(k));
+    return xp_add_square512(part, d);
+}
+
+XP_INLINE float code(const struct xp_uniform_row *all, const xp_dtype t, const int dithered, int16_t *q)
+{
+    const struct xp_uniform_row own = *all, *r = &own; /* one that the integers cannot be written into stays in registers */
+    const struct xp_bf16_constants512 c = xp_bf16_constants512();
+    const size_t whole = r->dim / 16;
+    __m512 part[2] = { _mm512_setzero_ps(), _mm512_setzero_ps() };
+    size_t g = 0;
+
+    for (; g + 2 <= whole; g += 2) {
+        part[0] = code16(r, g, t, dithered, 16, &c, q, part[0]);
+        part[1] = code16(r, g + 1, t, dithered, 16, &c, q, part[1]);
+    }
+    if (g < whole) {
+        part[0] = code16(r, g, t, dithered, 16, &c, q, part[0]);
+        g++;
+    }
+    if (16 * g < r->dim) {
+        const __m512 more = code16(r, g, t, dithered, r->dim - 16 * g, &c, q, g & 1 ? part[1] : part[0]);
+
+        part[g & 1] = more;
+    }
+    return fold_lanes(_mm512_add_ps(part[0], part[1]));
+}
+
+float xp_uniform_code_avx512(const struct xp_uniform_row *r, int16_t *q)
+{
+    switch (r->dtype) {
+    case XP_BF16: return r->dither ? code(r, XP_BF16, 1, q) : code(r, XP_BF16, 0, q);
+    case XP_F16: return r->dither ? code(r, XP_F16, 1, q) : code(r, XP_F16, 0, q);
+    default: return r->dither ? code(r, XP_F32, 1, q) : code(r, XP_F32, 0, q);
+    }
 }

@@ -154,19 +154,48 @@ static void compare_adds(struct check *c, const struct xp_kernels *plain, const 
         }
 }
 
-static void compare_quantise(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
+/* A row of n values, of which x is what is left of it beyond base; both have zeros behind them. */
+static struct guarded make_row(struct check *c, const struct xp_kernels *k, struct values *v, float *base, xp_dtype t, size_t n, size_t gap)
 {
+    struct guarded row = guard_alloc(n * xp_dtype_size(t), gap, 0);
+
+    check_fill_row(c, FILL_GAUSS, XP_F32, 16 * v->groups, base);
+    memset(base + n, 0, 4 * (16 * v->groups - n));
+    memset((float *)v->x.p + n, 0, 4 * (16 * v->groups - n));
+    k->restore(v->x.p, base, n, t, row.p);
+    return row;
+}
+
+static void compare_code(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
+{
+    static const xp_dtype types[] = {XP_BF16, XP_F16, XP_F32};
+
     for (int round = 0; round < 60; round++)
         for (int fill = 0; fill < FILL_COUNT; fill++) {
             struct values v = make_values(c, (enum check_fill)fill);
+            const xp_dtype t = types[check_below(c, 3)];
+            const size_t n = v.groups ? 16 * v.groups - check_below(c, 16) : 0, gap = 2 * check_below(c, 20);
+            struct guarded base = guard_alloc(64 * v.groups, 0, 0), row = make_row(c, plain, &v, base.p, t, n, gap);
+            const struct xp_uniform_row r = {.x = v.x.p, .bias = v.per_group.p, .dither = dither_of(&v, round), .base = base.p,
+                                             .step = 1 / v.inverse, .inverse = v.inverse, .dtype = t, .dim = n, .row = row.p};
             struct guarded q[2] = {guard_alloc(32 * v.groups, 0, 0x55), guard_alloc(32 * v.groups, 0, 0x55)};
+            struct guarded error[2] = {guard_alloc(4, 0, 0), guard_alloc(4, 0, 0)};
 
-            plain->uniform_quantise(v.x.p, v.groups, v.inverse, v.per_group.p, dither_of(&v, round), q[0].p);
-            tested->uniform_quantise(v.x.p, v.groups, v.inverse, v.per_group.p, dither_of(&v, round), q[1].p);
-            check_equal(c, &q[0], &q[1], "%zu groups, fill %s, inverse %g%s", v.groups, check_fill_name((enum check_fill)fill),
-                        (double)v.inverse, round & 1 ? ", dithered" : "");
-            guard_free(&q[0]);
-            guard_free(&q[1]);
+            for (int i = 0; i < 2; i++) {
+                const float e = (i ? tested : plain)->uniform_code(&r, q[i].p);
+
+                *(float *)error[i].p = isnan(e) ? NAN : e; /* any NaN is as good as another */
+            }
+            check_equal(c, &q[0], &q[1], "integers, %s, %zu values, fill %s, inverse %g%s", check_dtype_name(t), n,
+                        check_fill_name((enum check_fill)fill), (double)v.inverse, round & 1 ? ", dithered" : "");
+            check_equal(c, &error[0], &error[1], "error, %s, %zu values, fill %s, inverse %g, gap %zu%s", check_dtype_name(t), n,
+                        check_fill_name((enum check_fill)fill), (double)v.inverse, gap, round & 1 ? ", dithered" : "");
+            for (int i = 0; i < 2; i++) {
+                guard_free(&q[i]);
+                guard_free(&error[i]);
+            }
+            guard_free(&base);
+            guard_free(&row);
             free_values(&v);
         }
 }
@@ -279,10 +308,11 @@ static void run_error(void *arg)
     r->sum += r->k->uniform_error(r->x, BENCH_GROUPS, 10.0f, r->per_group, NULL);
 }
 
-static void run_quantise(void *arg)
+static void run_code(void *arg)
 {
     struct run *r = arg;
-    r->k->uniform_quantise(r->x, BENCH_GROUPS, 10.0f, r->per_group, NULL, r->q);
+    r->sum += r->k->uniform_code(&(struct xp_uniform_row){.x = r->x, .bias = r->per_group, .base = r->y, .step = 0.1f, .inverse = 10.0f,
+                                                          .dtype = XP_BF16, .dim = 16 * BENCH_GROUPS, .row = r->row}, r->q);
 }
 
 static void run_restore(void *arg)
@@ -302,7 +332,7 @@ static void bench(struct check *c, const struct xp_kernels *k, void (*what)(void
         r->q[i] = (int16_t)(10 * check_gauss(c));
         r->per_group[i / 16] = 0.45f;
         r->index[i] = (uint8_t)check_random(c);
-        r->row[i] = (uint16_t)i;
+        r->row[i] = (uint16_t)(0x3f00 + i % 256);
         r->y[i] = 0;
     }
     bench_line(c, "4096 values as bf16", r->row, sizeof(r->row), what, r);
@@ -372,9 +402,9 @@ static void bench_error(struct check *c, const struct xp_kernels *k)
     bench(c, k, run_error);
 }
 
-static void bench_quantise(struct check *c, const struct xp_kernels *k)
+static void bench_code(struct check *c, const struct xp_kernels *k)
 {
-    bench(c, k, run_quantise);
+    bench(c, k, run_code);
 }
 
 static void bench_restore(struct check *c, const struct xp_kernels *k)
@@ -389,7 +419,7 @@ const struct check_row check_uniform_rows[] = {
     {"uniform_spread", offsetof(struct xp_kernels, uniform_spread), compare_spread, bench_spread},
     {"uniform_dither", offsetof(struct xp_kernels, uniform_dither), compare_dither, bench_dither},
     {"uniform_error", offsetof(struct xp_kernels, uniform_error), compare_error, bench_error},
-    {"uniform_quantise", offsetof(struct xp_kernels, uniform_quantise), compare_quantise, bench_quantise},
+    {"uniform_code", offsetof(struct xp_kernels, uniform_code), compare_code, bench_code},
     {"uniform_restore", offsetof(struct xp_kernels, uniform_restore), compare_restore, bench_restore},
     {NULL, 0, NULL, NULL},
 };
