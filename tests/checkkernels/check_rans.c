@@ -185,6 +185,8 @@ static void damage(struct check *c, struct coded *e, const struct rows *r)
             e->row[i][check_below(c, e->len[i])] ^= (uint8_t)(1 + check_below(c, 255));
         if (!check_below(c, 4))
             e->len[i] = check_below(c, e->len[i] + 1);
+        if (!check_below(c, 4)) /* bad, though what is missing lies behind the end */
+            e->len[i] -= check_below(c, e->len[i] < XP_RANS_SLACK ? e->len[i] + 1 : XP_RANS_SLACK + 1);
         if (!check_below(c, 8))
             for (size_t b = 0; b < e->len[i]; b++)
                 e->row[i][b] = (uint8_t)check_random(c);
@@ -221,7 +223,7 @@ static void compare_decode(struct check *c, const struct xp_kernels *plain, cons
             damage(c, &e, &r);
         for (size_t i = 0; i < r.count; i++) {
             in[i] = guard_alloc(e.len[i] + XP_RANS_SLACK, 0, 0x33);
-            memcpy(in[i].p, e.row[i], e.len[i]);
+            memcpy(in[i].p, e.row[i], e.len[i] + (harmed ? XP_RANS_SLACK : 0));
             q[0][i] = guard_alloc(r.groups * 32, 0, 0x55);
             q[1][i] = guard_alloc(r.groups * 32, 0, 0x55);
         }
