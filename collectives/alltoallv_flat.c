@@ -5,6 +5,8 @@
  * header is here and agrees, whatever the others do. A pair that disagrees moves no rows; all other rows move, so that nothing
  * is left in the transports, and the call ends with the error on every rank.
  *
+ * Where rows are never coded, few rows travel in the header itself: then nothing waits for a peer's permission.
+ *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include <stdio.h>
@@ -16,6 +18,7 @@
 #include "collectives/pipeline.h"
 #include "collectives/selfcopy.h"
 
+#define IN_HEADER 2048 /* most bytes of rows that travel in a header */
 #define FIRST_CHUNKS 2 /* of a stream, which leave before the rows of the next one are looked at */
 
 struct flat {
@@ -26,6 +29,8 @@ struct flat {
     struct xp_recv_stream *recv;
     struct xp_segment *send_seg, *recv_seg;
     char *settled; /* [size] header seen and acted upon */
+    uint64_t tail[IN_HEADER / 8]; /* rows of a header that is about to leave */
+    size_t tail_bytes; /* most bytes of them; 0: there are none */
     const char *ready; /* of the call, */
     const size_t *made; /* likewise */
     struct xp_self_copy self;
@@ -81,8 +86,9 @@ static xp_status flat_create(void **state, const struct xp_shape *s)
     f->recv_seg = calloc(n, sizeof *f->recv_seg);
     f->settled = calloc(n, 1);
     xp_status st = f->send && f->recv && f->send_seg && f->recv_seg && f->settled ? XP_OK : XP_ERR_NO_MEMORY;
+    f->tail_bytes = s->dedup || s->coder ? 0 : IN_HEADER / s->row_bytes * s->row_bytes;
     if (st == XP_OK)
-        st = xp_counts_create(&f->counts, s, 0);
+        st = xp_counts_create(&f->counts, s, (f->tail_bytes + 7) / 8);
     if (st == XP_OK)
         st = xp_pipe_create(&f->pipe, s, &l);
     if (st != XP_OK) {
@@ -91,6 +97,18 @@ static xp_status flat_create(void **state, const struct xp_shape *s)
     }
     *state = f;
     return XP_OK;
+}
+
+/* The rows of a stream that go with the header, to f->tail. Returns how many words they are. */
+static size_t fill_tail(struct flat *f, const struct xp_call *call, struct xp_send_stream *out)
+{
+    const size_t bytes = out->rows * f->shape->row_bytes, words = (bytes + 7) / 8;
+    if (bytes == 0 || bytes > f->tail_bytes || call->ready || call->at)
+        return 0;
+    f->tail[words - 1] = 0;
+    memcpy(f->tail, out->seg->base, bytes);
+    out->rows = 0;
+    return words;
 }
 
 static xp_status flat_start(void *state, const struct xp_call *call, xp_stats *stats)
@@ -125,8 +143,10 @@ static xp_status flat_start(void *state, const struct xp_call *call, xp_stats *s
         received += call->recv_rows[i];
     }
     xp_self_copy_begin(&f->self, &f->send_seg[me], &f->recv_seg[me], s->row_bytes);
-    for (int i = 1; i < n; i++)
-        xp_counts_send(&f->counts, (me + i) % n, NULL, 0, stats);
+    for (int i = 1; i < n; i++) {
+        const int peer = (me + i) % n;
+        xp_counts_send(&f->counts, peer, f->tail, fill_tail(f, call, &f->send[peer]), stats);
+    }
     return XP_OK;
 }
 
@@ -135,18 +155,30 @@ static int is_ready(const struct flat *f, int peer)
     return !f->ready || f->ready[peer];
 }
 
+/* Rows that came with a header. */
+static xp_status take_tail(struct flat *f, int peer)
+{
+    const struct xp_counts_peer *p = &f->counts.peers[peer];
+    const size_t bytes = f->recv[peer].rows * f->shape->row_bytes;
+    if (p->tail_words != (bytes + 7) / 8)
+        return xp_error(f->shape->comm, XP_ERR_CORRUPT, "alltoallv: the header of rank %d is damaged", peer);
+    xp_recv_take(&f->recv[peer], (const char *)p->tail);
+    return XP_OK;
+}
+
 /* Acts on a header that has come: a pair that disagrees moves nothing. */
-static void settle(struct flat *f, int peer)
+static xp_status settle(struct flat *f, int peer)
 {
     f->settled[peer] = 1;
     if (xp_counts_agree(&f->counts, peer))
-        return;
+        return f->counts.peers[peer].tail_words ? take_tail(f, peer) : XP_OK;
     struct xp_send_stream *out = &f->send[peer];
     xp_recv_cancel(&f->recv[peer]);
     f->recv[peer].rows = 0;
     out->rows = 0;
     out->prepared = 1;
     out->form = XP_STREAM_PLAIN; /* its rows may have been looked at, and a head be waiting */
+    return XP_OK;
 }
 
 /* The next stream whose rows are to be looked at, in the order in which headers go out; -1: none now. */
@@ -172,12 +204,12 @@ static xp_status stream_round(struct flat *f, int *moved, int *done)
         int to = (me + 1 + (f->turn + i) % (n - 1)) % n;
         struct xp_send_stream *out = &f->send[to];
         struct xp_recv_stream *in = &f->recv[to];
-        if (!f->settled[to] && xp_counts_here(&f->counts, to))
-            settle(f, to);
         xp_status st = XP_OK;
+        if (!f->settled[to] && xp_counts_here(&f->counts, to))
+            st = settle(f, to);
         if (f->made)
             out->ready = f->made[to];
-        if (f->settled[to] && out->prepared && is_ready(f, to))
+        if (st == XP_OK && f->settled[to] && out->prepared && is_ready(f, to))
             st = xp_send_progress(out, look < 0 || out->chunk < FIRST_CHUNKS ? &encodes : &none, moved);
         if (st == XP_OK)
             st = xp_recv_progress(in, &decodes, moved);

@@ -153,6 +153,8 @@ void xp_recv_begin(struct xp_recv_stream *s, struct xp_pipe *p, int peer, unsign
                    int may_be_coded);
 /* Takes in what has come; decodes at most one chunk, and only when *work > 0. */
 xp_status xp_recv_progress(struct xp_recv_stream *s, int *work, int *moved);
+/* All rows of a stream that is never coded, which came by another way: no message is waited for. */
+void xp_recv_take(struct xp_recv_stream *s, const char *rows);
 int xp_recv_done(const struct xp_recv_stream *s);
 void xp_recv_cancel(struct xp_recv_stream *s);
 

@@ -57,6 +57,16 @@ Test(flat, many_chunks)
                                   .codec = mode == XP_MODE_BOUNDED ? "quant" : NULL}));
 }
 
+/* Bytes that never are coded travel in headers up to some 2 KiB a pair, so one exchange has pairs on either side of that. */
+Test(flat, few_rows_go_with_the_header)
+{
+    static const size_t dims[] = {1, 3, 8, 333, 2040, 2048, 2049};
+    for (const struct world *w = worlds; w < worlds + sizeof worlds / sizeof *worlds; w++)
+        for (size_t i = 0; i < sizeof dims / sizeof *dims; i++)
+            HOLDS(algo_run(&cases, w, (struct exchange){.pattern = RANDOM_SKEW, .filling = SOME_COPIES, .rows = 1 + 2500 / dims[i], .dim = dims[i],
+                                      .dtype = XP_BYTE, .mode = XP_MODE_RAW, .calls = 3, .seed = i}));
+}
+
 Test(flat, random_cases)
 {
     HOLDS(algo_random_cases(&cases));
