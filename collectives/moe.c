@@ -96,6 +96,7 @@ void xp_moe_prepare(struct xp_moe *m, const struct xp_moe_op *op)
 {
     m->op = *op;
     m->steps = m->at = m->calling = m->filling.left = m->own_home = 0;
+    m->filling.to_keep = 0;
     m->folded = op->routing && op->routing->folded && op->kind != XP_MOE_AGREE && op->kind != XP_MOE_RECORDS;
     m->map = !op->routing ? NULL : m->folded ? &op->routing->virtual_map : &op->routing->map;
     if (m->folded)
@@ -269,12 +270,19 @@ static int take_in(struct xp_moe *m, const struct xp_moe_step *s)
     return s->kind == XP_STEP_FORWARD ? m->rows->arrive(m, m->map, piece) > 0 : m->rows->units_home(m, m->map, weighted(m), piece) > 0;
 }
 
-/* A piece of the step under way, of what comes after it or of what came before it, while it waits. Returns whether there was any. */
+/*
+ * A piece of the step under way, of what comes after it or of what came before it, while it waits. Returns whether there was any. Rows of
+ * virtual tokens are made while ranks agree on them, too: those that choose last hold up all others.
+ */
 static int use_wait(struct xp_moe *m, const struct xp_moe_step *s, xp_status *st)
 {
-    if (m->filling.left && moves_rows(s)) {
+    if (m->filling.left) {
         *st = xp_folded_fill(m, m->op.routing, m->op.in);
         *st = *st == XP_OK ? XP_IN_PROGRESS : *st;
+        return 1;
+    }
+    if (m->filling.to_keep && moves_rows(s)) {
+        xp_folded_keep(m, m->op.routing, m->op.in, INTAKE_BYTES / m->shape.row_bytes + 1);
         return 1;
     }
     if (m->folded && !m->device && s->kind == XP_STEP_BACK && s[1].kind == XP_STEP_HOME && !m->own_home) {

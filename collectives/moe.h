@@ -213,6 +213,7 @@ struct xp_moe {
         int averaged;                   /* of its experts those before this one have their means */
         char *ready;                    /* [size] some for this rank are made, */
         size_t *made;                   /* [size] so many */
+        size_t to_keep;                 /* tokens whose rows are to be kept yet */
     } filling;
     int own_home;                       /* folded, on the way back: rows that needed no message, on the device all, are where they belong */
     xp_stats *stats;
@@ -337,6 +338,8 @@ extern const struct xp_moe_fold_ops xp_folded_by_host, xp_folded_by_device;
 int xp_folded_chosen(struct xp_moe *m, struct xp_routing *r, xp_status st);
 /* Makes the next rows of virtual tokens, in the order in which flat looks at ranks, while m->filling.left says that there are any. */
 xp_status xp_folded_fill(struct xp_moe *m, struct xp_routing *r, const void *x);
+/* Keeps rows of no more than `most` tokens for the way home, while m->filling.to_keep says that there are any. */
+void xp_folded_keep(struct xp_moe *m, const struct xp_routing *r, const void *x, size_t most);
 /* Rows for the first hop, where none are kept as coded: far experts' as the coder takes them, near ones' as the far ones will be decoded. */
 void xp_folded_leave(struct xp_moe *m, const struct xp_routing *r);
 /* Those of this rank's own experts, which need no message, to where they belong, unless they are there. */

@@ -84,6 +84,7 @@ static xp_status choose(struct xp_moe *m, struct xp_routing *r)
     struct xp_fold_tokens t = {.tokens = r->map.tokens, .topk = r->topk, .expert = r->expert, .weight = r->weight, .sequence = r->sequence};
     xp_fold_keep(r->fold, m->store);
     m->filling.left = xp_folded_chosen(m, r, xp_fold_choose(r->fold, &t, m->op.in));
+    m->filling.to_keep = m->filling.left ? r->map.tokens : 0;
     m->filling.peer = 1;
     m->filling.expert = m->filling.averaged = 0;
     memset(m->filling.ready, 0, (size_t)m->shape.comm->size);
@@ -134,11 +135,16 @@ xp_status xp_folded_fill(struct xp_moe *m, struct xp_routing *r, const void *x)
     m->filling.expert = m->filling.averaged = 0;
     if (m->filling.peer++ < size)
         return XP_OK;
-    /* What the way home will want. */
-    memcpy(r->x, x ? x : "", r->map.tokens * m->shape.row_bytes);
-    xp_fold_end(r->fold, r->x);
     m->filling.left = 0;
     return XP_OK;
+}
+
+/* What the way home will want. Nobody waits for it before that. */
+void xp_folded_keep(struct xp_moe *m, const struct xp_routing *r, const void *x, size_t most)
+{
+    size_t bytes = m->shape.row_bytes, n = m->filling.to_keep < most ? m->filling.to_keep : most, first = r->map.tokens - m->filling.to_keep;
+    memcpy(r->x + first * bytes, (const char *)x + first * bytes, n * bytes);
+    m->filling.to_keep -= n;
 }
 
 void xp_folded_leave(struct xp_moe *m, const struct xp_routing *r)
@@ -199,11 +205,14 @@ static xp_status home(struct xp_moe *m, struct xp_routing *r)
     return XP_OK;
 }
 
-/* Nothing is left: xp_folded_fill has had all rows, and gradients wrote those of weights. */
+/* Of dispatch; the other way out has left nothing: gradients wrote those of weights. */
 static xp_status end(struct xp_moe *m, struct xp_routing *r)
 {
-    (void)m;
-    (void)r;
+    if (m->op.kind != XP_MOE_DISPATCH)
+        return XP_OK;
+    if (m->filling.to_keep)
+        xp_folded_keep(m, r, m->op.in, m->filling.to_keep);
+    xp_fold_end(r->fold, r->x);
     return XP_OK;
 }
 
