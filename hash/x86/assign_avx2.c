@@ -19,6 +19,7 @@
 #define BATCH 2   /* centroids that share a load of rows; with more the sums do not stay in registers */
 #define ROWS (LANES * VECTORS)
 #define FEW 16    /* rows that would leave too many lanes empty */
+#define KEPT 1024 /* centroids whose squares are kept from one vector of rows to the next */
 #define MAX_PAIRS (XP_HASH_MAX_WIDTH / 2)
 
 /* rows[pair][row]: pairs of values of ROWS sketches; rows from n on repeat the last one. norm: |a|^2. */
@@ -53,9 +54,9 @@ struct nearest {
     __m256i distance[VECTORS], index[VECTORS];
 };
 
-/* Dot products of ROWS rows with `count` centroids, and what they change about the nearest ones. */
-XP_INLINE void try_centroids(int32_t (*rows)[ROWS], const uint32_t *norm, unsigned s, const int16_t *c, size_t first, const int count,
-                             struct nearest *best)
+/* Dot products of ROWS rows with `count` centroids, whose squares these are, and what they change about the nearest ones. */
+XP_INLINE void try_centroids(int32_t (*rows)[ROWS], const uint32_t *norm, unsigned s, const int16_t *c, const uint32_t *squares, size_t first,
+                             const int count, struct nearest *best)
 {
     __m256i dot[BATCH][VECTORS];
 
@@ -81,7 +82,7 @@ XP_INLINE void try_centroids(int32_t (*rows)[ROWS], const uint32_t *norm, unsign
     }
     XP_UNROLL
     for (int k = 0; k < count; k++) {
-        const __m256i cc = _mm256_set1_epi32((int)square_norm(c + (size_t)k * s, s));
+        const __m256i cc = _mm256_set1_epi32((int)squares[k]);
         XP_UNROLL
         for (int v = 0; v < VECTORS; v++) {
             const __m256i sum = _mm256_add_epi32(_mm256_loadu_si256((const __m256i *)(norm + v * LANES)), cc);
@@ -217,11 +218,23 @@ void xp_distances_avx2(const int16_t *a, unsigned s, const int16_t *centroids, s
 
 /* ---- all rows ----------------------------------------------------------------------------------------------------------- */
 
+/* The squares of BATCH centroids from k on: kept ones, or made in `made`. */
+XP_INLINE const uint32_t *squares_of(const uint32_t *kept, uint32_t made[BATCH], const int16_t *centroids, size_t k, size_t K, unsigned s)
+{
+    if (k + BATCH <= KEPT)
+        return kept + k;
+    for (size_t i = 0; i < BATCH && k + i < K; i++)
+        made[i] = square_norm(centroids + (k + i) * s, s);
+    return made;
+}
+
 void xp_assign_avx2(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, size_t K, uint32_t *assign)
 {
     int32_t rows[MAX_PAIRS][ROWS] __attribute__((aligned(64)));
-    uint32_t norm[ROWS], found[ROWS];
+    uint32_t norm[ROWS], found[ROWS], kept[KEPT], made[BATCH];
 
+    for (size_t k = 0; k < K && k < KEPT && n > FEW; k++)
+        kept[k] = square_norm(centroids + k * s, s);
     for (size_t r = 0; r < n; r += ROWS) {
         const size_t left = n - r < ROWS ? n - r : ROWS;
         struct nearest best;
@@ -237,9 +250,9 @@ void xp_assign_avx2(const int16_t *sketch, size_t n, unsigned s, const int16_t *
             best.index[v] = _mm256_setzero_si256();
         }
         for (; k + BATCH <= K; k += BATCH)
-            try_centroids(rows, norm, s, centroids + k * s, k, BATCH, &best);
+            try_centroids(rows, norm, s, centroids + k * s, squares_of(kept, made, centroids, k, K, s), k, BATCH, &best);
         for (; k < K; k++)
-            try_centroids(rows, norm, s, centroids + k * s, k, 1, &best);
+            try_centroids(rows, norm, s, centroids + k * s, squares_of(kept, made, centroids, k, K, s), k, 1, &best);
         for (int v = 0; v < VECTORS; v++)
             _mm256_storeu_si256((__m256i *)(found + v * LANES), best.index[v]);
         memcpy(assign + r, found, left * sizeof(*assign));
