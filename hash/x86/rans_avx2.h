@@ -183,12 +183,12 @@ XP_INLINE void xp_rans_refill_halves(__m256i x[2], const uint8_t **p, const int 
 
 /* ---- integers to symbols and low bits, and back ----------------------------------------------------------------------- */
 
-/* 16 bits to 16 words of 0 or value. */
-XP_INLINE __m256i xp_spread_bits(unsigned bits, __m256i value)
+/* 16 bits to 16 words of 0 or -1. */
+XP_INLINE __m256i xp_spread_bits(unsigned bits)
 {
     const __m256i each = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, (short)0x8000);
 
-    return _mm256_and_si256(_mm256_cmpeq_epi16(_mm256_and_si256(_mm256_set1_epi16((short)bits), each), each), value);
+    return _mm256_cmpeq_epi16(_mm256_and_si256(_mm256_set1_epi16((short)bits), each), each);
 }
 
 /* The words before word n. */
@@ -266,11 +266,12 @@ static inline int xp_rans_join_avx2(const struct xp_rans_stream *s, size_t n, co
         int16_t *q = s->q + 16 * g;
         const __m256i v = _mm256_loadu_si256((const __m256i *)(const void *)q);
         const __m256i outside = _mm256_and_si256(_mm256_cmpeq_epi16(v, _mm256_setzero_si256()), live);
-        __m256i u = _mm256_sll_epi16(_mm256_sub_epi16(v, _mm256_set1_epi16(16)), _mm_cvtsi32_si128((int)low));
+        __m256i u = _mm256_sub_epi16(v, _mm256_set1_epi16(16));
 
-        for (unsigned b = 0; b < low; b++, planes += 2)
-            u = _mm256_add_epi16(u, xp_spread_bits(xp_get16(planes), _mm256_set1_epi16((short)(1 << b))));
-        u = _mm256_sub_epi16(u, _mm256_set1_epi16((short)(low ? 1 << (low - 1) : 0)));
+        for (unsigned b = low; b-- > 0;)
+            u = _mm256_sub_epi16(_mm256_add_epi16(u, u), xp_spread_bits(xp_get16(planes + 2 * b)));
+        planes += 2 * low;
+        u = _mm256_sub_epi16(u, _mm256_set1_epi16((short)((1u << low) >> 1)));
         _mm256_storeu_si256((__m256i *)(void *)q, _mm256_and_si256(u, live));
         if (_mm256_testz_si256(outside, outside))
             continue;
