@@ -442,7 +442,7 @@ void xp_book_fitter_decide(struct xp_book_fitter *f, int adopt)
 
 void xp_book_assign(const struct xp_book_writer *w, const struct xp_rows *in, uint32_t *of)
 {
-    enum { PIECE = 64 };
+    enum { PIECE = 96 }; /* whole blocks of kernel assign, of 24 rows or 32 */
     uint32_t ids[PIECE], index[PIECE];
     int16_t sketch[PIECE * SKETCH];
 
