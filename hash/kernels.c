@@ -51,6 +51,7 @@ static void fill_c(struct xp_kernels *k)
 #if XP_ARCH_X86_64
 static void fill_avx2(struct xp_kernels *k)
 {
+    k->reorder = xp_reorder_avx2;
     k->vector_dots = xp_vector_dots_avx2;
     k->vector_adds = xp_vector_adds_avx2;
     k->uniform_spread = xp_uniform_spread_avx2;

@@ -113,6 +113,7 @@ float xp_code_avx512bf16(const struct xp_quantiser *q, enum xp_qformat f, const 
 
 /* reorder.c, x86/reorder_*.c */
 void xp_reorder_c(const void *in, const uint8_t *index, size_t n, size_t size, void *out);
+void xp_reorder_avx2(const void *in, const uint8_t *index, size_t n, size_t size, void *out);
 void xp_reorder_avx512(const void *in, const uint8_t *index, size_t n, size_t size, void *out);
 
 /* vector.c, x86/vector_*.c */
