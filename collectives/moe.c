@@ -156,8 +156,10 @@ static void send_rows(struct xp_moe *m, const struct xp_moe_step *s)
         m->call.from = from;
         m->call.at = p->gather;
     }
-    m->call.ready = m->filling.left ? m->filling.ready : NULL;
-    m->call.made = m->filling.left ? m->filling.made : NULL;
+    /* Also when all are made by now: what travels must not depend on how long ranks had to wait for each other. */
+    const int made_meanwhile = m->folded && m->op.kind == XP_MOE_DISPATCH && !m->device && m->hops == 1;
+    m->call.ready = made_meanwhile ? m->filling.ready : NULL;
+    m->call.made = made_meanwhile ? m->filling.made : NULL;
     code_once(m, p, s->hop);
 }
 
