@@ -9,6 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "collectives/moe.h"
+#include "collectives/wire.h"
+#include "lib/plan.h"
 #include "tests/harness/layer.h"
 #include "tests/harness/values.h"
 
@@ -477,4 +480,47 @@ Test(moe_folded, misuse_is_refused)
     static const struct world w = {{2, 1}, .allow = {"combine: ", "dispatch_backward: ", "combine_backward: ", "plan: "}};
     struct folded f = {.l = {.tokens = 8, .dim = 8, .experts = 4, .topk = 2, .dtype = XP_F32, .mode = XP_MODE_FOLDED}};
     run(&w, order_body, &f);
+}
+
+/* ---- messages that lie ----------------------------------------------------------------------------------------------------------- */
+
+static xp_status (*choose_truly)(struct xp_moe *m, struct xp_routing *r);
+static uint32_t lie; /* what rank 0 adds to the number of centroids that it says to have for every expert */
+
+static xp_status choose_and_lie(struct xp_moe *m, struct xp_routing *r)
+{
+    xp_status st = choose_truly(m, r);
+    uint8_t *counts = m->hello_out + 2 * m->hello_bytes - 8 * (size_t)m->shape.experts; /* of the hello for rank 1 */
+    for (int e = 0; e < m->shape.experts; e++)
+        xp_put32(counts + 8 * e, xp_get32(counts + 8 * e) + lie);
+    return st;
+}
+
+static void lie_body(xp_comm *comm, int rank, void *arg, char *why)
+{
+    struct run n;
+    char other[WORLD_TEXT] = "";
+    if (!open_run(&n, comm, rank, arg, why))
+        return;
+    struct xp_moe *m = n.plan->state;
+    struct xp_moe_fold_ops ops = *m->fold;
+    if (rank == 0) {
+        choose_truly = ops.choose;
+        ops.choose = choose_and_lie;
+        m->fold = &ops;
+    }
+    route_and_dispatch(&n, other);
+    CHECK(strstr(other, "the hello of rank 0 is damaged"), "%+d: %.300s", (int32_t)lie, other[0] ? other : "nobody noticed");
+    close_run(&n);
+}
+
+Test(moe_folded, hellos_that_do_not_add_up_are_refused)
+{
+    static const struct world w = {{1, 1}, .allow = {"the hello of rank 0 is damaged"}};
+    struct folded f = {.l = {.tokens = 40, .dim = 24, .experts = 4, .topk = 2, .dtype = XP_F32, .mode = XP_MODE_FOLDED, .algo = "flat"}};
+    static const uint32_t lies[] = {1, UINT32_MAX, 1u << 31, 1000000};
+    for (size_t i = 0; i < sizeof lies / sizeof *lies; i++) {
+        lie = lies[i];
+        run(&w, lie_body, &f);
+    }
 }
