@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "collectives/moe.h"
 #include "collectives/wire.h"
@@ -442,6 +443,38 @@ Test(moe_folded, error_limit_makes_all_ranks_fall_back_together)
                            .error_limit = 1e-9};
         run(&w, limit_body, &f);
     }
+}
+
+/* ---- what travels ------------------------------------------------------------------------------------------------------------------ */
+
+enum { LATE_MS = 60 };
+
+/* Two equal steps; in the second rank 1 comes late, so that rank 0 has made all rows when they may leave. Tokens go to all experts, whose
+ * rows are copies of each other then: they must be looked for in both steps or in none. */
+static void late_body(xp_comm *comm, int rank, void *arg, char *why)
+{
+    uint64_t bytes[2] = {0};
+    for (int late = 0; late < 2 && !why[0]; late++) {
+        struct run n;
+        if (!open_run(&n, comm, rank, arg, why))
+            return;
+        xp_routing *r = NULL;
+        CHECK(layer_route(&n.s, n.plan, &r) == XP_OK, "%.300s", xp_comm_last_error(comm));
+        if (late && rank == 1)
+            nanosleep(&(struct timespec){.tv_nsec = LATE_MS * 1000000}, NULL);
+        CHECK(xp_dispatch(n.plan, r, n.s.x, n.rows, NULL) == XP_OK, "%.300s", xp_comm_last_error(comm));
+        bytes[late] = n.plan->stats.wire_bytes_slow;
+        xp_routing_destroy(r);
+        close_run(&n);
+    }
+    CHECK(bytes[0] == bytes[1] && bytes[0] > 0, "%llu bytes, %llu when a rank is late", (unsigned long long)bytes[0], (unsigned long long)bytes[1]);
+}
+
+Test(moe_folded, bytes_do_not_depend_on_who_is_late)
+{
+    static const struct world w = {{1, 1}};
+    struct folded f = {.l = {.tokens = 128, .dim = 256, .experts = 4, .topk = 4, .dtype = XP_BF16, .mode = XP_MODE_FOLDED, .algo = "flat"}};
+    run(&w, late_body, &f);
 }
 
 /* ---- misuse ---------------------------------------------------------------------------------------------------------------------- */
