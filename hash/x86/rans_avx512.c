@@ -14,7 +14,6 @@
 /* Encodes `count` rows, stage by stage for all of them; count is a constant where this is used. */
 XP_INLINE void encode(struct xp_rans_source *s, const int count, size_t n)
 {
-    const __m256i iota = _mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     struct xp_rans_parts parts[4];
     struct xp_rans_work w[4];
     uint32_t state[4][16];
@@ -42,15 +41,9 @@ XP_INLINE void encode(struct xp_rans_source *s, const int count, size_t n)
         XP_EACH(count) span[i] = _mm512_permutex2var_epi32(_mm512_loadu_si512(t[i]->span), place[i], _mm512_loadu_si512(t[i]->span + 16));
         XP_EACH(count) part[i] = _mm512_permutex2var_ps(_mm512_loadu_ps(t[i]->reciprocal), place[i], _mm512_loadu_ps(t[i]->reciprocal + 16));
         XP_EACH(count) full[i] = _mm512_cmpge_epu32_mask(x[i], _mm512_slli_epi32(span[i], 20)); /* what lies above the frequency is shifted out */
-        XP_EACH(count) low[i] = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(full[i], x[i]));
+        XP_EACH(count) low[i] = xp_rans_taken(full[i], x[i]);
         XP_EACH(count) x[i] = _mm512_mask_srli_epi32(x[i], full[i], x[i], 16);
-        /* The words of a step lie in lane order, so the store ends where the last one began. */
-        XP_EACH(count) {
-            const unsigned taken = (unsigned)__builtin_popcount(full[i]);
-            _mm256_storeu_si256((__m256i *)(void *)(words[i] - 32),
-                                _mm256_permutexvar_epi16(_mm256_add_epi16(iota, _mm256_set1_epi16((short)taken)), low[i]));
-            words[i] -= 2 * taken;
-        }
+        XP_EACH(count) words[i] = xp_rans_put(words[i], low[i], full[i]);
         XP_EACH(count) x[i] = xp_rans_push(x[i], span[i], part[i]);
     }
     for (int i = 0; i < count; i++) {

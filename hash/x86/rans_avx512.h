@@ -122,18 +122,35 @@ XP_INLINE void xp_rans_pop(__m512i *x, const struct xp_rans_table *const *table,
 #undef OTHER
 }
 
+/* The words that are sent, low halves of 16 lanes, one after another. */
+XP_INLINE __m256i xp_rans_taken(__mmask16 full, __m512i x)
+{
+    return _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(full, x));
+}
+
+/* They go below *words, whose new place is returned: the store ends where the last one began. What lies below is written later. */
+XP_INLINE uint8_t *xp_rans_put(uint8_t *words, __m256i taken, __mmask16 full)
+{
+    static const uint16_t turned[32] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 };
+    const unsigned count = (unsigned)__builtin_popcount(full);
+    const __m256i from = _mm256_loadu_si256((const __m256i *)(const void *)(turned + count));
+
+    _mm256_storeu_si256((__m256i *)(void *)(words - 32), _mm256_permutexvar_epi16(from, taken));
+    return words - 2 * count;
+}
+
 /* One symbol into 16 states: the part after their words were taken. x < frequency << 20. */
 XP_INLINE __m512i xp_rans_push(__m512i x, __m512i span, __m512 part)
 {
     const __m512i f = _mm512_and_si512(span, _mm512_set1_epi32(0xffff));
     /* The quotient is right or one too small (rans_tables.py: reciprocals). */
-    __m512i quotient = _mm512_cvttps_epu32(_mm512_mul_ps(_mm512_cvtepu32_ps(x), part));
-    __m512i rest = _mm512_sub_epi32(x, _mm512_mullo_epi32(quotient, f));
+    const __m512i quotient = _mm512_cvttps_epu32(_mm512_mul_ps(_mm512_cvtepu32_ps(x), part));
+    const __m512i rest = _mm512_sub_epi32(x, _mm512_mullo_epi32(quotient, f));
     const __mmask16 more = _mm512_cmpge_epu32_mask(rest, f);
+    const __m512i least = _mm512_add_epi32(_mm512_slli_epi32(quotient, XP_RANS_BITS), _mm512_srli_epi32(span, 16));
+    const __m512i next = _mm512_mask_add_epi32(least, more, least, _mm512_sub_epi32(_mm512_set1_epi32(1 << XP_RANS_BITS), f));
 
-    rest = _mm512_mask_sub_epi32(rest, more, rest, f);
-    quotient = _mm512_mask_sub_epi32(quotient, more, quotient, _mm512_set1_epi32(-1));
-    return _mm512_add_epi32(_mm512_slli_epi32(quotient, XP_RANS_BITS), _mm512_add_epi32(rest, _mm512_srli_epi32(span, 16)));
+    return _mm512_add_epi32(next, rest);
 }
 
 #endif

@@ -58,9 +58,9 @@ struct encoding {
     const uint8_t *classes;
     uint8_t *words[16];
     uint32_t state[16];
-    uint16_t place[16][16]; /* of the group at hand, by step */
-    uint16_t word[16][16];  /* low halves of the states before a step, */
-    uint64_t full[4];       /* and which of them are sent: 16 bits for each of four steps, twice that for eight, .. */
+    uint8_t place[16][16]; /* of the group at hand, by step */
+    uint16_t word[16][16]; /* low halves of the states before a step, */
+    uint16_t full[16];     /* and which of them are sent */
 };
 
 XP_INLINE void open_encoding(struct encoding *e, struct xp_rans_source *s, const struct xp_rans_set *set, size_t n, const unsigned lanes)
@@ -76,49 +76,99 @@ XP_INLINE void open_encoding(struct encoding *e, struct xp_rans_source *s, const
         e->words[r] = e->w[r].words_end;
         xp_rans_begin(e->w[r].place, n, lanes, e->state + r * lanes);
     }
+    memset(e->full, 0, sizeof(e->full)); /* the first group coded may have fewer steps */
 }
 
-/* Lays out the symbols' places of group g. */
-XP_INLINE void open_group(struct encoding *e, size_t g, const unsigned lanes)
+XP_INLINE __m128i places(const struct encoding *e, unsigned r, size_t g)
 {
-    uint16_t by_row[16][16];
+    return _mm_loadu_si128((const __m128i *)(const void *)(e->w[r].place + 16 * g));
+}
 
-    for (unsigned r = 0; r < 16 / lanes; r++) {
-        const __m128i place = _mm_loadu_si128((const __m128i *)(const void *)(e->w[r].place + 16 * g));
+XP_INLINE __m512i places_of_4(const struct encoding *e, unsigned r, size_t g)
+{
+    const __m512i two = _mm512_inserti32x4(_mm512_castsi128_si512(places(e, r, g)), places(e, r + 1, g), 1);
 
-        _mm256_storeu_si256((__m256i *)(void *)by_row[r], _mm256_cvtepu8_epi16(place));
+    return _mm512_inserti32x4(_mm512_inserti32x4(two, places(e, r + 2, g), 2), places(e, r + 3, g), 3);
+}
+
+/* Of 16 rows: by dwords to vectors that have four steps of every row, and those by bytes. */
+XP_INLINE void turn_places(__m512i z[4])
+{
+    const __m512i first = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
+    const __m512i later = _mm512_add_epi32(first, _mm512_set1_epi32(2));
+    const __m512i dwords = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i bytes = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    __m512i t[4];
+
+    XP_EACH(4) t[i] = _mm512_permutex2var_epi32(z[i / 2 * 2], i % 2 ? later : first, z[i / 2 * 2 + 1]);
+    XP_EACH(2) z[2 * i] = _mm512_inserti64x4(t[i], _mm512_castsi512_si256(t[i + 2]), 1);
+    XP_EACH(2) z[2 * i + 1] = _mm512_permutex2var_epi64(t[i], _mm512_setr_epi64(4, 5, 6, 7, 12, 13, 14, 15), t[i + 2]);
+    XP_EACH(4) z[i] = _mm512_permutexvar_epi32(dwords, _mm512_shuffle_epi8(z[i], bytes));
+}
+
+/* Lays out the symbols' places of the group before `end`, if there is one: `lanes` bytes of every row a step. */
+XP_INLINE void open_group(struct encoding *e, size_t end, const unsigned lanes)
+{
+    static const uint16_t words[32] = { 0, 8, 16, 24, 32, 40, 48, 56, 1, 9, 17, 25, 33, 41, 49, 57, 2, 10, 18, 26, 34, 42, 50, 58, 3, 11, 19, 27, 35, 43, 51, 59 };
+    const __m512i dwords = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const size_t g = end - 1;
+    __m512i z[4], t;
+
+    if (end == 0)
+        return;
+    if (lanes == 8) {
+        const __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(places(e, 0, g)), places(e, 1, g), 1);
+
+        _mm256_storeu_si256((__m256i *)(void *)e->place[0], _mm256_permute4x64_epi64(both, 0xd8));
+        return;
     }
-    turn((const uint16_t (*)[16])by_row, e->place, lanes);
-    memset(e->full, 0, sizeof(e->full));
+    XP_EACH(4 / (int)lanes) z[i] = places_of_4(e, 4 * (unsigned)i, g);
+    if (lanes == 4)
+        z[0] = _mm512_permutexvar_epi32(dwords, z[0]);
+    if (lanes == 2) {
+        t = _mm512_permutex2var_epi16(z[0], _mm512_loadu_si512(words), z[1]);
+        z[1] = _mm512_permutex2var_epi16(z[0], _mm512_add_epi16(_mm512_loadu_si512(words), _mm512_set1_epi16(4)), z[1]);
+        z[0] = t;
+    }
+    if (lanes == 1)
+        turn_places(z);
+    XP_EACH(4 / (int)lanes) _mm512_storeu_si512(e->place[4 * i], z[i]);
 }
 
-/* Which of a row's 16 words of the group are sent. */
-XP_INLINE unsigned full_of(const struct encoding *e, unsigned r, const unsigned lanes)
-{
-    const uint64_t lane = 0x0001000100010001u * ((1u << lanes) - 1) << (r * lanes);
-    unsigned bits = 0;
+/* Word i of two rows' 32 is of this step, and sent where its mask has this bit. */
+#define STEP(lanes, i) (i) % 16 / (lanes)
+#define BIT(lanes, i) 1 << ((i) / 16 * (lanes) + (i) % (lanes))
+#define OF_8(f, lanes, i) f(lanes, i), f(lanes, i + 1), f(lanes, i + 2), f(lanes, i + 3), f(lanes, i + 4), f(lanes, i + 5), f(lanes, i + 6), f(lanes, i + 7)
+#define OF_32(f, lanes) { OF_8(f, lanes, 0), OF_8(f, lanes, 8), OF_8(f, lanes, 16), OF_8(f, lanes, 24) }
+#define OF_LANES(f) { OF_32(f, 1), OF_32(f, 2), OF_32(f, 4), OF_32(f, 8) }
 
-    for (unsigned i = 0; i < (PER_GROUP(lanes) + 3) / 4; i++)
-        bits |= (unsigned)_pext_u64(e->full[i], lane) << (4 * lanes * i);
-    return bits;
+static const uint16_t steps_of_words[4][32] = OF_LANES(STEP), bits_of_words[4][32] = OF_LANES(BIT);
+
+/* Which words of the group are sent: masks of steps to masks of rows, by `lanes` bits. */
+XP_INLINE void turn_full(const uint16_t *by_step, __mmask32 *two_rows, const unsigned lanes)
+{
+    const __m512i all = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)by_step));
+    const __m512i masks = _mm512_permutexvar_epi16(_mm512_loadu_si512(steps_of_words[__builtin_ctz(lanes)]), all);
+    const __m512i bits = _mm512_loadu_si512(bits_of_words[__builtin_ctz(lanes)]);
+
+    XP_EACH(8 / (int)lanes) _store_mask32(&two_rows[i], _mm512_test_epi16_mask(masks, _mm512_slli_epi16(bits, 2 * lanes * (unsigned)i)));
 }
 
 /* Words of the group to the rows, the last ones first. */
 XP_INLINE void close_group(struct encoding *e, const unsigned lanes)
 {
-    const __m256i iota = _mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const unsigned rows = e->set->rows;
     uint16_t by_row[16][16];
+    __mmask32 two_rows[8];
 
     turn((const uint16_t (*)[16])e->word, by_row, lanes);
-    for (unsigned r = 0; r < e->set->rows; r++) {
-        const unsigned full = full_of(e, r, lanes), taken = (unsigned)__builtin_popcount(full);
+    turn_full(e->full, two_rows, lanes);
+    for (unsigned r = 0; r < rows; r++) {
         const __m512i all = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)by_row[r]));
-        const __m256i low = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32((__mmask16)full, all));
+        uint16_t full;
 
-        /* The store ends where the last one began. */
-        _mm256_storeu_si256((__m256i *)(void *)(e->words[r] - 32),
-                            _mm256_permutexvar_epi16(_mm256_add_epi16(iota, _mm256_set1_epi16((short)taken)), low));
-        e->words[r] -= 2 * taken;
+        memcpy(&full, (const char *)two_rows + 2 * r, sizeof(full));
+        e->words[r] = xp_rans_put(e->words[r], xp_rans_taken(full, all), full);
     }
 }
 
@@ -131,27 +181,29 @@ XP_INLINE void encode(struct xp_rans_source *s, const struct xp_rans_set *set, c
 
     for (int i = 0; i < count; i++) {
         open_encoding(&e[i], s, &set[i], n, lanes);
+        open_group(&e[i], (steps + per - 1) / per, lanes);
         x[i] = _mm512_loadu_si512(e[i].state);
     }
     for (size_t g = (steps + per - 1) / per; g-- > 0;) {
         const struct xp_rans_table *t[SETS];
 
-        for (int i = 0; i < count; i++)
-            open_group(&e[i], g, lanes);
         XP_EACH(count) t[i] = xp_rans_table(e[i].classes[g]);
         for (size_t j = steps - g * per < per ? steps - g * per : per; j-- > 0;) {
             __m512i at[SETS], span[SETS];
             __mmask16 full[SETS];
             __m512 part[SETS];
 
-            XP_EACH(count) at[i] = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)e[i].place[j]));
+            XP_EACH(count) at[i] = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)e[i].place[j]));
             XP_EACH(count) span[i] = _mm512_permutex2var_epi32(_mm512_loadu_si512(t[i]->span), at[i], _mm512_loadu_si512(t[i]->span + 16));
             XP_EACH(count) part[i] = _mm512_permutex2var_ps(_mm512_loadu_ps(t[i]->reciprocal), at[i], _mm512_loadu_ps(t[i]->reciprocal + 16));
             XP_EACH(count) full[i] = _mm512_cmpge_epu32_mask(x[i], _mm512_slli_epi32(span[i], 20)); /* as in rans_avx512.c */
             XP_EACH(count) _mm256_storeu_si256((__m256i *)(void *)e[i].word[j], _mm512_cvtepi32_epi16(x[i]));
-            XP_EACH(count) e[i].full[j / 4] = e[i].full[j / 4] << 16 | full[i];
+            XP_EACH(count) e[i].full[j] = full[i];
             XP_EACH(count) x[i] = xp_rans_push(_mm512_mask_srli_epi32(x[i], full[i], x[i], 16), span[i], part[i]);
         }
+        /* The next group is opened first, since this one's masks, stored one by one, are loaded together: that waits for the cache. */
+        for (int i = 0; i < count; i++)
+            open_group(&e[i], g, lanes);
         for (int i = 0; i < count; i++)
             close_group(&e[i], lanes);
     }
@@ -345,7 +397,6 @@ static int fill_up(struct xp_rans_set *set, int count)
     switch (fill_up(set, count)) {                                                                                                \
     case 1: call(s, set, 1, n, lanes); break;                                                                                     \
     case 2: call(s, set, 2, n, lanes); break;                                                                                     \
-    case 4: call(s, set, 4, n, lanes); break;                                                                                     \
     default: call(s, set, SETS, n, lanes); break;                                                                                 \
     }
 

@@ -55,6 +55,7 @@ union emulated {
 #define _cvtmask64_u64(k) ((uint64_t)(k))
 #define _cvtu32_mask32(k) ((__mmask32)(k))
 #define _cvtu64_mask64(k) ((__mmask64)(k))
+#define _store_mask32(p, k) ((void)(*(__mmask32 *)(p) = (k)))
 
 /* Bit i of the result: whether lanes x and y at i are as said. */
 #define EMULATED_COMPARE(name, vector, mask, lane, said)                          \
