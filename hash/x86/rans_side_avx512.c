@@ -223,6 +223,32 @@ struct cursor {
     __m512i at[2], end[2], over[2];
 };
 
+/* What every step changes, by set. words: of rows with one or two lanes the next ones, enough for two steps, as gathering takes long. */
+struct moving {
+    __m512i x[SETS], at[2][SETS], words[SETS];
+};
+
+/* The same between two steps. GCC keeps an array in memory through a loop that gathers. */
+struct four {
+    __m512i a, b, c, d;
+};
+struct resting {
+    struct four x, at[2], words;
+};
+
+XP_INLINE void put_four(__m512i *v, struct four from)
+{
+    v[0] = from.a;
+    v[1] = from.b;
+    v[2] = from.c;
+    v[3] = from.d;
+}
+
+XP_INLINE struct four get_four(const __m512i *v)
+{
+    return (struct four){ v[0], v[1], v[2], v[3] };
+}
+
 XP_INLINE unsigned addresses(const unsigned lanes)
 {
     return lanes == 8 ? 4 : 16 / lanes;
@@ -246,36 +272,36 @@ static struct cursor put_cursor(const uint8_t *const *p, const uint8_t *const *e
     return c;
 }
 
-/* The next `lanes` words of every row, each row's in its lanes. */
-XP_INLINE __m512i fetch(const struct cursor *c, const unsigned lanes)
+/* Loads words of set i, whose rows have one or two lanes: two or four, each row's in its lanes. */
+XP_INLINE void look_ahead(struct moving *m, const int i, const unsigned lanes)
 {
-    if (lanes == 1) {
-        const __m256i a = _mm512_i64gather_epi32(c->at[0], NULL, 1), b = _mm512_i64gather_epi32(c->at[1], NULL, 1);
-        return _mm512_and_si512(_mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1), _mm512_set1_epi32(0xffff));
-    }
+    if (lanes == 1)
+        m->words[i] = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_i64gather_epi32(m->at[0][i], NULL, 1)),
+                                         _mm512_i64gather_epi32(m->at[1][i], NULL, 1), 1);
     if (lanes == 2)
-        return _mm512_cvtepu16_epi32(_mm512_i64gather_epi32(c->at[0], NULL, 1));
-    return _mm512_cvtepu16_epi32(_mm256_i64gather_epi64(NULL, _mm512_castsi512_si256(c->at[0]), 1));
+        m->words[i] = _mm512_i64gather_epi64(m->at[0][i], NULL, 1);
 }
 
-/* taken: for each lane how many words its row's lanes up to it have taken. */
-XP_INLINE void advance(struct cursor *c, __m512i taken, const unsigned lanes)
+/* The words for states that are low, in lower halves; the upper ones may be anything. The rows go on behind them. */
+XP_INLINE __m512i take_1(struct moving *m, const int i, __mmask16 low)
 {
-    const __m512i last4 = _mm512_setr_epi32(3, 7, 11, 15, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
-    const __m512i last8 = _mm512_setr_epi32(7, 7, 15, 15, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
-    __m512i n;
+    const __m512i words = m->words[i], bytes = _mm512_maskz_set1_epi32(low, 2);
 
-    if (lanes == 2)
-        n = _mm512_srli_epi64(taken, 32);
-    else if (lanes == 1)
-        n = _mm512_cvtepu32_epi64(_mm512_castsi512_si256(taken));
-    else
-        n = _mm512_cvtepu32_epi64(_mm512_castsi512_si256(_mm512_permutexvar_epi32(lanes == 4 ? last4 : last8, taken)));
-    c->at[0] = _mm512_add_epi64(c->at[0], _mm512_add_epi64(n, n));
-    if (lanes == 1) {
-        n = _mm512_cvtepu32_epi64(_mm512_extracti64x4_epi64(taken, 1));
-        c->at[1] = _mm512_add_epi64(c->at[1], _mm512_add_epi64(n, n));
-    }
+    m->words[i] = _mm512_mask_srli_epi32(words, low, words, 16);
+    m->at[0][i] = _mm512_add_epi64(m->at[0][i], _mm512_cvtepu32_epi64(_mm512_castsi512_si256(bytes)));
+    m->at[1][i] = _mm512_add_epi64(m->at[1][i], _mm512_cvtepu32_epi64(_mm512_extracti64x4_epi64(bytes, 1)));
+    return words;
+}
+
+/* The second lane of a row takes its first word where the first lane takes none. */
+XP_INLINE __m512i take_2(struct moving *m, const int i, __mmask16 low)
+{
+    const __m512i first = _mm512_shuffle_epi32(m->words[i], 0xa0), bytes = _mm512_maskz_set1_epi32(low, 2);
+    const __m512i taken = _mm512_sad_epu8(bytes, _mm512_setzero_si512());
+
+    m->words[i] = _mm512_srlv_epi64(m->words[i], _mm512_slli_epi64(taken, 3));
+    m->at[0][i] = _mm512_add_epi64(m->at[0][i], taken);
+    return _mm512_srlv_epi32(first, _mm512_slli_epi64(bytes, 32 + 3));
 }
 
 /* Sums of `need` within each row's lanes, up to and with each lane. */
@@ -283,34 +309,45 @@ XP_INLINE __m512i running(__m512i need, const unsigned lanes)
 {
     const __m512i third = _mm512_setr_epi32(0, 1, 2, 3, 3, 3, 3, 3, 8, 9, 10, 11, 11, 11, 11, 11);
 
-    if (lanes >= 2)
-        need = _mm512_add_epi32(need, _mm512_slli_epi64(need, 32));
-    if (lanes >= 4)
-        need = _mm512_add_epi32(need, _mm512_maskz_shuffle_epi32(0xcccc, need, 0x55));
-    if (lanes >= 8)
+    need = _mm512_add_epi32(need, _mm512_slli_epi64(need, 32));
+    need = _mm512_add_epi32(need, _mm512_maskz_shuffle_epi32(0xcccc, need, 0x55));
+    if (lanes == 8)
         need = _mm512_add_epi32(need, _mm512_maskz_permutexvar_epi32(0xf0f0, third, need));
     return need;
 }
 
-/* States below 2^16 take the next word of their row. */
-XP_INLINE __m512i refill(__m512i x, struct cursor *c, const unsigned lanes)
+/* Of rows with 4 or 8 lanes. */
+XP_INLINE __m512i take_more(struct moving *m, const int i, __mmask16 low, const unsigned lanes)
 {
+    const __m512i last4 = _mm512_setr_epi32(3, 7, 11, 15, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    const __m512i last8 = _mm512_setr_epi32(7, 7, 15, 15, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
     const __m512i iota = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const __mmask16 m = _mm512_cmplt_epu32_mask(x, _mm512_set1_epi32(0x10000));
-    const __m512i need = _mm512_maskz_set1_epi32(m, 1), taken = running(need, lanes);
     const __m512i first = _mm512_and_si512(iota, _mm512_set1_epi32(-(int)lanes));
-    const __m512i word = _mm512_permutexvar_epi32(_mm512_add_epi32(first, _mm512_sub_epi32(taken, need)), fetch(c, lanes));
+    const __m512i need = _mm512_maskz_set1_epi32(low, 1), taken = running(need, lanes);
+    const __m512i words = _mm512_cvtepu16_epi32(_mm256_i64gather_epi64(NULL, _mm512_castsi512_si256(m->at[0][i]), 1));
+    const __m512i n = _mm512_cvtepu32_epi64(_mm512_castsi512_si256(_mm512_permutexvar_epi32(lanes == 4 ? last4 : last8, taken)));
 
-    advance(c, taken, lanes);
-    return _mm512_mask_or_epi32(x, m, _mm512_slli_epi32(x, 16), word);
+    m->at[0][i] = _mm512_add_epi64(m->at[0][i], _mm512_add_epi64(n, n));
+    return _mm512_permutexvar_epi32(_mm512_add_epi32(first, _mm512_sub_epi32(taken, need)), words);
 }
 
-/* Notes rows that have run beyond their end, and stops them there. */
-XP_INLINE void check_ends(struct cursor *c, const unsigned lanes)
+/* States below 2^16 take the next word of their row. */
+XP_INLINE void refill(struct moving *m, const int i, const unsigned lanes)
 {
-    for (int i = 0; i < (lanes == 1 ? 2 : 1); i++) {
-        c->over[i] = _mm512_or_si512(c->over[i], _mm512_sub_epi64(c->end[i], c->at[i]));
-        c->at[i] = _mm512_min_epu64(c->at[i], c->end[i]);
+    const __m512i x = m->x[i];
+    const __mmask16 low = _mm512_cmplt_epu32_mask(x, _mm512_set1_epi32(0x10000));
+    const __m512i words = lanes == 1 ? take_1(m, i, low) : lanes == 2 ? take_2(m, i, low) : take_more(m, i, low, lanes);
+
+    /* x | words & 0xffff */
+    m->x[i] = _mm512_mask_ternarylogic_epi32(_mm512_mask_slli_epi32(x, low, x, 16), low, words, _mm512_set1_epi32(0xffff), 0xf8);
+}
+
+/* Notes rows of set i that have run beyond their end, and stops them there. */
+XP_INLINE void check_ends(struct cursor *c, struct moving *m, const int i, const unsigned lanes)
+{
+    for (int k = 0; k < (lanes == 1 ? 2 : 1); k++) {
+        c->over[k] = _mm512_or_si512(c->over[k], _mm512_sub_epi64(c->end[k], m->at[k][i]));
+        m->at[k][i] = _mm512_min_epu64(m->at[k][i], c->end[k]);
     }
 }
 
@@ -345,6 +382,42 @@ XP_INLINE void put_group(struct xp_rans_stream *s, const struct xp_rans_set *set
         memcpy(s[set->row[r]].q + 16 * g, by_row[r], 32);
 }
 
+XP_INLINE void move(struct moving *m, const struct resting *r, const unsigned lanes)
+{
+    put_four(m->x, r->x);
+    put_four(m->at[0], r->at[0]);
+    if (lanes == 1)
+        put_four(m->at[1], r->at[1]);
+    if (lanes <= 2)
+        put_four(m->words, r->words);
+}
+
+XP_INLINE void rest(struct resting *r, const struct moving *m, const unsigned lanes)
+{
+    r->x = get_four(m->x);
+    r->at[0] = get_four(m->at[0]);
+    if (lanes == 1)
+        r->at[1] = get_four(m->at[1]);
+    if (lanes <= 2)
+        r->words = get_four(m->words);
+}
+
+/* One symbol of every state of `count` sets: step j of a group. */
+XP_INLINE void decode_step(struct resting *r, const struct xp_rans_table *const *table, uint16_t (*symbols)[16][16], size_t j, const int count,
+                           const unsigned lanes)
+{
+    __m512i symbol[SETS];
+    struct moving m;
+
+    move(&m, r, lanes);
+    if (j % 2 == 0)
+        XP_EACH(count) look_ahead(&m, i, lanes);
+    xp_rans_pop(m.x, table, symbol, count);
+    XP_EACH(count) _mm256_storeu_si256((__m256i *)(void *)symbols[i][j], _mm512_cvtepi32_epi16(symbol[i]));
+    XP_EACH(count) refill(&m, i, lanes);
+    rest(r, &m, lanes);
+}
+
 /* Decodes `count` sets side by side; count is a constant where this is used. */
 XP_INLINE void decode(struct xp_rans_stream *s, const struct xp_rans_set *set, const int count, size_t n, const unsigned lanes)
 {
@@ -352,31 +425,35 @@ XP_INLINE void decode(struct xp_rans_stream *s, const struct xp_rans_set *set, c
     uint16_t symbols[SETS][16][16];
     struct xp_rans_side d[SETS];
     struct cursor c[SETS];
-    __m512i x[SETS];
+    struct moving m = { 0 };
+    struct resting r;
 
     for (int i = 0; i < count; i++) {
         xp_rans_open_set(&d[i], s, &set[i], n, lanes);
         c[i] = put_cursor(d[i].p, d[i].end, lanes);
-        x[i] = _mm512_loadu_si512(d[i].state);
+        m.x[i] = _mm512_loadu_si512(d[i].state);
+        m.at[0][i] = c[i].at[0];
+        m.at[1][i] = c[i].at[1];
     }
+    rest(&r, &m, lanes);
     for (size_t g = 0; g * per < steps; g++) {
         const size_t live = steps - g * per < per ? steps - g * per : per;
         const struct xp_rans_table *table[SETS];
 
         XP_EACH(count) table[i] = xp_rans_table(d[i].classes[g]);
-        for (size_t j = 0; j < live; j++) {
-            __m512i symbol[SETS];
-
-            xp_rans_pop(x, table, symbol, count);
-            XP_EACH(count) _mm256_storeu_si256((__m256i *)(void *)symbols[i][j], _mm512_cvtepi32_epi16(symbol[i]));
-            XP_EACH(count) x[i] = refill(x[i], &c[i], lanes);
-        }
-        XP_EACH(count) check_ends(&c[i], lanes);
+        for (size_t j = 0; j < live; j++)
+            decode_step(&r, table, symbols, j, count, lanes);
+        move(&m, &r, lanes);
+        XP_EACH(count) check_ends(&c[i], &m, i, lanes);
+        rest(&r, &m, lanes);
         for (int i = 0; i < count; i++)
             put_group(s, &set[i], (const uint16_t (*)[16])symbols[i], g, lanes);
     }
+    move(&m, &r, lanes);
     for (int i = 0; i < count; i++) {
-        _mm512_storeu_si512(d[i].state, x[i]);
+        _mm512_storeu_si512(d[i].state, m.x[i]);
+        c[i].at[0] = m.at[0][i];
+        c[i].at[1] = m.at[1][i];
         close_set(&d[i], s, &set[i], &c[i], n, lanes);
     }
 }

@@ -154,6 +154,9 @@ EMULATE void *emulated_aligned(const void *p)
 #define _mm512_i64gather_epi32(index, base, scale)                                                                         \
     _mm256_set_m128i(_mm256_i64gather_epi32((const int *)(base), EMULATED_I(index).half[1], scale),                       \
                      _mm256_i64gather_epi32((const int *)(base), EMULATED_I(index).half[0], scale))
+#define _mm512_i64gather_epi64(index, base, scale)                                                                         \
+    (((union emulated){.half = {_mm256_i64gather_epi64((const long long *)(base), EMULATED_I(index).half[0], scale),       \
+                                _mm256_i64gather_epi64((const long long *)(base), EMULATED_I(index).half[1], scale)}}).i)
 
 /* ---- conversions ------------------------------------------------------------------------------------------------------- */
 
