@@ -17,6 +17,13 @@ static size_t groups_of(size_t n)
     return (n + XP_RANS_GROUP - 1) / XP_RANS_GROUP;
 }
 
+/* From 3 low bits on, cutting them off leaves the same distribution. */
+#define TABLE(scale) &xp_rans_tables[(scale) < XP_RANS_DISTRIBUTIONS ? (scale) : (XP_RANS_DISTRIBUTIONS - 4) | ((scale) & 3)]
+#define TABLES_4(scale) TABLE(scale), TABLE((scale) + 1), TABLE((scale) + 2), TABLE((scale) + 3)
+#define TABLES_16(scale) TABLES_4(scale), TABLES_4((scale) + 4), TABLES_4((scale) + 8), TABLES_4((scale) + 12)
+
+const struct xp_rans_table *const xp_rans_table_of[XP_RANS_CLASSES] = { TABLES_16(0), TABLES_16(16), TABLES_16(32), TABLES_16(48) };
+
 /* ---- the parts of a row ------------------------------------------------------------------------------------- */
 
 #define STATE_BYTES (XP_RANS_MAX_LANES * 36 / 8)

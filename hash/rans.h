@@ -45,15 +45,12 @@ static inline unsigned xp_rans_low_bits(unsigned scale)
     return ((scale > least ? scale : least) - least) / 4;
 }
 
-/* From 3 low bits on, cutting them off leaves the same distribution. */
-static inline unsigned xp_rans_table_number(unsigned scale)
-{
-    return scale < XP_RANS_DISTRIBUTIONS ? scale : (XP_RANS_DISTRIBUTIONS - 4) | (scale & 3);
-}
+/* By class: a group of a row of 16 states is one step, of which finding its table would be a fifth. */
+extern const struct xp_rans_table *const xp_rans_table_of[XP_RANS_CLASSES];
 
 static inline const struct xp_rans_table *xp_rans_table(unsigned scale)
 {
-    return &xp_rans_tables[xp_rans_table_number(scale)];
+    return xp_rans_table_of[scale];
 }
 
 /* Where a table has its entry for a symbol. */
