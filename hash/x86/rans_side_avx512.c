@@ -216,9 +216,8 @@ XP_INLINE void encode(struct xp_rans_source *s, const struct xp_rans_set *set, c
 
 /* ---- decoding -------------------------------------------------------------------------------------------------- */
 
-/* Where the rows of a set are read, as addresses in 64-bit lanes: one a row; for 8 lanes a second one 8 bytes on. The second
- * vector is for 16 rows. over: negative where a row has run beyond its end; not a mask register, since GCC 12 spills one of
- * 8 bits and reloads more. */
+/* Where the rows of a set are read, as addresses in 64-bit lanes. The second vector is for 16 rows. over: negative where a row has run
+ * beyond its end; not a mask register, since GCC 12 spills one of 8 bits and reloads more. */
 struct cursor {
     __m512i at[2], end[2], over[2];
 };
@@ -249,20 +248,14 @@ XP_INLINE struct four get_four(const __m512i *v)
     return (struct four){ v[0], v[1], v[2], v[3] };
 }
 
-XP_INLINE unsigned addresses(const unsigned lanes)
-{
-    return lanes == 8 ? 4 : 16 / lanes;
-}
-
 static struct cursor put_cursor(const uint8_t *const *p, const uint8_t *const *end, const unsigned lanes)
 {
     uint64_t at[16] = { 0 }, stop[16] = { 0 };
     struct cursor c;
 
-    for (unsigned i = 0; i < addresses(lanes); i++) {
-        const unsigned r = lanes == 8 ? i / 2 : i;
-        at[i] = (uint64_t)(uintptr_t)p[r] + (lanes == 8 ? 8 * (i & 1) : 0);
-        stop[i] = (uint64_t)(uintptr_t)end[r] + (lanes == 8 ? 8 * (i & 1) : 0);
+    for (unsigned r = 0; r < 16 / lanes; r++) {
+        at[r] = (uint64_t)(uintptr_t)p[r];
+        stop[r] = (uint64_t)(uintptr_t)end[r];
     }
     for (int i = 0; i < 2; i++) {
         c.at[i] = _mm512_loadu_si512(at + 8 * i);
@@ -304,51 +297,57 @@ XP_INLINE __m512i take_2(struct moving *m, const int i, __mmask16 low)
     return _mm512_srlv_epi32(first, _mm512_slli_epi64(bytes, 32 + 3));
 }
 
-/* Sums of `need` within each row's lanes, up to and with each lane. */
-XP_INLINE __m512i running(__m512i need, const unsigned lanes)
+XP_INLINE __m512i take_4(struct moving *m, const int i, __mmask16 low)
 {
-    const __m512i third = _mm512_setr_epi32(0, 1, 2, 3, 3, 3, 3, 3, 8, 9, 10, 11, 11, 11, 11, 11);
-
-    need = _mm512_add_epi32(need, _mm512_slli_epi64(need, 32));
-    need = _mm512_add_epi32(need, _mm512_maskz_shuffle_epi32(0xcccc, need, 0x55));
-    if (lanes == 8)
-        need = _mm512_add_epi32(need, _mm512_maskz_permutexvar_epi32(0xf0f0, third, need));
-    return need;
-}
-
-/* Of rows with 4 or 8 lanes. */
-XP_INLINE __m512i take_more(struct moving *m, const int i, __mmask16 low, const unsigned lanes)
-{
-    const __m512i last4 = _mm512_setr_epi32(3, 7, 11, 15, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
-    const __m512i last8 = _mm512_setr_epi32(7, 7, 15, 15, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
-    const __m512i iota = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const __m512i first = _mm512_and_si512(iota, _mm512_set1_epi32(-(int)lanes));
-    const __m512i need = _mm512_maskz_set1_epi32(low, 1), taken = running(need, lanes);
+    const __m512i first = _mm512_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12);
+    const __m512i last = _mm512_setr_epi32(3, 7, 11, 15, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
     const __m512i words = _mm512_cvtepu16_epi32(_mm256_i64gather_epi64(NULL, _mm512_castsi512_si256(m->at[0][i]), 1));
-    const __m512i n = _mm512_cvtepu32_epi64(_mm512_castsi512_si256(_mm512_permutexvar_epi32(lanes == 4 ? last4 : last8, taken)));
+    const __m512i need = _mm512_maskz_set1_epi32(low, 1), two = _mm512_add_epi32(need, _mm512_slli_epi64(need, 32));
+    const __m512i taken = _mm512_add_epi32(two, _mm512_maskz_shuffle_epi32(0xcccc, two, 0x55)); /* by the row's lanes up to and with this one */
+    const __m512i n = _mm512_cvtepu32_epi64(_mm512_castsi512_si256(_mm512_permutexvar_epi32(last, taken)));
 
     m->at[0][i] = _mm512_add_epi64(m->at[0][i], _mm512_add_epi64(n, n));
     return _mm512_permutexvar_epi32(_mm512_add_epi32(first, _mm512_sub_epi32(taken, need)), words);
 }
 
+XP_INLINE __m256i take_row(const uint8_t **p, __mmask8 low)
+{
+    const __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)*p));
+
+    *p += 2 * __builtin_popcount(low);
+    return _mm256_maskz_expand_epi32(low, words);
+}
+
+/* Of rows with 8 lanes there are two: *p. */
+XP_INLINE __m512i take_8(const uint8_t **p, __mmask16 low)
+{
+    const __m256i first = take_row(&p[0], (__mmask8)low);
+
+    return _mm512_inserti64x4(_mm512_castsi256_si512(first), take_row(&p[1], (__mmask8)(low >> 8)), 1);
+}
+
 /* States below 2^16 take the next word of their row. */
-XP_INLINE void refill(struct moving *m, const int i, const unsigned lanes)
+XP_INLINE void refill(struct moving *m, const uint8_t **p, const int i, const unsigned lanes)
 {
     const __m512i x = m->x[i];
     const __mmask16 low = _mm512_cmplt_epu32_mask(x, _mm512_set1_epi32(0x10000));
-    const __m512i words = lanes == 1 ? take_1(m, i, low) : lanes == 2 ? take_2(m, i, low) : take_more(m, i, low, lanes);
+    const __m512i words = lanes == 1 ? take_1(m, i, low) : lanes == 2 ? take_2(m, i, low) : lanes == 4 ? take_4(m, i, low) : take_8(p, low);
 
     /* x | words & 0xffff */
     m->x[i] = _mm512_mask_ternarylogic_epi32(_mm512_mask_slli_epi32(x, low, x, 16), low, words, _mm512_set1_epi32(0xffff), 0xf8);
 }
 
 /* Notes rows of set i that have run beyond their end, and stops them there. */
-XP_INLINE void check_ends(struct cursor *c, struct moving *m, const int i, const unsigned lanes)
+XP_INLINE void check_ends(struct cursor *c, struct moving *m, const uint8_t **p, const int i, const unsigned lanes)
 {
+    if (lanes == 8)
+        m->at[0][i] = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(const void *)p));
     for (int k = 0; k < (lanes == 1 ? 2 : 1); k++) {
         c->over[k] = _mm512_or_si512(c->over[k], _mm512_sub_epi64(c->end[k], m->at[k][i]));
         m->at[k][i] = _mm512_min_epu64(m->at[k][i], c->end[k]);
     }
+    if (lanes == 8)
+        _mm_storeu_si128((__m128i *)(void *)p, _mm512_castsi512_si128(m->at[0][i]));
 }
 
 static void close_set(const struct xp_rans_side *d, struct xp_rans_stream *s, const struct xp_rans_set *set, const struct cursor *c, size_t n,
@@ -365,10 +364,9 @@ static void close_set(const struct xp_rans_side *d, struct xp_rans_stream *s, co
     }
     for (unsigned r = 0; r < set->rows; r++) {
         struct xp_rans_stream *row = &s[set->row[r]];
-        const unsigned place = lanes == 8 ? 2 * r : r;
 
-        row->ok = !(d->bad >> r & 1) && over[place] >= 0 && xp_rans_end(row, n, lanes, state + r * lanes) &&
-                  xp_rans_join(row, n, d->planes[r], (const uint8_t *)(uintptr_t)at[place]);
+        row->ok = !(d->bad >> r & 1) && over[r] >= 0 && xp_rans_end(row, n, lanes, state + r * lanes) &&
+                  xp_rans_join(row, n, d->planes[r], (const uint8_t *)(uintptr_t)at[r]);
     }
 }
 
@@ -403,8 +401,8 @@ XP_INLINE void rest(struct resting *r, const struct moving *m, const unsigned la
 }
 
 /* One symbol of every state of `count` sets: step j of a group. */
-XP_INLINE void decode_step(struct resting *r, const struct xp_rans_table *const *table, uint16_t (*symbols)[16][16], size_t j, const int count,
-                           const unsigned lanes)
+XP_INLINE void decode_step(struct resting *r, const uint8_t *(*p)[2], const struct xp_rans_table *const *table, uint16_t (*symbols)[16][16], size_t j,
+                           const int count, const unsigned lanes)
 {
     __m512i symbol[SETS];
     struct moving m;
@@ -414,7 +412,7 @@ XP_INLINE void decode_step(struct resting *r, const struct xp_rans_table *const 
         XP_EACH(count) look_ahead(&m, i, lanes);
     xp_rans_pop(m.x, table, symbol, count);
     XP_EACH(count) _mm256_storeu_si256((__m256i *)(void *)symbols[i][j], _mm512_cvtepi32_epi16(symbol[i]));
-    XP_EACH(count) refill(&m, i, lanes);
+    XP_EACH(count) refill(&m, p[i], i, lanes);
     rest(r, &m, lanes);
 }
 
@@ -427,6 +425,7 @@ XP_INLINE void decode(struct xp_rans_stream *s, const struct xp_rans_set *set, c
     struct cursor c[SETS];
     struct moving m = { 0 };
     struct resting r;
+    const uint8_t *p[SETS][2]; /* of rows with 8 lanes: instead of addresses in vectors */
 
     for (int i = 0; i < count; i++) {
         xp_rans_open_set(&d[i], s, &set[i], n, lanes);
@@ -434,6 +433,7 @@ XP_INLINE void decode(struct xp_rans_stream *s, const struct xp_rans_set *set, c
         m.x[i] = _mm512_loadu_si512(d[i].state);
         m.at[0][i] = c[i].at[0];
         m.at[1][i] = c[i].at[1];
+        memcpy(p[i], d[i].p, sizeof(p[i]));
     }
     rest(&r, &m, lanes);
     for (size_t g = 0; g * per < steps; g++) {
@@ -442,9 +442,9 @@ XP_INLINE void decode(struct xp_rans_stream *s, const struct xp_rans_set *set, c
 
         XP_EACH(count) table[i] = xp_rans_table(d[i].classes[g]);
         for (size_t j = 0; j < live; j++)
-            decode_step(&r, table, symbols, j, count, lanes);
+            decode_step(&r, p, table, symbols, j, count, lanes);
         move(&m, &r, lanes);
-        XP_EACH(count) check_ends(&c[i], &m, i, lanes);
+        XP_EACH(count) check_ends(&c[i], &m, p[i], i, lanes);
         rest(&r, &m, lanes);
         for (int i = 0; i < count; i++)
             put_group(s, &set[i], (const uint16_t (*)[16])symbols[i], g, lanes);
