@@ -12,6 +12,7 @@
 #include "hash/x86/unroll.h"
 
 #include <immintrin.h>
+#include <string.h>
 
 /* rans_side_avx512.c: rows of fewer than 16 states, several rows to a vector. */
 void xp_rans_encode_side(struct xp_rans_source *s, size_t count, size_t n, unsigned lanes);
@@ -20,6 +21,18 @@ void xp_rans_decode_side(struct xp_rans_stream *s, size_t count, size_t n, unsig
 /* Steps between two looks at the ends of the rows; what is read beyond them lies within XP_RANS_SLACK. */
 #define XP_RANS_STRIDE (XP_RANS_SLACK / 32 - 2)
 
+/* Half of what the low bits can hold. */
+XP_INLINE __m256i xp_rans_half(unsigned low)
+{
+    return _mm256_set1_epi16((short)((1u << low) >> 1));
+}
+
+/* The lanes that the last integers of a row fill. */
+XP_INLINE __mmask16 xp_rans_live(size_t left)
+{
+    return (__mmask16)((1u << left) - 1);
+}
+
 static inline struct xp_rans_parts xp_rans_split(const int16_t *q, size_t n, const uint8_t *classes, const struct xp_rans_work *w)
 {
     uint8_t *plane = w->planes, *escape = w->escapes;
@@ -27,12 +40,12 @@ static inline struct xp_rans_parts xp_rans_split(const int16_t *q, size_t n, con
     for (size_t g = 0; g < (n + 15) / 16; g++) {
         const struct xp_rans_table *t = xp_rans_table(classes[g]);
         const unsigned low = xp_rans_low_bits(classes[g]);
-        const __mmask16 live = n - 16 * g < 16 ? (__mmask16)((1u << (n - 16 * g)) - 1) : 0xffff;
-        const __m256i v = _mm256_maskz_loadu_epi16(live, q + 16 * g);
-        __m256i u = _mm256_add_epi16(v, _mm256_set1_epi16((short)(low ? 1 << (low - 1) : 0)));
+        const size_t left = n - 16 * g;
+        const __m256i v = left >= 16 ? _mm256_loadu_si256((const __m256i *)(const void *)(q + 16 * g)) : _mm256_maskz_loadu_epi16(xp_rans_live(left), q + 16 * g);
+        __m256i u = _mm256_add_epi16(v, xp_rans_half(low));
         __m256i s = _mm256_add_epi16(_mm256_sra_epi16(u, _mm_cvtsi32_si128((int)low)), _mm256_set1_epi16(16));
-        const __mmask16 outside = _mm256_cmplt_epi16_mask(s, _mm256_set1_epi16(t->first)) |
-                                  _mm256_cmpgt_epi16_mask(s, _mm256_set1_epi16(t->last));
+        const __m256i above = _mm256_sub_epi16(s, _mm256_set1_epi16(t->first)); /* below it is a large number */
+        const __mmask16 outside = _mm256_cmpgt_epu16_mask(above, _mm256_set1_epi16((short)(t->last - t->first)));
 
         if (outside) {
             s = _mm256_mask_mov_epi16(s, outside, _mm256_setzero_si256());
@@ -42,8 +55,10 @@ static inline struct xp_rans_parts xp_rans_split(const int16_t *q, size_t n, con
         }
         s = _mm256_or_si256(_mm256_srli_epi16(s, 1), _mm256_and_si256(_mm256_slli_epi16(s, 4), _mm256_set1_epi16(16)));
         _mm_storeu_si128((__m128i *)(void *)(w->place + 16 * g), _mm256_cvtepi16_epi8(s));
-        for (unsigned b = 0; b < low; b++, plane += 2)
-            xp_put16(plane, _mm256_test_epi16_mask(u, _mm256_set1_epi16((short)(1 << b))));
+        for (unsigned b = 0; b < low; b++, plane += 2) {
+            const uint16_t bits = _mm256_test_epi16_mask(u, _mm256_set1_epi16((short)(1 << b)));
+            memcpy(plane, &bits, sizeof(bits)); /* from the mask register; xp_put16 became two stores of bytes */
+        }
     }
     return (struct xp_rans_parts){ (size_t)(plane - w->planes), (size_t)(escape - w->escapes) };
 }
@@ -55,7 +70,7 @@ static inline int xp_rans_join(const struct xp_rans_stream *s, size_t n, const u
 
     for (size_t g = 0; g < (n + 15) / 16; g++) {
         const unsigned low = xp_rans_low_bits(s->classes[g]);
-        const __mmask16 live = n - 16 * g < 16 ? (__mmask16)((1u << (n - 16 * g)) - 1) : 0xffff;
+        const __mmask16 live = n - 16 * g < 16 ? xp_rans_live(n - 16 * g) : 0xffff;
         int16_t *q = s->q + 16 * g;
         const __m256i v = _mm256_loadu_si256((const __m256i *)(const void *)q);
         const __mmask16 outside = _mm256_testn_epi16_mask(v, v) & live;
@@ -63,7 +78,7 @@ static inline int xp_rans_join(const struct xp_rans_stream *s, size_t n, const u
 
         for (unsigned b = 0; b < low; b++, planes += 2)
             u = _mm256_mask_add_epi16(u, xp_get16(planes), u, _mm256_set1_epi16((short)(1 << b)));
-        u = _mm256_sub_epi16(u, _mm256_set1_epi16((short)(low ? 1 << (low - 1) : 0)));
+        u = _mm256_sub_epi16(u, xp_rans_half(low));
         _mm256_storeu_si256((__m256i *)(void *)q, _mm256_maskz_mov_epi16(live, u));
         for (unsigned m = outside; m; m &= m - 1, escapes += 2) {
             if (end - escapes < 2)

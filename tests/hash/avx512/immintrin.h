@@ -78,8 +78,7 @@ EMULATED_COMPARE(cmpgt_epi16, __m512i, __mmask32, int16_t, x > y)
 EMULATED_COMPARE(cmpgt_epu16, __m512i, __mmask32, uint16_t, x > y)
 EMULATED_COMPARE(cmplt_epu16, __m512i, __mmask32, uint16_t, x < y)
 EMULATED_COMPARE(cmplt_epu32, __m512i, __mmask16, uint32_t, x < y)
-EMULATED_COMPARE(half_cmpgt_epi16, __m256i, __mmask16, int16_t, x > y)
-EMULATED_COMPARE(half_cmplt_epi16, __m256i, __mmask16, int16_t, x < y)
+EMULATED_COMPARE(half_cmpgt_epu16, __m256i, __mmask16, uint16_t, x > y)
 EMULATED_COMPARE(half_test_epi16, __m256i, __mmask16, int16_t, (x & y) != 0)
 EMULATED_COMPARE(half_testn_epi16, __m256i, __mmask16, int16_t, (x & y) == 0)
 EMULATED_COMPARE(half_test_epi8, __m256i, __mmask32, int8_t, (x & y) != 0)
@@ -90,8 +89,7 @@ EMULATED_COMPARE(half_test_epi8, __m256i, __mmask32, int8_t, (x & y) != 0)
 #define _mm512_cmplt_epu32_mask emulated_cmplt_epu32
 #define _mm512_mask_cmpgt_epu16_mask(k, a, b) ((__mmask32)((k) & emulated_cmpgt_epu16(a, b)))
 #define _mm512_mask_cmplt_epu32_mask(k, a, b) ((__mmask16)((k) & emulated_cmplt_epu32(a, b)))
-#define _mm256_cmpgt_epi16_mask emulated_half_cmpgt_epi16
-#define _mm256_cmplt_epi16_mask emulated_half_cmplt_epi16
+#define _mm256_cmpgt_epu16_mask emulated_half_cmpgt_epu16
 #define _mm256_test_epi16_mask emulated_half_test_epi16
 #define _mm256_testn_epi16_mask emulated_half_testn_epi16
 #define _mm256_test_epi8_mask emulated_half_test_epi8
