@@ -544,6 +544,7 @@ static void lie_body(xp_comm *comm, int rank, void *arg, char *why)
     }
     route_and_dispatch(&n, other);
     CHECK(strstr(other, "the hello of rank 0 is damaged"), "%+d: %.300s", (int32_t)lie, other[0] ? other : "nobody noticed");
+    xp_routing_destroy(n.r);
     close_run(&n);
 }
 
