@@ -48,7 +48,6 @@ struct xp_books {
     size_t room_bytes, bytes;
 
     uint32_t next_version;
-    int directions;                /* books have them */
     size_t fitted_rows;            /* that the book in use, or being fitted, was fitted on */
     unsigned calls, wait_until, wait; /* no attempt before call number wait_until */
     unsigned worse;                /* calls in a row that were */
@@ -103,6 +102,11 @@ static xp_status create_shelves(struct xp_books *b, unsigned centroids)
     return st;
 }
 
+static int have_directions(const struct xp_books *b)
+{
+    return xp_coder_directions_pay(b->shape->coder, b->shape->link_bytes_per_s);
+}
+
 static xp_status create_fitter(struct xp_books *b, unsigned centroids)
 {
     const struct xp_shape *s = b->shape;
@@ -115,8 +119,7 @@ static xp_status create_fitter(struct xp_books *b, unsigned centroids)
     d.rows = s->max_send_rows < 512 ? 1024 : 0;
     d.centroids = d.rows ? 64 : centroids;
     d.centroids = d.centroids < centroids ? d.centroids : centroids;
-    b->directions = xp_coder_directions_pay(s->coder, s->link_bytes_per_s);
-    d.rank = b->directions ? XP_BOOK_MAX_RANK : 0;
+    d.rank = have_directions(b) ? XP_BOOK_MAX_RANK : 0;
     st = xp_book_fitter_create(&b->fitter, &b->kernels, &d);
     if (st == XP_OK)
         b->bytes += xp_book_fitter_bytes(b->fitter);
@@ -168,6 +171,12 @@ void xp_books_destroy(struct xp_books *b)
 
 /* ---- learning -------------------------------------------------------------------------------------------------------- */
 
+/* Whether there is a book, and it fits. */
+static int is_served(const struct xp_books *b)
+{
+    return xp_book_fitter_current(b->fitter) && !b->drifted;
+}
+
 /* How many bytes a row took in the last call: of its frames, or where none was coded with the book, of the trial. */
 static void watch(struct xp_books *b)
 {
@@ -178,7 +187,7 @@ static void watch(struct xp_books *b)
         b->readers = b->asked;
     }
     b->rows = b->row_bytes = b->asked = 0;
-    if (!xp_book_fitter_current(b->fitter) || now <= 0 || b->drifted)
+    if (!is_served(b) || now <= 0)
         return;
     if (b->usual <= 0 || now < b->usual)
         b->usual = now;
@@ -232,21 +241,15 @@ static int wants_book(const struct xp_books *b)
 
     if (b->calls < b->wait_until || !xp_coder_book_may_pay(b->shape->coder))
         return 0;
-    if (!xp_book_fitter_current(b->fitter) || b->drifted)
+    if (!is_served(b))
         return held >= enough || (b->calls >= PATIENCE && held >= 64);
     return b->fitted_rows < room && (held >= 4 * b->fitted_rows || held == room);
-}
-
-/* Whether there is a book, and it fits. */
-static int is_served(const struct xp_books *b)
-{
-    return xp_book_fitter_current(b->fitter) && !b->drifted;
 }
 
 /* Most centroids of the next book; 0: as many as its rows give. One fitted in haste serves as well with few, where it has directions. */
 static unsigned most_of(const struct xp_books *b)
 {
-    return !is_served(b) && b->directions ? FIRST_CENTROIDS : 0;
+    return !is_served(b) && have_directions(b) ? FIRST_CENTROIDS : 0;
 }
 
 /* Copies rows of this call; few when there is a good book. */
