@@ -13,7 +13,7 @@
 #include "collectives/books.h"
 #include "hash/coded_rows.h"
 
-#define INTAKE_BYTES ((size_t)64 << 10) /* laid out between two looks at the messages */
+#define INTAKE_BYTES ((size_t)64 << 10) /* about, laid out between two looks at the messages */
 
 /* ---- which steps an operation has ---------------------------------------------------------------------------------- */
 
@@ -263,13 +263,18 @@ static int takes_in(const struct xp_moe *m, const struct xp_moe_step *s)
     return m->rows->piecewise && moves_rows(s) && (s[1].kind == XP_STEP_ARRIVE || (s[1].kind == XP_STEP_HOME && !m->folded));
 }
 
+/* Rows laid out between two looks at the messages. */
+static size_t piece_of(const struct xp_moe *m)
+{
+    return INTAKE_BYTES / m->shape.row_bytes + 1;
+}
+
 /* A piece of the next step while this one waits. Returns whether there was any. */
 static int take_in(struct xp_moe *m, const struct xp_moe_step *s)
 {
-    const size_t piece = INTAKE_BYTES / m->shape.row_bytes + 1;
     if (!takes_in(m, s))
         return 0;
-    return s->kind == XP_STEP_FORWARD ? m->rows->arrive(m, m->map, piece) > 0 : m->rows->units_home(m, m->map, weighted(m), piece) > 0;
+    return s->kind == XP_STEP_FORWARD ? m->rows->arrive(m, m->map, piece_of(m)) > 0 : m->rows->units_home(m, m->map, weighted(m), piece_of(m)) > 0;
 }
 
 /*
@@ -284,7 +289,7 @@ static int use_wait(struct xp_moe *m, const struct xp_moe_step *s, xp_status *st
         return 1;
     }
     if (m->filling.to_keep && moves_rows(s)) {
-        xp_folded_keep(m, m->op.routing, m->op.in, INTAKE_BYTES / m->shape.row_bytes + 1);
+        xp_folded_keep(m, m->op.routing, m->op.in, piece_of(m));
         return 1;
     }
     if (m->folded && !m->device && s->kind == XP_STEP_BACK && s[1].kind == XP_STEP_HOME && !m->own_home) {
