@@ -53,6 +53,15 @@ XP_INLINE unsigned turned(unsigned i, const unsigned lanes)
     return i;
 }
 
+/* What a group's steps hold, by row: that of row r is at z[turned(r)]. */
+XP_INLINE void turn_to_rows(__m256i *z, const __m256i *step, const unsigned lanes)
+{
+    XP_UNROLL
+    for (unsigned k = 0; k < PER_GROUP(lanes); k++)
+        z[k] = step[k];
+    turn(z, lanes);
+}
+
 /* ---- encoding -------------------------------------------------------------------------------------------------- */
 
 /* A set on its way. */
@@ -123,10 +132,7 @@ XP_INLINE void close_group(struct encoding *e, const unsigned lanes)
 {
     __m256i z[PER_GROUP(1)];
 
-    XP_UNROLL
-    for (unsigned k = 0; k < PER_GROUP(lanes); k++)
-        z[k] = e->word[k];
-    turn(z, lanes);
+    turn_to_rows(z, e->word, lanes);
     XP_UNROLL
     for (unsigned r = 0; r < PER_GROUP(lanes); r++)
         if (r < e->set->rows)
@@ -265,10 +271,7 @@ XP_INLINE void put_group(struct decoding *d, struct xp_rans_stream *s, size_t g,
 {
     __m256i z[PER_GROUP(1)];
 
-    XP_UNROLL
-    for (unsigned k = 0; k < PER_GROUP(lanes); k++)
-        z[k] = d->symbol[k];
-    turn(z, lanes);
+    turn_to_rows(z, d->symbol, lanes);
     XP_UNROLL
     for (unsigned r = 0; r < PER_GROUP(lanes); r++)
         if (r < d->set->rows)
