@@ -64,10 +64,16 @@ float xp_uniform_error_c(const float *x, size_t groups, float inverse, const flo
     return fold_lanes(lane);
 }
 
+/* What value i of a row is decoded to, before it is rounded to the row's type. */
+static inline float decoded(const int16_t *q, const float *base, size_t i, float step, const float *dither)
+{
+    return (dither ? (float)q[i] - dither[i] : (float)q[i]) * step + base[i];
+}
+
 void xp_uniform_restore_c(const int16_t *q, const float *base, size_t n, float step, const float *dither, xp_dtype t, void *row)
 {
     for (size_t i = 0; i < n; i++)
-        xp_store_f32(row, t, i, (dither ? (float)q[i] - dither[i] : (float)q[i]) * step + base[i]);
+        xp_store_f32(row, t, i, decoded(q, base, i, step, dither));
 }
 
 float xp_uniform_code_c(const struct xp_uniform_row *r, int16_t *q)
@@ -82,7 +88,7 @@ float xp_uniform_code_c(const struct xp_uniform_row *r, int16_t *q)
         q[i] = (int16_t)(v < 0 ? -k : k);
         if (i >= r->dim)
             continue;
-        xp_store_f32(&typed, r->dtype, 0, (r->dither ? (float)q[i] - r->dither[i] : (float)q[i]) * r->step + r->base[i]);
+        xp_store_f32(&typed, r->dtype, 0, decoded(q, r->base, i, r->step, r->dither));
         d = xp_load_f32(r->row, r->dtype, i) - xp_load_f32(&typed, r->dtype, 0);
         partial[i % (2 * LANES)] += d * d;
     }
