@@ -133,7 +133,7 @@ XP_INLINE void add_sums_bf16(struct bf16_sums *total, const struct bf16_sums *su
     }
 }
 
-/* The mean of more than RUN rows. */
+/* The sum of more than RUN rows. */
 static __attribute__((noinline)) struct bf16_sums sum_runs_bf16(const uint32_t *order, size_t count, const __m256i *work)
 {
     struct bf16_sums total = {0};
