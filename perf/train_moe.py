@@ -39,12 +39,13 @@ def grid():
     """name -> (options of the plans, part of the default choice). Folded: leaders, as the model is causal, unless `mean` is told."""
     cases = {'raw': ({'mode': 'raw'}, True), 'raw, other data order': ({'mode': 'raw'}, True)}
     # Directions cost time and spare bytes, which is what is compared here.
+    bounded = {'mode': 'bounded', 'codec': 'book+directions'}
     for eps in (0.03, 0.1, 0.25):
-        cases[f'bounded {eps:.0%}'] = {'mode': 'bounded', 'eps': eps, 'codec': 'book+directions'}, True
+        cases[f'bounded {eps:.0%}'] = {**bounded, 'eps': eps}, True
     # Gradients are dithered unless `dither` is told.
-    cases['bounded 25%, no dither'] = {'mode': 'bounded', 'eps': 0.25, 'dither': False, 'codec': 'book+directions'}, True
-    cases['bounded 25%, all dithered'] = {'mode': 'bounded', 'eps': 0.25, 'dither': True, 'codec': 'book+directions'}, True
-    cases['bounded 25%, gradients 10%'] = {'mode': 'bounded', 'eps': 0.25, 'eps_grad': 0.1, 'codec': 'book+directions'}, False
+    cases['bounded 25%, no dither'] = {**bounded, 'eps': 0.25, 'dither': False}, True
+    cases['bounded 25%, all dithered'] = {**bounded, 'eps': 0.25, 'dither': True}, True
+    cases['bounded 25%, gradients 10%'] = {**bounded, 'eps': 0.25, 'eps_grad': 0.1}, False
     for codec in ('quant',):
         cases[f'bounded 10% {codec}'] = {'mode': 'bounded', 'eps': 0.1, 'codec': codec}, False
     # A bound that no row misses: every row has 4 bits a value, whatever comes of it.
