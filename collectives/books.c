@@ -256,12 +256,13 @@ static unsigned most_of(const struct xp_books *b)
 static void learn(struct xp_books *b, const struct xp_rows *rows)
 {
     const int settled = is_served(b) && b->fitted_rows == xp_book_fitter_room(b->fitter);
+    const size_t held = xp_book_fitter_rows(b->fitter);
     size_t most = rows->rows / (settled ? REFRESH_ONE_IN : LEARN_ONE_IN);
 
     if (!xp_coder_book_may_pay(b->shape->coder))
         return;
-    if (!is_served(b) && most < FIRST_ROWS)
-        most = FIRST_ROWS;
+    if (!is_served(b) && held + most < FIRST_ROWS)
+        most = FIRST_ROWS - held;
     xp_book_fitter_add(b->fitter, rows, most < LEARN_LEAST ? LEARN_LEAST : most);
     if (!wants_book(b) || xp_book_fitter_begin(b->fitter, b->next_version, most_of(b)) != XP_OK)
         return;
