@@ -1,5 +1,5 @@
 /*
- * book_search.cuh - a row in book order in the shared memory of a warp, and the largest step that keeps its promise (hash/book_encode.c)
+ * book_search.cuh - a row in book order in the shared memory of a warp, and the largest step that keeps its promise (hash/book_search.c)
  *
  * Sums are taken in the order of kernels.h: 32 partials are the lanes; where there are 16, a lane also adds what the lane 16 behind it has made.
  *

@@ -2,7 +2,7 @@
  * book.h - what both ends know of the rows before a row is coded: mean row, centroids, directions, spread per channel
  *
  * A row is coded as the nearest centroid's index, its coordinates along a few directions of large spread, and integers for
- * what is left (book_encode.c). Channels are kept in book order: every window of 256 sorted by spread, so that 16 neighbours
+ * what is left (book_search.c). Channels are kept in book order: every window of 256 sorted by spread, so that 16 neighbours
  * share a table of the entropy coder (windows: sorting a row then costs a few shuffles of registers). A book is fitted on rows (book_fit.c), and can be written and read (FORMAT.md, "Book").
  *
  * SPDX-License-Identifier: Apache-2.0

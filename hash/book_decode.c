@@ -83,8 +83,8 @@ static int decode_batch(struct xp_book_room *m, const struct xp_book *b, const s
 
         if (!batch->stream[i].ok)
             return 0;
-        m->k->uniform_restore(m->q[i] + b->rank, xp_book_base_of(m, b, batch->row[i].centroid, m->q[i]), b->dim, step,
-                              xp_book_dither_of(m, b, batch->row[i].number), m->dtype, m->restored);
+        m->k->uniform_restore(m->q[i] + b->rank, xp_book_base_of(m, b, batch->row[i].centroid, m->q[i], m->base[0]), b->dim, step,
+                              xp_book_dither_of(m, b, batch->row[i].number, m->dither[0]), m->dtype, m->restored);
         m->k->reorder(m->restored, b->place, b->dim, xp_dtype_size(m->dtype), batch->out[i]);
     }
     batch->count = 0;

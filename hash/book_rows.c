@@ -4,10 +4,13 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "hash/book_rows_impl.h"
+#include "hash/half.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define SIDE_BYTES ((size_t)24 << 10)
 
 /* ---- room ----------------------------------------------------------------------------------------------------- */
 
@@ -24,13 +27,15 @@ static uint8_t *lay_out(struct xp_book_room *m, uint8_t *p)
 {
     const size_t groups = m->most_symbols / XP_RANS_GROUP;
 
-    m->rest = cut(&p, 4 * m->pad);
-    m->base = cut(&p, 4 * m->pad);
-    m->dither = cut(&p, 4 * (m->pad + XP_DITHER_ROOM));
     m->half = cut(&p, 4 * groups);
-    m->typed = cut(&p, 4 * m->pad);
     m->restored = cut(&p, 4 * m->pad);
-    m->spare = cut(&p, 2 * m->most_symbols);
+    for (size_t i = 0; i < m->side; i++) {
+        m->rest[i] = cut(&p, 4 * m->pad);
+        m->typed[i] = cut(&p, 4 * m->pad);
+        m->spare[i] = cut(&p, 2 * m->most_symbols);
+        m->base[i] = cut(&p, 4 * m->pad);
+        m->dither[i] = cut(&p, 4 * (m->pad + XP_DITHER_ROOM));
+    }
     for (size_t i = 0; i < m->batch; i++) {
         m->q[i] = cut(&p, 2 * m->most_symbols);
         m->bytes[i] = cut(&p, xp_rans_bound(m->most_symbols) + XP_RANS_SLACK);
@@ -53,6 +58,14 @@ static size_t batch_rows(size_t symbols)
     if (!few && fit > 6)
         fit -= fit % 6; /* what the decoder takes at a time */
     return fit < 1 ? 1 : fit < XP_BOOK_BATCH ? fit : XP_BOOK_BATCH;
+}
+
+/* Rows searched in turns: as many as leave room in the first-level cache. */
+static size_t side_rows(const struct xp_book_room *m)
+{
+    const size_t fit = SIDE_BYTES / (4 * m->pad + m->row_bytes + 4 * m->most_symbols);
+
+    return fit < 1 ? 1 : fit < XP_BOOK_SIDE ? fit : XP_BOOK_SIDE;
 }
 
 void xp_book_fill_mantissas(float *mantissa)
@@ -79,6 +92,7 @@ xp_status xp_book_room_init(struct xp_book_room *m, const struct xp_kernels *k, 
     m->pad = (dim + 15) / 16 * 16 + 16;
     m->most_symbols = m->pad + XP_BOOK_MAX_RANK;
     m->batch = batch_rows(m->most_symbols);
+    m->side = side_rows(m);
     bytes = (size_t)(lay_out(m, (uint8_t *)64) - (uint8_t *)64);
     m->memory = aligned_alloc(64, bytes);
     if (!m->memory)
@@ -117,7 +131,9 @@ xp_status xp_book_room_reserve(struct xp_book_room *m, size_t rows)
 
 float xp_book_step_size(const struct xp_book_room *m, int step)
 {
-    return ldexpf(m->mantissa[step & (XP_BOOK_STEPS_PER_OCTAVE - 1)], (step - (step & (XP_BOOK_STEPS_PER_OCTAVE - 1))) / XP_BOOK_STEPS_PER_OCTAVE);
+    const int octave = (step - (step & (XP_BOOK_STEPS_PER_OCTAVE - 1))) / XP_BOOK_STEPS_PER_OCTAVE;
+
+    return xp_f32_from_bits(xp_f32_bits(m->mantissa[step & (XP_BOOK_STEPS_PER_OCTAVE - 1)]) + ((uint32_t)octave << 23));
 }
 
 size_t xp_book_symbols(const struct xp_book *b)
@@ -133,12 +149,12 @@ void xp_book_begin(struct xp_book_room *m, const struct xp_book_dither *d)
     m->dithers = d ? *d : (struct xp_book_dither){ 0 };
 }
 
-const float *xp_book_dither_of(struct xp_book_room *m, const struct xp_book *b, size_t r)
+const float *xp_book_dither_of(const struct xp_book_room *m, const struct xp_book *b, size_t r, float *room)
 {
     if (!m->dithers.on)
         return NULL;
-    m->k->uniform_dither(m->dithers.key, r, b->groups, m->dither);
-    return m->dither;
+    m->k->uniform_dither(m->dithers.key, r, b->groups, room);
+    return room;
 }
 
 /* Fills classes and widths of the cell of zero for rows of this offset. Returns their place. */
@@ -162,16 +178,16 @@ int xp_book_use_offset(struct xp_book_room *m, const struct xp_book *b, int offs
 }
 
 /* What a row is coded against: its centroid or the mean, and its coordinates along the directions. */
-const float *xp_book_base_of(const struct xp_book_room *m, const struct xp_book *b, uint32_t centroid, const int16_t *coordinate)
+const float *xp_book_base_of(const struct xp_book_room *m, const struct xp_book *b, uint32_t centroid, const int16_t *coordinate, float *room)
 {
     const float *base = b->centroids ? b->centroid + centroid * b->pad : b->mean;
     float along[XP_BOOK_MAX_RANK];
 
     if (!b->rank)
         return base;
-    memcpy(m->base, base, b->pad * sizeof(*base));
+    memcpy(room, base, b->pad * sizeof(*base));
     for (unsigned j = 0; j < b->rank; j++)
         along[j] = (float)coordinate[j] * b->coordinate_step;
-    m->k->vector_adds(m->base, b->direction, b->pad, along, b->rank, b->groups);
-    return m->base;
+    m->k->vector_adds(room, b->direction, b->pad, along, b->rank, b->groups);
+    return room;
 }

@@ -10,6 +10,7 @@
 #include "hash/book.h"
 
 #define XP_BOOK_BATCH 128 /* most rows that are coded side by side */
+#define XP_BOOK_SIDE 8    /* most of them whose steps are searched in turns */
 #define XP_BOOK_OFFSETS 127
 
 /* What every row owes: |x' - x| <= eps * |x|, or with mean set eps * min(|x|, |x - mean|), as quant_rows.h. */
@@ -31,14 +32,19 @@ struct xp_book_room {
     size_t dim, row_bytes, pad;
     size_t most_symbols; /* dim and the most coordinates, in whole groups */
     float mantissa[64];  /* 2^(i / 64) */
-    float *rest, *base;          /* rest: what is left to code */
-    float *dither, *half;        /* the dither of a row; 1/2 for each group */
-    uint8_t *typed, *restored;   /* the row in book order; as it will be decoded */
+    float *half;       /* 1/2 for each group */
+    uint8_t *restored; /* decoding: a row in book order */
+
+    /* Rows whose steps are searched in turns; of the first two decoding needs the first. */
+    size_t side;
+    float *base[XP_BOOK_SIDE], *dither[XP_BOOK_SIDE]; /* what a row with coordinates is coded against; its dither */
+    float *rest[XP_BOOK_SIDE];                        /* what is left to code */
+    uint8_t *typed[XP_BOOK_SIDE];                     /* the row in book order */
+    int16_t *spare[XP_BOOK_SIDE];                     /* its integers with another step: changes places with one of q */
 
     /* Rows side by side. */
     size_t batch;
     int16_t *q[XP_BOOK_BATCH];
-    int16_t *spare;                /* encoding: a row with another step, changes places with one of q */
     uint8_t *bytes[XP_BOOK_BATCH]; /* encoding: a coded row; decoding: a row at the end of the input, with slack */
     void *work[XP_BOOK_BATCH];     /* of the entropy coder */
 
@@ -52,6 +58,7 @@ struct xp_book_room {
     int above_known;
     size_t cap_rows;
     uint32_t *column[4];         /* encoding: step, offset, centroid, length of each row */
+    unsigned width[4];           /* encoding: of the last call's columns, in bits: most likely the next one's are as wide */
     void *memory, *columns;
 };
 
@@ -62,10 +69,27 @@ void xp_book_room_fini(struct xp_book_room *m);
 /* Encoding needs it for the rows of one call. */
 xp_status xp_book_room_reserve(struct xp_book_room *m, size_t rows);
 
-/*
- * Encodes rows. centroid[r] is row r's centroid; NULL for a book without centroids. d: NULL: no dither. *len gets the bytes, at most
- * cap, or XP_ERR_UNSUPPORTED: they do not fit. Adds to st: rows_raw, err_mean (a sum over rows), err_max, err_ref_max.
- */
+/* Encoding a few rows at a time. */
+struct xp_book_encoder {
+    struct xp_book_room *m;
+    const struct xp_book *b;
+    const struct xp_book_promise *p;
+    const struct xp_rows *in;
+    const uint32_t *centroid; /* centroid[r] is row r's; NULL for a book without centroids */
+    uint8_t *out;
+    size_t cap;
+    xp_codec_stats *st;       /* added to: rows_raw, err_mean (a sum over rows), err_max, err_ref_max */
+    size_t next, first, at, room; /* the next row; where rows begin, and the next one does; bytes that rows may still take */
+};
+
+/* d: NULL: no dither. XP_ERR_UNSUPPORTED: they will not fit. */
+xp_status xp_book_encode_begin(struct xp_book_encoder *e, const struct xp_book_dither *d);
+/* The next rows, whose centroids must be known by now. XP_ERR_UNSUPPORTED: they do not fit. */
+xp_status xp_book_encode_some(struct xp_book_encoder *e, size_t rows);
+/* After the last row. *len gets the bytes, at most cap. */
+void xp_book_encode_end(struct xp_book_encoder *e, size_t *len);
+
+/* All of that. */
 xp_status xp_book_encode_rows(struct xp_book_room *m, const struct xp_book *b, const struct xp_book_promise *p,
                               const struct xp_book_dither *d, const struct xp_rows *in, const uint32_t *centroid, uint8_t *out,
                               size_t cap, size_t *len, xp_codec_stats *st);

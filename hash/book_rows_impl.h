@@ -1,5 +1,5 @@
 /*
- * book_rows_impl.h - what the two ends of coding rows with a book share (book_encode.c, book_decode.c)
+ * book_rows_impl.h - what the two ends of coding rows with a book share (book_search.c, book_encode.c, book_decode.c)
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -44,8 +44,8 @@ XP_ANYWHERE unsigned xp_book_dithered_class(unsigned class_of)
 /* Begins coding with another book, dithered or not: what was filled for the last one is forgotten. */
 void xp_book_begin(struct xp_book_room *m, const struct xp_book_dither *d);
 
-/* The dither of row r, NULL where there is none. It stays until the next call. */
-const float *xp_book_dither_of(struct xp_book_room *m, const struct xp_book *b, size_t r);
+/* The dither of row r, which is put into room, NULL where there is none. */
+const float *xp_book_dither_of(const struct xp_book_room *m, const struct xp_book *b, size_t r, float *room);
 
 /* 2^(i / 64) for i < 64. */
 void xp_book_fill_mantissas(float *mantissa);
@@ -58,7 +58,18 @@ size_t xp_book_symbols(const struct xp_book *b);
 /* Fills classes and widths of the cell of zero for rows of this offset. Returns their place. */
 int xp_book_use_offset(struct xp_book_room *m, const struct xp_book *b, int offset);
 
-/* What a row is coded against: its centroid or the mean, and its coordinates along the directions. */
-const float *xp_book_base_of(const struct xp_book_room *m, const struct xp_book *b, uint32_t centroid, const int16_t *coordinate);
+/* What a row is coded against: its centroid or the mean, and, with which it is put into room, its coordinates along the directions. */
+const float *xp_book_base_of(const struct xp_book_room *m, const struct xp_book *b, uint32_t centroid, const int16_t *coordinate, float *room);
+
+/* What came of a row. */
+struct xp_book_found {
+    int coded;               /* 0: it has no step that keeps the promise */
+    int step, offset;        /* offset: its place, from 0 */
+    double error, ref_error; /* what was reached, beside the row's norm and the reference */
+};
+
+/* Finds steps for rows [r, r + n), n at most a batch; centroid: of all rows, NULL for a book without. The integers go into m->q[0 .. n). */
+void xp_book_search(struct xp_book_room *m, const struct xp_book *b, const struct xp_book_promise *p, const struct xp_rows *in,
+                    const uint32_t *centroid, size_t r, size_t n, struct xp_book_found *out);
 
 #endif

@@ -20,6 +20,7 @@
 
 #define SAMPLE_ROWS 512
 #define SAMPLE_FLOATS (1u << 20)
+#define ASSIGN_BYTES ((size_t)512 << 10)
 #define RANK_MAX_DIM 2048 /* beyond, finding directions costs more time than the rows take */
 
 struct xp_book_state {
@@ -161,12 +162,34 @@ static xp_status encode_own(struct xp_coder *c, const struct xp_rows *in, uint8_
     return s;
 }
 
+/* Rows whose centroids are looked for at a time: they are to stay in the second-level cache until they are coded. */
+static size_t rows_at_once(const struct xp_coder *c, size_t rows)
+{
+    const size_t batch = c->book->room.batch, fit = ASSIGN_BYTES / c->book->room.row_bytes / batch * batch;
+
+    return c->writer->book.centroids == 0 ? rows : fit ? fit : batch;
+}
+
+static struct xp_rows part_of(const struct xp_rows *in, size_t first, size_t rows)
+{
+    struct xp_rows part = *in;
+
+    part.rows = rows;
+    if (in->index)
+        part.index = in->index + first;
+    else
+        part.data = xp_row(in, first);
+    return part;
+}
+
 /* Rows with a book that the receiver keeps. */
 static xp_status encode_kept(struct xp_coder *c, const struct xp_rows *in, uint8_t *out, size_t cap, size_t *len, xp_codec_stats *st)
 {
     const struct xp_book_promise promise = { c->desc.eps, c->desc.eps_ref != XP_EPS_REF_ROW };
     const struct xp_book_dither dither = dither_of(c, c->desc.dither);
     const struct xp_book *b = &c->writer->book;
+    const size_t most = rows_at_once(c, in->rows);
+    struct xp_book_encoder e = { .m = &c->book->room, .b = b, .p = &promise, .in = in, .centroid = c->book->of, .st = st };
     size_t bytes;
     xp_status s;
 
@@ -174,12 +197,21 @@ static xp_status encode_kept(struct xp_coder *c, const struct xp_rows *in, uint8
         return XP_ERR_UNSUPPORTED;
     out[0] = KIND_KEPT | (dither.on ? KIND_DITHERED : 0);
     xp_put32(out + 1, b->version);
-    if (b->centroids)
-        xp_book_assign(c->writer, in, c->book->of);
-    s = xp_book_encode_rows(&c->book->room, b, &promise, &dither, in, b->centroids ? c->book->of : NULL, out + KEPT_HEAD,
-                            cap - KEPT_HEAD, &bytes, st);
+    e.out = out + KEPT_HEAD;
+    e.cap = cap - KEPT_HEAD;
+    s = xp_book_encode_begin(&e, &dither);
+    for (size_t r = 0; r < in->rows && !s; r += most) {
+        const struct xp_rows part = part_of(in, r, in->rows - r < most ? in->rows - r : most);
+
+        if (b->centroids)
+            xp_book_assign(c->writer, &part, c->book->of + r);
+        s = xp_book_encode_some(&e, part.rows);
+    }
+    if (s)
+        return s;
+    xp_book_encode_end(&e, &bytes);
     *len = KEPT_HEAD + bytes;
-    return s;
+    return XP_OK;
 }
 
 static xp_status book_encode(struct xp_coder *c, const struct xp_rows *in, uint8_t *out, size_t cap, size_t *len,

@@ -40,6 +40,7 @@ static void fill_c(struct xp_kernels *k)
     k->vector_dots = xp_vector_dots_c;
     k->vector_adds = xp_vector_adds_c;
     k->uniform_spread = xp_uniform_spread_c;
+    k->uniform_view = xp_uniform_view_c;
     k->uniform_dither = xp_uniform_dither_c;
     k->uniform_error = xp_uniform_error_c;
     k->uniform_code = xp_uniform_code_c;
@@ -55,6 +56,7 @@ static void fill_avx2(struct xp_kernels *k)
     k->vector_dots = xp_vector_dots_avx2;
     k->vector_adds = xp_vector_adds_avx2;
     k->uniform_spread = xp_uniform_spread_avx2;
+    k->uniform_view = xp_uniform_view_avx2;
     k->uniform_dither = xp_uniform_dither_avx2;
     k->uniform_error = xp_uniform_error_avx2;
     k->uniform_code = xp_uniform_code_avx2;
@@ -113,6 +115,7 @@ static void fill_avx512(struct xp_kernels *k)
     k->vector_dots = xp_vector_dots_avx512;
     k->vector_adds = xp_vector_adds_avx512;
     k->uniform_spread = xp_uniform_spread_avx512;
+    k->uniform_view = xp_uniform_view_avx512;
     k->uniform_dither = xp_uniform_dither_avx512;
     k->uniform_error = xp_uniform_error_avx512;
     k->uniform_code = xp_uniform_code_avx512;
@@ -126,6 +129,8 @@ static void fill_avx512bf16(struct xp_kernels *k)
     k->dequantise = xp_dequantise_avx512bf16;
     k->rotate = xp_rotate_avx512bf16;
     k->code = xp_code_avx512bf16;
+    k->uniform_code = xp_uniform_code_avx512bf16;
+    k->uniform_restore = xp_uniform_restore_avx512bf16;
 }
 #else
 static void fill_avx2(struct xp_kernels *k)

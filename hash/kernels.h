@@ -212,6 +212,29 @@ typedef void (*xp_vector_adds_fn)(float *a, const float *b, size_t stride, const
 /* uniform_spread: 16-lane sum of (x[i] * weight[i / 16])^2. Exact. */
 typedef float (*xp_uniform_spread_fn)(const float *x, size_t groups, const float *weight);
 
+/* A row, by channel, that is to be coded, in the order of index (kernel reorder) and less base. base and mean are in that order, with zeros
+ * up to whole groups. */
+struct xp_uniform_view {
+    const void *row;
+    xp_dtype dtype;
+    size_t dim;
+    const uint8_t *index;    /* 32 bytes behind the last may be read */
+    const float *base, *mean, *weight; /* mean: NULL: to_mean is not asked for; weight: one for each group */
+    const void *row_ahead;   /* what comes next, which may be fetched; NULL: nothing */
+    const float *base_ahead;
+};
+
+struct xp_uniform_sums {
+    float row;     /* as distance of the row from nothing */
+    float rest;    /* as energy of rest */
+    float to_mean; /* as energy of what would be left beyond the mean */
+    float spread;  /* uniform_spread of rest */
+};
+
+/* uniform_view: typed = what reorder makes of the row; rest = what residual makes of that, with zeros up to whole groups; sums. Exact,
+ * but for which NaN. */
+typedef void (*xp_uniform_view_fn)(const struct xp_uniform_view *v, void *typed, float *rest, struct xp_uniform_sums *sums);
+
 /* uniform_dither: out[i] = (2 b - 255) / 512, b being byte i % 16 (words little endian) of the Philox block (signs.h) of this key and
  * counter {i / 16, row, row >> 32, 1}. There is room for 16 groups more than asked for, which may be written. Exact. */
 #define XP_DITHER_ROOM 256 /* values behind the last */
@@ -322,6 +345,7 @@ struct xp_kernels {
     xp_vector_dots_fn vector_dots;
     xp_vector_adds_fn vector_adds;
     xp_uniform_spread_fn uniform_spread;
+    xp_uniform_view_fn uniform_view;
     xp_uniform_dither_fn uniform_dither;
     xp_uniform_error_fn uniform_error;
     xp_uniform_code_fn uniform_code;

@@ -19,8 +19,9 @@
 XP_ANYWHERE double xp_log2(double v)
 {
     const double log2_e = 1.4426950408889634;
+    const uint64_t above_root_half = 0x0006a09e667f3bceu; /* the digits of the value next to sqrt(1/2) */
     double m, s, z, z2, z4, low, high, last;
-    uint64_t bits;
+    uint64_t bits, octave;
     int e = 0;
 
     if (!(v > 0) || v > 1.7976931348623157e308)
@@ -29,14 +30,12 @@ XP_ANYWHERE double xp_log2(double v)
         v *= 18014398509481984.0; /* 2^54 */
         e = -54;
     }
+    /* m is in (sqrt(1/2), sqrt(2)], without a branch: which half of an octave a value is in cannot be guessed. */
     memcpy(&bits, &v, sizeof(bits));
-    e += (int)(bits >> 52) - 1023;
-    bits = (bits & 0xfffffffffffffu) | 0x3ff0000000000000u;
+    octave = (bits - above_root_half) >> 52; /* from 2^-1022: does not go below 0 */
+    e += (int)octave - 1022;
+    bits -= (octave - 1022) << 52;
     memcpy(&m, &bits, sizeof(m));
-    if (m > 1.4142135623730951) {
-        m *= 0.5;
-        e++;
-    }
     s = (m - 1) / (m + 1);
     z = s * s;
     /* In pairs (Estrin), which do not wait for one another as sums of Horner's scheme do. */

@@ -9,6 +9,8 @@
 #include "hash/rans.h"
 #include "hash/variants.h"
 
+#include <string.h>
+
 #define LANES 16
 
 static float fold_lanes(float *lane)
@@ -50,6 +52,23 @@ float xp_uniform_spread_c(const float *x, size_t groups, const float *weight)
             lane[i] += v * v;
         }
     return fold_lanes(lane);
+}
+
+void xp_uniform_view_c(const struct xp_uniform_view *v, void *typed, float *rest, struct xp_uniform_sums *sums)
+{
+    const size_t groups = (v->dim + LANES - 1) / LANES;
+
+    sums->row = xp_distance_c(v->row, NULL, v->dtype, v->dim);
+    xp_reorder_c(v->row, v->index, v->dim, xp_dtype_size(v->dtype), typed);
+    sums->to_mean = 0;
+    if (v->mean) {
+        xp_residual_c(typed, v->dtype, v->mean, v->dim, rest);
+        sums->to_mean = xp_energy_c(rest, v->dim);
+    }
+    xp_residual_c(typed, v->dtype, v->base, v->dim, rest);
+    memset(rest + v->dim, 0, (LANES * groups - v->dim) * sizeof(*rest));
+    sums->rest = xp_energy_c(rest, v->dim);
+    sums->spread = xp_uniform_spread_c(rest, groups, v->weight);
 }
 
 float xp_uniform_error_c(const float *x, size_t groups, float inverse, const float *bias, const float *dither)

@@ -126,21 +126,26 @@ void xp_vector_adds_avx512(float *a, const float *b, size_t stride, const float 
 
 /* uniform.c, x86/uniform_*.c; dither: dither.c, x86/dither_*.c */
 float xp_uniform_spread_c(const float *x, size_t groups, const float *weight);
+void xp_uniform_view_c(const struct xp_uniform_view *v, void *typed, float *rest, struct xp_uniform_sums *sums);
 void xp_uniform_dither_c(uint64_t key, uint64_t row, size_t groups, float *out);
 float xp_uniform_error_c(const float *x, size_t groups, float inverse, const float *bias, const float *dither);
 float xp_uniform_code_c(const struct xp_uniform_row *r, int16_t *q);
 void xp_uniform_restore_c(const int16_t *q, const float *base, size_t n, float step, const float *dither, xp_dtype t, void *row);
 
 float xp_uniform_spread_avx2(const float *x, size_t groups, const float *weight);
+void xp_uniform_view_avx2(const struct xp_uniform_view *v, void *typed, float *rest, struct xp_uniform_sums *sums);
 void xp_uniform_dither_avx2(uint64_t key, uint64_t row, size_t groups, float *out);
 float xp_uniform_error_avx2(const float *x, size_t groups, float inverse, const float *bias, const float *dither);
 float xp_uniform_code_avx2(const struct xp_uniform_row *r, int16_t *q);
 void xp_uniform_restore_avx2(const int16_t *q, const float *base, size_t n, float step, const float *dither, xp_dtype t, void *row);
 float xp_uniform_spread_avx512(const float *x, size_t groups, const float *weight);
+void xp_uniform_view_avx512(const struct xp_uniform_view *v, void *typed, float *rest, struct xp_uniform_sums *sums);
 void xp_uniform_dither_avx512(uint64_t key, uint64_t row, size_t groups, float *out);
 float xp_uniform_error_avx512(const float *x, size_t groups, float inverse, const float *bias, const float *dither);
 float xp_uniform_code_avx512(const struct xp_uniform_row *r, int16_t *q);
 void xp_uniform_restore_avx512(const int16_t *q, const float *base, size_t n, float step, const float *dither, xp_dtype t, void *row);
+float xp_uniform_code_avx512bf16(const struct xp_uniform_row *r, int16_t *q);
+void xp_uniform_restore_avx512bf16(const int16_t *q, const float *base, size_t n, float step, const float *dither, xp_dtype t, void *row);
 
 /* rans.c, x86/rans_*.c */
 void xp_rans_encode_c(struct xp_rans_source *s, size_t count, size_t n, unsigned lanes);

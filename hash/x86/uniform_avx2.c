@@ -36,6 +36,23 @@ float xp_uniform_spread_avx2(const float *x, size_t groups, const float *weight)
     return fold_lanes(acc[0], acc[1]);
 }
 
+void xp_uniform_view_avx2(const struct xp_uniform_view *v, void *typed, float *rest, struct xp_uniform_sums *sums)
+{
+    const size_t groups = (v->dim + 16 - 1) / 16;
+
+    sums->row = xp_distance_avx2(v->row, NULL, v->dtype, v->dim);
+    xp_reorder_avx2(v->row, v->index, v->dim, xp_dtype_size(v->dtype), typed);
+    sums->to_mean = 0;
+    if (v->mean) {
+        xp_residual_avx2(typed, v->dtype, v->mean, v->dim, rest);
+        sums->to_mean = xp_energy_avx2(rest, v->dim);
+    }
+    xp_residual_avx2(typed, v->dtype, v->base, v->dim, rest);
+    memset(rest + v->dim, 0, (16 * groups - v->dim) * sizeof(*rest));
+    sums->rest = xp_energy_avx2(rest, v->dim);
+    sums->spread = xp_uniform_spread_avx2(rest, groups, v->weight);
+}
+
 /* trunc(min(a + bias, largest)) as an integer. */
 XP_INLINE __m256i cell(__m256 a, float bias)
 {

@@ -3,19 +3,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "hash/rans.h"
-#include "hash/variants.h"
-#include "hash/x86/rows_avx512.h"
-
-/* Adds the partials of a 16-lane sum in the order of the contract. */
-static float fold_lanes(__m512 acc)
-{
-    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(acc), _mm512_extractf32x8_ps(acc, 1));
-    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-
-    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
-}
+#include "hash/x86/uniform_avx512.h"
 
 float xp_uniform_spread_avx512(const float *x, size_t groups, const float *weight)
 {
@@ -25,49 +13,26 @@ float xp_uniform_spread_avx512(const float *x, size_t groups, const float *weigh
         const __m512 v = _mm512_mul_ps(_mm512_loadu_ps(x + 16 * g), _mm512_set1_ps(weight[g]));
         acc = _mm512_add_ps(acc, _mm512_mul_ps(v, v));
     }
-    return fold_lanes(acc);
-}
-
-/* trunc(min(a + bias, largest)) as an integer. */
-XP_INLINE __m512i cell(__m512 a, float bias)
-{
-    const __m512 v = _mm512_add_ps(a, _mm512_set1_ps(bias));
-
-    return _mm512_cvttps_epi32(_mm512_min_ps(v, _mm512_set1_ps((float)XP_RANS_MAX_Q)));
-}
-
-/* A group's values in steps. */
-XP_INLINE __m512 scaled(const float *x, size_t g, float inverse, const float *dither)
-{
-    const __m512 v = _mm512_mul_ps(_mm512_loadu_ps(x + 16 * g), _mm512_set1_ps(inverse));
-
-    return dither ? _mm512_add_ps(v, _mm512_loadu_ps(dither + 16 * g)) : v;
+    return xp_fold_lanes512(acc);
 }
 
 XP_INLINE float error(const float *x, size_t groups, float inverse, const float *bias, const float *dither)
 {
+    const __m512 one = xp_one512(), most = _mm512_set1_ps((float)XP_RANS_MAX_Q);
     __m512 acc = _mm512_setzero_ps();
 
     for (size_t g = 0; g < groups; g++) {
-        const __m512 a = _mm512_abs_ps(scaled(x, g, inverse, dither));
-        const __m512 e = _mm512_sub_ps(a, _mm512_cvtepi32_ps(cell(a, bias[g])));
-        acc = _mm512_add_ps(acc, _mm512_mul_ps(e, e));
+        const __m512 a = _mm512_abs_ps(xp_scaled512(x, g, inverse, dither));
+        const __m512 up = _mm512_min_ps(xp_add_by_fma512(a, _mm512_set1_ps(bias[g]), one), most);
+        const __m512 e = _mm512_sub_ps(a, xp_cut_off512(up));
+        acc = xp_add_by_fma512(_mm512_mul_ps(e, e), acc, one);
     }
-    return fold_lanes(acc);
+    return xp_fold_lanes512(acc);
 }
 
 float xp_uniform_error_avx512(const float *x, size_t groups, float inverse, const float *bias, const float *dither)
 {
     return dither ? error(x, groups, inverse, bias, dither) : error(x, groups, inverse, bias, NULL);
-}
-
-/* Sixteen values from i on. */
-XP_INLINE __m512 value16(const int16_t *q, const float *base, float step, const float *dither, size_t i)
-{
-    const __m512 k = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(q + i))));
-    const __m512 v = dither ? _mm512_sub_ps(k, _mm512_loadu_ps(dither + i)) : k;
-
-    return _mm512_add_ps(_mm512_mul_ps(v, _mm512_set1_ps(step)), _mm512_loadu_ps(base + i));
 }
 
 /* bf16: the upper halves of two vectors make one. */
@@ -79,8 +44,8 @@ XP_INLINE size_t restore_bf16_pairs(const int16_t *q, const float *base, size_t 
     size_t i = 0;
 
     for (; i + 32 <= n; i += 32) {
-        const __m512i a = xp_round_bf16_any512(value16(q, base, step, dither, i));
-        const __m512i b = xp_round_bf16_any512(value16(q, base, step, dither, i + 16));
+        const __m512i a = xp_round_bf16_any512(xp_value16_512(q, base, step, dither, i));
+        const __m512i b = xp_round_bf16_any512(xp_value16_512(q, base, step, dither, i + 16));
 
         _mm512_storeu_si512(row + 2 * i, _mm512_permutex2var_epi16(a, halves, b));
     }
@@ -93,9 +58,9 @@ XP_INLINE void restore(const int16_t *q, const float *base, size_t n, float step
     size_t i = t == XP_BF16 ? restore_bf16_pairs(q, base, n, step, dither, row) : 0;
 
     for (; i + 16 <= n; i += 16)
-        xp_store512(row + i * size, t, value16(q, base, step, dither, i), 16);
+        xp_store512(row + i * size, t, xp_value16_512(q, base, step, dither, i), 16);
     if (i < n)
-        xp_store512(row + i * size, t, value16(q, base, step, dither, i), n - i);
+        xp_store512(row + i * size, t, xp_value16_512(q, base, step, dither, i), n - i);
 }
 
 XP_INLINE void restore_type(const int16_t *q, const float *base, size_t n, float step, const float *dither, xp_dtype t, void *row)
@@ -127,19 +92,15 @@ XP_INLINE __m512 typed(__m512 v, const xp_dtype t, const struct xp_bf16_constant
 XP_INLINE __m512 code16(const struct xp_uniform_row *r, size_t g, const xp_dtype t, const int dithered, size_t n, const struct xp_bf16_constants512 *c,
                         int16_t *q, __m512 part)
 {
-    const __m512 plain = _mm512_mul_ps(_mm512_loadu_ps(r->x + 16 * g), _mm512_set1_ps(r->inverse));
-    const __m512 dither = dithered ? _mm512_loadu_ps(r->dither + 16 * g) : _mm512_setzero_ps();
-    const __m512 v = dithered ? _mm512_add_ps(plain, dither) : plain;
-    const __mmask16 minus = _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_LT_OQ);
-    const __m512i size = cell(_mm512_abs_ps(v), r->bias[g]), k = _mm512_mask_sub_epi32(size, minus, _mm512_setzero_si512(), size);
-    __m512 back = _mm512_cvtepi32_ps(k), d;
+    const float *dither = dithered ? r->dither : NULL;
+    const __m512 up = xp_biased512(xp_scaled512(r->x, g, r->inverse, dither), r->bias[g]);
+    const __m512 back = typed(xp_decoded512(xp_cut_off512(up), r->base, r->step, dither, 16 * g), t, c);
+    __m512 d;
 
-    back = dithered ? _mm512_sub_ps(back, dither) : back;
-    back = typed(_mm512_add_ps(_mm512_mul_ps(back, _mm512_set1_ps(r->step)), _mm512_loadu_ps(r->base + 16 * g)), t, c);
     d = _mm512_sub_ps(xp_load512((const char *)r->row + 16 * g * (t == XP_F32 ? 4 : 2), t, n), back);
     if (n < 16)
         d = _mm512_maskz_mov_ps(xp_first16(n), d);
-    _mm256_storeu_si256((__m256i *)(void *)(q + 16 * g), _mm512_cvtepi32_epi16(k));
+    _mm256_storeu_si256((__m256i *)(void *)(q + 16 * g), _mm512_cvtepi32_epi16(_mm512_cvttps_epi32(up)));
     return xp_add_square512(part, d);
 }
 
@@ -164,7 +125,7 @@ XP_INLINE float code(const struct xp_uniform_row *all, const xp_dtype t, const i
 
         part[g & 1] = more;
     }
-    return fold_lanes(_mm512_add_ps(part[0], part[1]));
+    return xp_fold_lanes512(_mm512_add_ps(part[0], part[1]));
 }
 
 float xp_uniform_code_avx512(const struct xp_uniform_row *r, int16_t *q)

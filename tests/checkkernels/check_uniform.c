@@ -154,16 +154,96 @@ static void compare_adds(struct check *c, const struct xp_kernels *plain, const 
         }
 }
 
+static void shuffle(struct check *c, uint8_t *index, size_t n)
+{
+    for (size_t w = 0; w < n; w += XP_REORDER_WINDOW) {
+        const size_t rest = n - w < XP_REORDER_WINDOW ? n - w : XP_REORDER_WINDOW;
+
+        for (size_t i = 0; i < rest; i++)
+            index[w + i] = (uint8_t)check_below(c, rest);
+    }
+}
+
+/* In some rounds some of the n values become denormals or less. */
+static void make_tiny(struct check *c, float *x, size_t n)
+{
+    if (check_below(c, 4) == 0)
+        for (size_t i = 0; i < n; i += 1 + check_below(c, 40))
+            x[i] *= 0x1p-130f;
+}
+
 /* A row of n values, of which x is what is left of it beyond base; both have zeros behind them. */
 static struct guarded make_row(struct check *c, const struct xp_kernels *k, struct values *v, float *base, xp_dtype t, size_t n, size_t gap)
 {
     struct guarded row = guard_alloc(n * xp_dtype_size(t), gap, 0);
 
     check_fill_row(c, FILL_GAUSS, XP_F32, 16 * v->groups, base);
+    make_tiny(c, base, n);
     memset(base + n, 0, 4 * (16 * v->groups - n));
     memset((float *)v->x.p + n, 0, 4 * (16 * v->groups - n));
     k->restore(v->x.p, base, n, t, row.p);
     return row;
+}
+
+/* What a kernel makes of a row. */
+struct view {
+    struct guarded typed, rest, sums;
+};
+
+static struct view make_view(const struct xp_kernels *k, const struct xp_uniform_view *v, size_t gap)
+{
+    struct view r = {.typed = guard_alloc(v->dim * xp_dtype_size(v->dtype), gap, 0x55), .rest = guard_alloc((v->dim + 15) / 16 * 64, 0, 0x55),
+                     .sums = guard_alloc(sizeof(struct xp_uniform_sums), 0, 0)};
+    float *sum = r.sums.p;
+
+    k->uniform_view(v, r.typed.p, r.rest.p, r.sums.p);
+    for (size_t i = 0; i < r.sums.size / 4; i++)
+        sum[i] = isnan(sum[i]) ? NAN : sum[i]; /* any NaN is as good as another */
+    for (size_t i = 0; i < r.rest.size / 4; i++)
+        if (isnan(((float *)r.rest.p)[i]))
+            ((float *)r.rest.p)[i] = NAN;
+    return r;
+}
+
+static void free_view(struct view *r)
+{
+    guard_free(&r->typed);
+    guard_free(&r->rest);
+    guard_free(&r->sums);
+}
+
+static void compare_view(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
+{
+    static const xp_dtype types[] = {XP_BF16, XP_F16, XP_F32};
+
+    for (int round = 0; round < 60; round++)
+        for (int fill = 0; fill < FILL_COUNT; fill++) {
+            struct values v = make_values(c, FILL_GAUSS);
+            const xp_dtype t = check_below(c, 2) ? XP_BF16 : types[check_below(c, 3)];
+            const size_t n = v.groups ? 16 * v.groups - check_below(c, 16) : 0, gap = 2 * check_below(c, 20);
+            struct guarded row = guard_alloc(n * xp_dtype_size(t), gap, 0), index = guard_alloc(n + 32, 0, 0), mean = guard_alloc(64 * v.groups, 0, 0);
+            const struct xp_uniform_view view = {.row = row.p, .dtype = t, .dim = n, .index = index.p, .base = v.x.p,
+                                                 .mean = check_below(c, 2) ? mean.p : NULL, .weight = v.per_group.p,
+                                                 .row_ahead = check_below(c, 2) ? row.p : NULL, .base_ahead = check_below(c, 2) ? mean.p : NULL};
+            struct view r[2];
+
+            check_fill_row(c, (enum check_fill)fill, t, n, row.p);
+            check_fill_row(c, FILL_GAUSS, XP_F32, n, mean.p);
+            memset((float *)v.x.p + n, 0, 4 * (16 * v.groups - n));
+            shuffle(c, index.p, n);
+            for (int i = 0; i < 2; i++)
+                r[i] = make_view(i ? tested : plain, &view, gap);
+            check_equal(c, &r[0].typed, &r[1].typed, "row, %s, %zu values, gap %zu", check_dtype_name(t), n, gap);
+            check_equal(c, &r[0].rest, &r[1].rest, "rest, %s, %zu values, fill %s", check_dtype_name(t), n, check_fill_name((enum check_fill)fill));
+            check_equal(c, &r[0].sums, &r[1].sums,
+                        "sums, %s, %zu values, fill %s, %s", check_dtype_name(t), n, check_fill_name((enum check_fill)fill), view.mean ? "mean" : "no mean");
+            free_view(&r[0]);
+            free_view(&r[1]);
+            guard_free(&row);
+            guard_free(&index);
+            guard_free(&mean);
+            free_values(&v);
+        }
 }
 
 static void compare_code(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
@@ -212,6 +292,9 @@ static void compare_restore(struct check *c, const struct xp_kernels *plain, con
             const float step = t == XP_F16 ? 0.01f : 1 / v.inverse;
             struct guarded row[2] = {guard_alloc(n * xp_dtype_size(t), gap, 0x55), guard_alloc(n * xp_dtype_size(t), gap, 0x55)};
 
+            make_tiny(c, v.x.p, n);
+            for (size_t i = 0; i < n; i += 3)
+                ((int16_t *)v.q.p)[i] = 0;
             plain->uniform_restore(v.q.p, v.x.p, n, step, dither_of(&v, round), t, row[0].p);
             tested->uniform_restore(v.q.p, v.x.p, n, step, dither_of(&v, round), t, row[1].p);
             check_equal(c, &row[0], &row[1], "%s, %zu values, fill %s, step %g, gap %zu%s", check_dtype_name(t), n,
@@ -241,16 +324,6 @@ static void compare_dither(struct check *c, const struct xp_kernels *plain, cons
 }
 
 /* ---- reorder ---- */
-
-static void shuffle(struct check *c, uint8_t *index, size_t n)
-{
-    for (size_t w = 0; w < n; w += XP_REORDER_WINDOW) {
-        const size_t rest = n - w < XP_REORDER_WINDOW ? n - w : XP_REORDER_WINDOW;
-
-        for (size_t i = 0; i < rest; i++)
-            index[w + i] = (uint8_t)check_below(c, rest);
-    }
-}
 
 static void compare_reorder(struct check *c, const struct xp_kernels *plain, const struct xp_kernels *tested)
 {
@@ -300,6 +373,15 @@ static void run_spread(void *arg)
 {
     struct run *r = arg;
     r->sum += r->k->uniform_spread(r->x, BENCH_GROUPS, r->per_group);
+}
+
+static void run_view(void *arg)
+{
+    struct run *r = arg;
+    struct xp_uniform_sums sums;
+    r->k->uniform_view(&(struct xp_uniform_view){.row = r->row, .dtype = XP_BF16, .dim = 16 * BENCH_GROUPS, .index = r->index, .base = r->y,
+                                                 .weight = r->per_group}, r->row2, r->x, &sums);
+    r->sum += sums.rest;
 }
 
 static void run_error(void *arg)
@@ -397,6 +479,11 @@ static void bench_spread(struct check *c, const struct xp_kernels *k)
     bench(c, k, run_spread);
 }
 
+static void bench_view(struct check *c, const struct xp_kernels *k)
+{
+    bench(c, k, run_view);
+}
+
 static void bench_error(struct check *c, const struct xp_kernels *k)
 {
     bench(c, k, run_error);
@@ -417,6 +504,7 @@ const struct check_row check_uniform_rows[] = {
     {"vector_dots", offsetof(struct xp_kernels, vector_dots), compare_dots, bench_dots},
     {"vector_adds", offsetof(struct xp_kernels, vector_adds), compare_adds, bench_adds},
     {"uniform_spread", offsetof(struct xp_kernels, uniform_spread), compare_spread, bench_spread},
+    {"uniform_view", offsetof(struct xp_kernels, uniform_view), compare_view, bench_view},
     {"uniform_dither", offsetof(struct xp_kernels, uniform_dither), compare_dither, bench_dither},
     {"uniform_error", offsetof(struct xp_kernels, uniform_error), compare_error, bench_error},
     {"uniform_code", offsetof(struct xp_kernels, uniform_code), compare_code, bench_code},

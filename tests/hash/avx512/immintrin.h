@@ -94,6 +94,21 @@ EMULATED_COMPARE(half_test_epi8, __m256i, __mmask32, int8_t, (x & y) != 0)
 #define _mm256_testn_epi16_mask emulated_half_testn_epi16
 #define _mm256_test_epi8_mask emulated_half_test_epi8
 
+/* Class 0x20: denormals. */
+EMULATE __mmask16 emulated_fpclass_ps_mask(__m512 a, int which)
+{
+    const union emulated x = {.ps = a};
+    unsigned k = 0;
+
+    if (which != 0x20)
+        abort();
+    for (int i = 0; i < 16; i++)
+        k |= (unsigned)((x.u32[i] & 0x7f800000) == 0 && (x.u32[i] & 0x007fffff) != 0) << i;
+    return (__mmask16)k;
+}
+
+#define _mm512_fpclass_ps_mask emulated_fpclass_ps_mask
+
 /* SIMDe's name for it takes an argument more than it has. */
 #define _mm512_mask_cmple_epu32_mask simde_mm512_mask_cmple_epu32_mask
 
@@ -128,12 +143,14 @@ EMULATED_LOAD(maskz_loadu_epi32, __m512i, __mmask16, uint32_t)
 EMULATED_LOAD(maskz_loadu_epi16, __m512i, __mmask32, uint16_t)
 EMULATED_LOAD(maskz_loadu_epi16_256, __m256i, __mmask16, uint16_t)
 EMULATED_STORE(mask_storeu_ps, __m512, __mmask16, uint32_t)
+EMULATED_STORE(mask_storeu_epi16, __m512i, __mmask32, uint16_t)
 EMULATED_STORE(mask_storeu_epi16_256, __m256i, __mmask16, uint16_t)
 #define _mm512_maskz_loadu_ps emulated_maskz_loadu_ps
 #define _mm512_maskz_loadu_epi32 emulated_maskz_loadu_epi32
 #define _mm512_maskz_loadu_epi16 emulated_maskz_loadu_epi16
 #define _mm256_maskz_loadu_epi16 emulated_maskz_loadu_epi16_256
 #define _mm512_mask_storeu_ps emulated_mask_storeu_ps
+#define _mm512_mask_storeu_epi16 emulated_mask_storeu_epi16
 #define _mm256_mask_storeu_epi16 emulated_mask_storeu_epi16_256
 
 EMULATE void *emulated_aligned(const void *p)
@@ -252,6 +269,27 @@ EMULATE __m512bh emulated_cvtne2ps_pbh(__m512 high, __m512 low)
 #define _mm512_mask_slli_epi32(from, k, a, by) _mm512_mask_mov_epi32(from, k, _mm512_slli_epi32(a, by))
 #define _mm512_mask_srli_epi32(from, k, a, by) _mm512_mask_mov_epi32(from, k, _mm512_srli_epi32(a, by))
 #define _mm512_maskz_srli_epi32(k, a, by) _mm512_maskz_mov_epi32(k, _mm512_srli_epi32(a, by))
+
+#define _mm512_roundscale_ps(a, how)                                                                                       \
+    (((union emulated){.half_ps = {_mm256_round_ps(EMULATED_PS(a).half_ps[0], how), _mm256_round_ps(EMULATED_PS(a).half_ps[1], how)}}).ps)
+
+/* How 2: the smaller magnitude, with the sign of a. */
+EMULATE __m512 emulated_range_ps(__m512 a, __m512 b, int how)
+{
+    const union emulated x = {.ps = a}, y = {.ps = b};
+    union emulated r;
+
+    if (how != 2)
+        abort();
+    for (int i = 0; i < 16; i++) {
+        const uint32_t p = x.u32[i] & 0x7fffffff, q = y.u32[i] & 0x7fffffff;
+
+        r.u32[i] = (x.u32[i] & 0x80000000) | (p < q ? p : q);
+    }
+    return r.ps;
+}
+
+#define _mm512_range_ps emulated_range_ps
 
 /* SIMDe leaves the sign of -0 and of NaN. */
 #define _mm512_abs_ps(a) _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(0x7fffffff)))
