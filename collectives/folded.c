@@ -174,10 +174,10 @@ static xp_status allocate(struct xp_folder *f)
     const int leader = f->knobs.centroid == XP_CENTROID_LEADER;
 
     f->expert = block(experts, sizeof(*f->expert), 1);
-    f->expert_start = block(experts + 1, sizeof(uint32_t), 1);
-    f->expert_count = block(experts, sizeof(uint32_t), 1);
-    f->expert_cluster = block(experts + 1, sizeof(uint32_t), 1);
-    f->expert_probe = block(experts + 1, sizeof(uint32_t), 1);
+    f->expert_start = block(experts, sizeof(uint32_t), 1);
+    f->expert_end = block(experts, sizeof(uint32_t), 1);
+    f->expert_clusters = block(experts, sizeof(uint32_t), 1);
+    f->expert_probes = block(experts, sizeof(uint32_t), 1);
     f->alpha = block(f->max_slots + 1, sizeof(float), 0);
     f->scale = block(n, sizeof(float), 0);
     f->tile = block(f->max_slots > n ? f->max_slots + 1 : n, XP_TILE * sizeof(float), 0);
@@ -196,8 +196,8 @@ static xp_status allocate(struct xp_folder *f)
         f->sketch = block(n, f->sketch_values * sizeof(int16_t), 0);
     }
     f->part = block(n, f->sketch_values * sizeof(int16_t), 0);
-    if (!f->expert || !f->alpha || !f->scale || !f->tile || !f->product || !f->expert_start || !f->expert_count ||
-        !f->expert_cluster || !f->expert_probe || !f->ids || !f->counter || !f->token || !f->slot || !f->member_token || !f->wild || !f->sequence || !f->part ||
+    if (!f->expert || !f->alpha || !f->scale || !f->tile || !f->product || !f->expert_start || !f->expert_end ||
+        !f->expert_clusters || !f->expert_probes || !f->ids || !f->counter || !f->token || !f->slot || !f->member_token || !f->wild || !f->sequence || !f->part ||
         (f->elsewhere ? !f->result_energy : !f->energy || !f->sketch))
         return XP_ERR_NO_MEMORY;
     if (!leader && allocate_cells(f))
@@ -265,9 +265,9 @@ void xp_folder_destroy(struct xp_folder *f)
     free(f->tile);
     free(f->product);
     free(f->expert_start);
-    free(f->expert_count);
-    free(f->expert_cluster);
-    free(f->expert_probe);
+    free(f->expert_end);
+    free(f->expert_clusters);
+    free(f->expert_probes);
     free(f->ids);
     free(f->counter);
     free(f->token);
@@ -368,12 +368,12 @@ size_t xp_fold_clusters(const struct xp_fold *s)
 
 size_t xp_fold_clusters_of(const struct xp_fold *s, size_t e)
 {
-    return s->f->expert_cluster[e + 1] - s->f->expert_cluster[e];
+    return s->f->expert_clusters[e];
 }
 
 size_t xp_fold_probes_of(const struct xp_fold *s, size_t e)
 {
-    return s->f->expert_probe[e + 1] - s->f->expert_probe[e];
+    return s->f->expert_probes[e];
 }
 
 const int32_t *xp_fold_expert(const struct xp_fold *s)

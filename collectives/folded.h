@@ -48,28 +48,34 @@ struct xp_fold_tokens {
     const int32_t *expert;   /* [tokens][topk], -1 = none */
     const float *weight;     /* [tokens][topk] */
     const int32_t *sequence; /* [tokens] or NULL */
+    const int32_t *order;    /* [experts] in which they are clustered; NULL: ascending. Read until all are chosen */
 };
 
 /*
  * Forward, before dispatch: clusters the rows of every expert, picks probes. Afterwards the step has xp_fold_count() virtual
- * tokens: centroids first, ordered by (expert, cluster), then probes. Ids are kept until the next call.
+ * tokens: centroids first, expert by expert in the order of the step, then probes likewise. Ids are kept until the next call.
  */
 xp_status xp_fold_make(struct xp_fold *s, const struct xp_fold_tokens *t, const void *x);
 /*
- * The same in parts. When xp_fold_choose is done everything is known but the rows of virtual tokens. xp_fold_average makes the means of experts
- * first .. end - 1, of many in less time than one by one; then xp_fold_fill makes the rows of one of them, in any order. Both leave x as it
- * is. xp_fold_end follows when those of all are there. Nothing else is made with the folder meanwhile.
+ * The same in parts: xp_fold_begin; xp_fold_choose_next for every expert in the order of the step, each adds its clusters behind those before;
+ * xp_fold_choose_probes adds the probes of all behind them. xp_fold_choose does all of that. Then everything is known but the rows. Of clusters
+ * [first, end) that are chosen xp_fold_average makes the means, of many in less time than one by one; of virtual tokens [first, end), probes or
+ * with means, xp_fold_fill makes the rows. Both leave x as it is, and may come between choices. xp_fold_end follows when all are made. Nothing
+ * else is made with the folder meanwhile.
  */
+xp_status xp_fold_begin(struct xp_fold *s, const struct xp_fold_tokens *t, const void *x);
+xp_status xp_fold_choose_next(struct xp_fold *s, const void *x);
+void xp_fold_choose_probes(struct xp_fold *s, const void *x);
 xp_status xp_fold_choose(struct xp_fold *s, const struct xp_fold_tokens *t, const void *x);
 void xp_fold_average(struct xp_fold *s, const void *x, size_t first, size_t end);
-xp_status xp_fold_fill(struct xp_fold *s, size_t expert);
+xp_status xp_fold_fill(struct xp_fold *s, size_t first, size_t end);
 void xp_fold_end(struct xp_fold *s, const void *x);
 /* From now on xp_fold_make leaves virtual tokens in store, as they are coded for far experts. It has room for all slots. */
 struct xp_coded_rows;
 void xp_fold_keep(struct xp_fold *s, struct xp_coded_rows *store);
 size_t xp_fold_count(const struct xp_fold *s);           /* virtual tokens, probes included */
 size_t xp_fold_clusters(const struct xp_fold *s);        /* centroids among them */
-size_t xp_fold_clusters_of(const struct xp_fold *s, size_t expert); /* of these, the expert's, from xp_fold_choose to xp_fold_end; */
+size_t xp_fold_clusters_of(const struct xp_fold *s, size_t expert); /* of these, the expert's, once they are chosen; */
 size_t xp_fold_probes_of(const struct xp_fold *s, size_t expert);   /* likewise its probes */
 const int32_t *xp_fold_expert(const struct xp_fold *s);  /* [count] expert of a virtual token */
 /* [count][dim] rows of the virtual tokens: as they must be handed to the coder for far experts, and as every expert will see

@@ -106,8 +106,8 @@ struct xp_folder {
     struct xp_fold_leader *leader; /* [max_slots] likewise */
     struct xp_fold_products *product; /* [experts * knobs.probes], at most max_slots */
     float *result_energy;   /* rows elsewhere: [max_slots] of the result of a cluster of one row */
-    uint32_t *expert_start, *expert_count; /* [experts + 1] where an expert's slots begin, [experts] scratch */
-    uint32_t *expert_cluster, *expert_probe; /* [experts + 1] where its clusters begin, and its probes */
+    uint32_t *expert_start, *expert_end;     /* [experts] an expert's first slot, and the one behind its last; */
+    uint32_t *expert_clusters, *expert_probes; /* [experts] how many clusters it has, and how many probes */
 
     float *alpha;       /* [max_slots] of a cluster, */
     float *scale;       /* [max_tokens] and of a token's own row */
@@ -120,11 +120,12 @@ struct xp_fold {
     struct xp_fold_tokens t; /* arrays belong to the routing */
     size_t slots;            /* with an expert */
     size_t clusters, probes;
+    size_t chosen, spent;    /* so many experts of the order have their clusters; virtual tokens that they took */
     int32_t *cluster_of;     /* [tokens][topk] */
     float *alpha_of;         /* [tokens][topk] */
     uint32_t *start;         /* [clusters + 1] where a cluster's slots begin in */
     uint32_t *member;        /* [slots] */
-    int32_t *expert;         /* [clusters + probes] */
+    int32_t *expert;         /* [clusters + probes] in the order of the step */
     uint32_t *probe;         /* [probes] slots */
     uint8_t *is_wild;        /* [clusters] */
     char *rows, *seen;       /* [clusters + probes][dim]; the same memory without a coder. Elsewhere: NULL, as results and sums */
@@ -186,6 +187,12 @@ void xp_fold_refine(struct xp_folder *f, size_t budget);
 /* folded_leader.c: clusters of all experts in the order of the rows, so that none depends on a later row; about `rate` of them per slot.
  * s->member has the slots by expert. Writes cluster_of: numbers inside the expert, by first appearance. */
 void xp_fold_lead(struct xp_fold *s, const void *x, double rate);
+
+/* The expert that is number i in the order of the step. */
+static inline size_t xp_fold_ordered(const struct xp_fold *s, size_t i)
+{
+    return s->t.order ? (size_t)s->t.order[i] : i;
+}
 
 /* folded_probes.c: how many probes an expert with so many rows has in this step, of the virtual tokens that it may have. */
 size_t xp_fold_probe_quota(const struct xp_folder *f, size_t expert, size_t rows, size_t budget);

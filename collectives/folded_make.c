@@ -19,19 +19,22 @@
 
 /* ---- the rows of an expert ------------------------------------------------------------------------------------------ */
 
-/* s->member: slots by expert, ascending; f->expert_start: where an expert's begin. */
+/* s->member: slots by expert, in the order of the step, ascending; f->expert_start, f->expert_end: those of an expert. */
 static void sort_slots(struct xp_fold *s)
 {
     struct xp_folder *f = s->f;
     const size_t all = s->t.tokens * (size_t)s->t.topk;
-    uint32_t *next = f->expert_count;
+    uint32_t *next = f->expert_end, at = 0;
 
-    memset(f->expert_start, 0, ((size_t)f->experts + 1) * sizeof(uint32_t));
+    memset(next, 0, (size_t)f->experts * sizeof(uint32_t));
     for (size_t i = 0; i < all; i++)
         if (s->t.expert[i] >= 0)
-            f->expert_start[s->t.expert[i] + 1]++;
-    for (int e = 0; e < f->experts; e++) {
-        f->expert_start[e + 1] += f->expert_start[e];
+            next[s->t.expert[i]]++;
+    for (size_t i = 0; i < (size_t)f->experts; i++) {
+        const size_t e = xp_fold_ordered(s, i);
+
+        f->expert_start[e] = at;
+        at += next[e];
         next[e] = f->expert_start[e];
     }
     for (size_t i = 0; i < all; i++) {
@@ -40,7 +43,7 @@ static void sort_slots(struct xp_fold *s)
         if (s->t.expert[i] >= 0)
             s->member[next[s->t.expert[i]]++] = (uint32_t)i;
     }
-    s->slots = f->expert_start[f->experts];
+    s->slots = at;
 }
 
 static int is_wild(float energy)
@@ -275,30 +278,25 @@ static size_t at_least(size_t least, double wanted)
     return wanted > (double)least ? (size_t)lrint(wanted) : least;
 }
 
-/* Mean centroids, of tokens that have been surveyed. */
-static xp_status fold_means(struct xp_fold *s, const void *x)
+/* Mean centroids of an expert, of tokens that have been surveyed and have cells. */
+static xp_status fold_means(struct xp_fold *s, const void *x, size_t e)
 {
     struct xp_folder *f = s->f;
-    size_t spent = 0;
+    const size_t first = f->expert_start[e], n = f->expert_end[e] - first, before = s->clusters;
+    const double share = f->knobs.rate * (double)n, left = f->knobs.rate * (double)(first + n) - (double)s->spent;
+    const size_t budget = at_least(1, fmax(left, share / 2)), wild = part_wild(f, (unsigned)s->t.topk, s->member + first, n);
+    const struct xp_rows tame = { .data = x, .index = f->token, .rows = n - wild, .dim = f->dim, .dtype = f->dtype };
+    size_t quota;
     xp_status st = XP_OK;
 
-    xp_fold_find_cells(f, s->t.tokens);
-    for (size_t e = 0; e < (size_t)f->experts && st == XP_OK; e++) {
-        const size_t first = f->expert_start[e], n = f->expert_start[e + 1] - first, before = s->clusters;
-        const double share = f->knobs.rate * (double)n, left = f->knobs.rate * (double)(first + n) - (double)spent;
-        const size_t budget = at_least(1, fmax(left, share / 2)), wild = part_wild(f, (unsigned)s->t.topk, s->member + first, n);
-        const struct xp_rows tame = { .data = x, .index = f->token, .rows = n - wild, .dim = f->dim, .dtype = f->dtype };
-        size_t quota;
-
-        if (n == 0)
-            continue;
-        quota = f->expert[e].quota = xp_fold_probe_quota(f, e, tame.rows, budget);
-        if (tame.rows > 0)
-            st = fold_tame(s, &tame, e, budget > wild + quota ? budget - wild - quota : 1);
-        for (size_t i = 0; i < wild && st == XP_OK; i++)
-            add_single(s, x, e, f->wild[i], 1);
-        spent += s->clusters - before + quota;
-    }
+    if (n == 0)
+        return XP_OK;
+    quota = f->expert[e].quota = xp_fold_probe_quota(f, e, tame.rows, budget);
+    if (tame.rows > 0)
+        st = fold_tame(s, &tame, e, budget > wild + quota ? budget - wild - quota : 1);
+    for (size_t i = 0; i < wild && st == XP_OK; i++)
+        add_single(s, x, e, f->wild[i], 1);
+    s->spent += s->clusters - before + quota;
     return st;
 }
 
@@ -307,7 +305,7 @@ static void add_led(struct xp_fold *s, const void *x, size_t e)
 {
     struct xp_folder *f = s->f;
     struct xp_clusters *c = &f->clusters;
-    const size_t first = f->expert_start[e], n = f->expert_start[e + 1] - first;
+    const size_t first = f->expert_start[e], n = f->expert_end[e] - first;
 
     for (size_t i = 0; i < n; i++) {
         f->slot[i] = s->member[first + i];
@@ -325,20 +323,19 @@ static void add_led(struct xp_fold *s, const void *x, size_t e)
     }
 }
 
-static void fold_leaders(struct xp_fold *s, const void *x)
+/* Numbers of clusters for all slots, from which add_led makes clusters. */
+static void lead(struct xp_fold *s, const void *x)
 {
     struct xp_folder *f = s->f;
     size_t probes = 0;
 
     for (size_t e = 0; e < (size_t)f->experts; e++) {
-        const size_t n = f->expert_start[e + 1] - f->expert_start[e];
+        const size_t n = f->expert_end[e] - f->expert_start[e];
 
         f->expert[e].quota = xp_fold_probe_quota(f, e, n, at_least(1, f->knobs.rate * (double)n));
         probes += f->expert[e].quota;
     }
     xp_fold_lead(s, x, fmax(0, f->knobs.rate - (s->slots ? (double)probes / (double)s->slots : 0)));
-    for (size_t e = 0; e < (size_t)f->experts; e++)
-        add_led(s, x, e);
 }
 
 /* Numbers the sequences of the step: f->sequence. */
@@ -384,86 +381,100 @@ static void measure(struct xp_fold *s, const void *x)
 
 /* ---- the rows of virtual tokens ---------------------------------------------------------------------------------------------- */
 
-/* Where the clusters and the probes of every expert begin, and the tokens of all slots by cluster. */
-static void index_experts(struct xp_fold *s)
-{
-    struct xp_folder *f = s->f;
-    size_t v = 0, p = 0;
-
-    for (int e = 0; e <= f->experts; e++) {
-        while (v < s->clusters && s->expert[v] < e)
-            v++;
-        while (p < s->probes && s->expert[s->clusters + p] < e)
-            p++;
-        f->expert_cluster[e] = (uint32_t)v;
-        f->expert_probe[e] = (uint32_t)(s->clusters + p);
-    }
-    for (size_t i = 0; i < s->slots; i++)
-        f->member_token[i] = s->member[i] / (unsigned)s->t.topk;
-}
-
 /* x NULL: rows are elsewhere. */
-static xp_status choose(struct xp_fold *s, const void *x)
+static xp_status begin(struct xp_fold *s, const void *x)
 {
     const struct xp_fold_tokens *t = &s->t;
     struct xp_folder *f = s->f;
-    xp_status st = XP_OK;
 
-    s->clusters = s->probes = 0;
+    s->clusters = s->probes = s->chosen = s->spent = 0;
+    s->start[0] = 0;
     sort_slots(s);
+    memset(f->expert_probes, 0, (size_t)f->experts * sizeof(uint32_t));
     if (f->knobs.centroid == XP_CENTROID_SEQUENCES && !t->sequence && t->tokens)
         return XP_ERR_INVALID_ARG;
     if (f->knobs.centroid == XP_CENTROID_SEQUENCES)
         number_sequences(s);
-    s->start[0] = 0;
     if (f->knobs.centroid == XP_CENTROID_LEADER)
-        fold_leaders(s, x);
+        lead(s, x);
     else
-        st = fold_means(s, x);
-    if (st)
-        return st;
-    xp_fold_pick_probes(s, x);
-    index_experts(s);
+        xp_fold_find_cells(f, t->tokens);
     return XP_OK;
+}
+
+xp_status xp_fold_begin(struct xp_fold *s, const struct xp_fold_tokens *t, const void *x)
+{
+    s->t = *t;
+    if (s->f->knobs.centroid != XP_CENTROID_LEADER)
+        survey_tokens(s, x);
+    if (s->store)
+        xp_coded_rows_begin(s->store, &(struct xp_rows){.data = s->rows, .dim = s->f->dim, .dtype = s->f->dtype});
+    return begin(s, x);
+}
+
+xp_status xp_fold_choose_next(struct xp_fold *s, const void *x)
+{
+    struct xp_folder *f = s->f;
+    const size_t e = xp_fold_ordered(s, s->chosen++), before = s->clusters;
+    xp_status st = XP_OK;
+
+    if (f->knobs.centroid == XP_CENTROID_LEADER)
+        add_led(s, x, e);
+    else
+        st = fold_means(s, x, e);
+    f->expert_clusters[e] = (uint32_t)(s->clusters - before);
+    for (size_t i = s->start[before]; i < s->start[s->clusters]; i++)
+        f->member_token[i] = s->member[i] / (unsigned)s->t.topk;
+    return st;
+}
+
+void xp_fold_choose_probes(struct xp_fold *s, const void *x)
+{
+    xp_fold_pick_probes(s, x);
+    for (size_t p = 0; p < s->probes; p++)
+        s->f->expert_probes[s->expert[s->clusters + p]]++;
+}
+
+static xp_status choose_all(struct xp_fold *s, const void *x)
+{
+    xp_status st = XP_OK;
+
+    while (st == XP_OK && s->chosen < (size_t)s->f->experts)
+        st = xp_fold_choose_next(s, x);
+    if (st == XP_OK)
+        xp_fold_choose_probes(s, x);
+    return st;
 }
 
 xp_status xp_fold_choose(struct xp_fold *s, const struct xp_fold_tokens *t, const void *x)
 {
-    struct xp_folder *f = s->f;
-    xp_status st;
+    const xp_status st = xp_fold_begin(s, t, x);
 
-    s->t = *t;
-    if (f->knobs.centroid != XP_CENTROID_LEADER)
-        survey_tokens(s, x);
-    st = choose(s, x);
-    if (st == XP_OK && s->store)
-        xp_coded_rows_begin(s->store, &(struct xp_rows){.data = s->rows, .rows = xp_fold_count(s), .dim = f->dim, .dtype = f->dtype});
-    return st;
+    return st ? st : choose_all(s, x);
 }
 
 xp_status xp_fold_choose_surveyed(struct xp_fold *s, const struct xp_fold_tokens *t)
 {
+    xp_status st;
+
     s->t = *t;
-    return choose(s, NULL);
+    st = begin(s, NULL);
+    return st ? st : choose_all(s, NULL);
 }
 
-void xp_fold_average(struct xp_fold *s, const void *x, size_t e, size_t after)
+void xp_fold_average(struct xp_fold *s, const void *x, size_t first, size_t end)
 {
     struct xp_folder *f = s->f;
     const struct xp_rows rows = { .data = x, .rows = s->t.tokens, .dim = f->dim, .dtype = f->dtype };
-    const size_t first = f->expert_cluster[e], end = f->expert_cluster[after];
 
     /* Leaders are rows, and a bound looks at each mean when it is chosen. */
     if (first < end && f->knobs.centroid != XP_CENTROID_LEADER && !(f->knobs.outlier > 0))
         f->kernels.means(&rows, f->member_token, s->start + first, end - first, f->tile, s->rows + first * f->row_bytes);
 }
 
-xp_status xp_fold_fill(struct xp_fold *s, size_t e)
+xp_status xp_fold_fill(struct xp_fold *s, size_t first, size_t end)
 {
-    const struct xp_folder *f = s->f;
-    const xp_status st = xp_fold_code(s, f->expert_cluster[e], f->expert_cluster[e + 1], s->store);
-
-    return st ? st : xp_fold_code(s, f->expert_probe[e], f->expert_probe[e + 1], s->store);
+    return xp_fold_code(s, first, end, s->store);
 }
 
 void xp_fold_end(struct xp_fold *s, const void *x)
@@ -486,10 +497,10 @@ xp_status xp_fold_make(struct xp_fold *s, const struct xp_fold_tokens *t, const 
 {
     xp_status st = xp_fold_choose(s, t, x);
 
-    if (st == XP_OK)
-        xp_fold_average(s, x, 0, (size_t)s->f->experts);
-    for (size_t e = 0; e < (size_t)s->f->experts && st == XP_OK; e++)
-        st = xp_fold_fill(s, e);
+    if (st)
+        return st;
+    xp_fold_average(s, x, 0, s->clusters);
+    st = xp_fold_fill(s, 0, xp_fold_count(s));
     if (st == XP_OK)
         xp_fold_end(s, x);
     return st;

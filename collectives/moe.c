@@ -156,10 +156,6 @@ static void send_rows(struct xp_moe *m, const struct xp_moe_step *s)
         m->call.from = from;
         m->call.at = p->gather;
     }
-    /* Also when all are made by now: what travels must not depend on how long ranks had to wait for each other. */
-    const int made_meanwhile = m->folded && m->op.kind == XP_MOE_DISPATCH && !m->device && m->hops == 1;
-    m->call.ready = made_meanwhile ? m->filling.ready : NULL;
-    m->call.made = made_meanwhile ? m->filling.made : NULL;
     code_once(m, p, s->hop);
 }
 
@@ -299,11 +295,11 @@ static int use_wait(struct xp_moe *m, const struct xp_moe_step *s, xp_status *st
     return take_in(m, s);
 }
 
-/* Rows that are gathered before a call must be made before it; a call of one hop takes those that are ready. */
+/* Rows must be made before a call of theirs. */
 static xp_status fill_before(struct xp_moe *m, const struct xp_moe_step *s)
 {
     xp_status st = XP_OK;
-    while (m->filling.left && moves_rows(s) && (m->hops > 1 || !m->channel[s->channel].ops->heeds_ready) && st == XP_OK)
+    while (m->filling.left && moves_rows(s) && st == XP_OK)
         st = xp_folded_fill(m, m->op.routing, m->op.in);
     return st;
 }

@@ -209,10 +209,8 @@ struct xp_moe {
     char *virtual_rows;                 /* [cap[0]] rows of virtual tokens */
     struct xp_filling {                 /* of a folded dispatch: rows of virtual tokens are made while others are on their way */
         int left;                       /* some are to be made, */
-        int peer, expert;               /* those for rank + peer, of experts from this one on, next; */
-        int averaged;                   /* of its experts those before this one have their means */
-        char *ready;                    /* [size] some for this rank are made, */
-        size_t *made;                   /* [size] so many */
+        size_t next;                    /* from this one on; */
+        int averaged;                   /* clusters have their means */
         size_t to_keep;                 /* tokens whose rows are to be kept yet */
     } filling;
     int own_home;                       /* folded, on the way back: rows that needed no message, on the device all, are where they belong */
@@ -225,6 +223,7 @@ struct xp_moe {
     uint8_t *hello_out, *hello_in;      /* [size] hellos */
     size_t hello_bytes;
     size_t *ones;                       /* [size] counts of hellos */
+    int32_t *order;                     /* [experts] in which they are folded */
     uint32_t *sort, *sort2, *bucket;    /* [cap_most] twice, [max(size, experts) + 1]; of a hop of rows: its lists of rows sent and received */
     struct xp_coded_rows *store;        /* of the tokens, where they go to several nodes, or of the virtual ones; else NULL */
     struct xp_kernels kernels;
@@ -336,7 +335,12 @@ int xp_folded_alarm(const struct xp_moe *m);
 extern const struct xp_moe_fold_ops xp_folded_by_host, xp_folded_by_device;
 /* The virtual tokens are chosen, or st says why not: their entries, and the hello about them. Returns whether there are any to be made. */
 int xp_folded_chosen(struct xp_moe *m, struct xp_routing *r, xp_status st);
-/* Makes the next rows of virtual tokens, in the order in which flat looks at ranks, while m->filling.left says that there are any. */
+/* The order in which `source` folds experts, to m->order: those of the rank behind it come first, and so on, its own last; ascending on each. So
+ * the rows for one rank have numbers one behind the other, and those that travel are known before those that stay. Uses m->bucket. */
+void xp_folded_order(struct xp_moe *m, const uint16_t *rank_of, int source);
+/* The tokens of a step, in this rank's order. */
+struct xp_fold_tokens xp_folded_tokens(struct xp_moe *m, const struct xp_routing *r);
+/* Makes the next rows of virtual tokens, while m->filling.left says that there are any. */
 xp_status xp_folded_fill(struct xp_moe *m, struct xp_routing *r, const void *x);
 /* Keeps rows of no more than `most` tokens for the way home, while m->filling.to_keep says that there are any. */
 void xp_folded_keep(struct xp_moe *m, const struct xp_routing *r, const void *x, size_t most);

@@ -81,8 +81,7 @@ static xp_status allocate(struct xp_moe *m)
     bad |= !(m->hello_out = malloc(n * m->hello_bytes));
     bad |= !(m->hello_in = malloc(n * m->hello_bytes));
     bad |= !(m->ones = malloc(n * sizeof *m->ones));
-    bad |= !(m->filling.ready = malloc(n));
-    bad |= !(m->filling.made = malloc(n * sizeof *m->filling.made));
+    bad |= !(m->order = malloc(experts * sizeof *m->order));
     bad |= !(m->sort = malloc(rows * sizeof *m->sort));
     bad |= !(m->sort2 = malloc(rows * sizeof *m->sort2));
     bad |= !(m->intake.first = malloc(3 * n * sizeof *m->intake.first));
@@ -170,8 +169,7 @@ void xp_moe_destroy(struct xp_moe *m)
     free(m->hello_out);
     free(m->hello_in);
     free(m->ones);
-    free(m->filling.ready);
-    free(m->filling.made);
+    free(m->order);
     free(m->sort);
     free(m->sort2);
     free(m->bucket);

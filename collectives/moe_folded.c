@@ -13,6 +13,7 @@
 #include "collectives/moe.h"
 
 #define HOLD_STEPS 16 /* bounded steps before the next trial */
+#define PIECE 128 /* virtual tokens whose rows are made between two looks at the messages */
 
 int xp_folded_alarm(const struct xp_moe *m)
 {
@@ -79,64 +80,48 @@ int xp_folded_chosen(struct xp_moe *m, struct xp_routing *r, xp_status st)
     return st == XP_OK;
 }
 
+/* Counting sort by how far behind `source` an expert's rank is. */
+void xp_folded_order(struct xp_moe *m, const uint16_t *rank_of, int source)
+{
+    const int size = m->shape.comm->size;
+    uint32_t *at = m->bucket;
+    memset(at, 0, ((size_t)size + 1) * sizeof *at);
+    for (int e = 0; e < m->shape.experts; e++)
+        at[(rank_of[e] + size - source - 1) % size + 1]++;
+    for (int i = 0; i < size; i++)
+        at[i + 1] += at[i];
+    for (int e = 0; e < m->shape.experts; e++)
+        m->order[at[(rank_of[e] + size - source - 1) % size]++] = e;
+}
+
+struct xp_fold_tokens xp_folded_tokens(struct xp_moe *m, const struct xp_routing *r)
+{
+    xp_folded_order(m, r->map.rank_of, m->shape.comm->rank);
+    return (struct xp_fold_tokens){.tokens = r->map.tokens, .topk = r->topk, .expert = r->expert, .weight = r->weight, .sequence = r->sequence, .order = m->order};
+}
+
 static xp_status choose(struct xp_moe *m, struct xp_routing *r)
 {
-    struct xp_fold_tokens t = {.tokens = r->map.tokens, .topk = r->topk, .expert = r->expert, .weight = r->weight, .sequence = r->sequence};
+    const struct xp_fold_tokens t = xp_folded_tokens(m, r);
     xp_fold_keep(r->fold, m->store);
     m->filling.left = xp_folded_chosen(m, r, xp_fold_choose(r->fold, &t, m->op.in));
     m->filling.to_keep = m->filling.left ? r->map.tokens : 0;
-    m->filling.peer = 1;
-    m->filling.expert = m->filling.averaged = 0;
-    memset(m->filling.ready, 0, (size_t)m->shape.comm->size);
-    memset(m->filling.made, 0, (size_t)m->shape.comm->size * sizeof *m->filling.made);
+    m->filling.next = m->filling.averaged = 0;
     return XP_OK;
 }
 
-/* The next expert of a rank, from m->filling.expert on; the number of experts: there is none. */
-static int next_expert(const struct xp_moe *m, const struct xp_map *map, int rank)
-{
-    int e = m->filling.expert;
-    while (e < m->shape.experts && map->rank_of[e] != rank)
-        e++;
-    return e;
-}
-
-/* The means of an expert, and with them those of the experts behind it on the same rank: every row is loaded once for all of them. */
-static void average(struct xp_moe *m, const struct xp_routing *r, const void *x, int e)
-{
-    const uint16_t *rank_of = r->virtual_map.rank_of;
-    int end = e + 1;
-    if (e < m->filling.averaged)
-        return;
-    while (end < m->shape.experts && rank_of[end] == rank_of[e])
-        end++;
-    xp_fold_average(r->fold, x, (size_t)e, (size_t)end);
-    m->filling.averaged = end;
-}
-
-/* Rows for a rank are its experts' centroids, expert by expert, then their probes. */
 xp_status xp_folded_fill(struct xp_moe *m, struct xp_routing *r, const void *x)
 {
-    const struct xp_map *map = &r->virtual_map;
-    const int size = m->shape.comm->size, rank = (m->shape.comm->rank + m->filling.peer) % size, e = next_expert(m, map, rank);
-    m->filling.expert = e + 1;
-    if (e < m->shape.experts) {
-        average(m, r, x, e);
-        xp_status st = xp_fold_fill(r->fold, (size_t)e);
-        if (st != XP_OK)
-            return xp_error(m->shape.comm, st, "dispatch: folding %zu tokens: %s", r->map.tokens, xp_status_string(st));
-        m->filling.made[rank] += xp_fold_clusters_of(r->fold, (size_t)e);
-        m->filling.ready[rank] = m->filling.made[rank] > 0 && rank != m->shape.comm->rank;
-        if (next_expert(m, map, rank) < m->shape.experts)
-            return XP_OK;
-    }
-    m->filling.made[rank] = map->sends[rank];
-    m->filling.ready[rank] = 1;
-    m->filling.expert = m->filling.averaged = 0;
-    if (m->filling.peer++ < size)
-        return XP_OK;
-    m->filling.left = 0;
-    return XP_OK;
+    struct xp_filling *f = &m->filling;
+    const size_t all = xp_fold_count(r->fold), end = f->next + PIECE < all ? f->next + PIECE : all;
+    xp_status st;
+    if (!f->averaged)
+        xp_fold_average(r->fold, x, 0, xp_fold_clusters(r->fold));
+    f->averaged = 1;
+    st = xp_fold_fill(r->fold, f->next, end);
+    f->next = end;
+    f->left = end < all;
+    return st == XP_OK ? XP_OK : xp_error(m->shape.comm, st, "dispatch: folding %zu tokens: %s", r->map.tokens, xp_status_string(st));
 }
 
 /* What the way home will want. Nobody waits for it before that. */

@@ -19,7 +19,7 @@ static xp_status status_of(const struct xp_moe *m, int error)
 /* The survey takes several turns; when it is over, or the tokens are none, everything is chosen, and the rows' launches are enqueued. */
 static int choose_and_make(struct xp_moe *m, struct xp_routing *r)
 {
-    const struct xp_fold_tokens t = {.tokens = r->map.tokens, .topk = r->topk, .expert = r->expert, .weight = r->weight, .sequence = r->sequence};
+    const struct xp_fold_tokens t = xp_folded_tokens(m, r);
     int e = xp_fold_device_survey(m->fold_device, r->map.tokens, m->op.in, m->stream);
     if (!e)
         e = xp_fold_device_free(r->fold_rows);

@@ -432,16 +432,18 @@ static struct xp_entry get_record(const uint8_t *p)
     return e;
 }
 
-/* Virtual tokens of `source` for the experts of this rank: centroids by expert, then probes by expert (folded.h). Returns whether there are
+/* Virtual tokens of `source` for the experts of this rank: centroids by expert, in its order, then probes likewise (folded.h). Returns whether there are
  * as many as its hello says in all. */
-static int tell_records(const struct xp_moe *m, const struct xp_map *map, int source, uint8_t *records)
+static int tell_records(struct xp_moe *m, const struct xp_map *map, int source, uint8_t *records)
 {
     const uint8_t *counts = hello_of(m, source) + HELLO_HEAD + 4 * m->shape.comm->size;
     const int me = m->shape.comm->rank;
     struct xp_entry entry = {.source = (uint16_t)source, .weight = 1};
     size_t left = entries_of(m, source, me);
+    xp_folded_order(m, map->rank_of, source);
     for (int kind = 0; kind < 2; kind++)
-        for (int e = 0; e < m->shape.experts; e++) {
+        for (int i = 0; i < m->shape.experts; i++) {
+            const int e = m->order[i];
             const uint32_t count = xp_get32(counts + 8 * e + 4 * kind), after = entry.token + count;
             entry.expert = (uint16_t)e;
             if (map->rank_of[e] == me && count > left)
