@@ -60,6 +60,15 @@ struct xp_call_result {
     void *out;
 };
 
+/* A call that begins before its rows are known: they are chosen and written while others are on their way. */
+struct xp_ahead {
+    const size_t *made;      /* [size] so many rows for a rank, from the first on, may be read; never fewer than before */
+    const size_t *send_rows; /* [size] how many there are in all; NULL: not known yet */
+    const size_t *recv_rows; /* [size] likewise of those that come, and as in the call */
+    char *to;                /* where these belong */
+    const uint32_t *place;
+};
+
 struct xp_call {
     const void *send;
     const size_t *send_rows; /* [size], kept by the request */
@@ -70,8 +79,8 @@ struct xp_call {
     struct xp_coded_rows *store; /* hash/coded_rows.h; NULL: not known */
     int distinct;            /* no row goes to two ranks of other nodes */
     const char *ready;       /* [size] rows for this rank are written and may be read; NULL: all are */
-    const size_t *made;      /* [size] of those for this rank, so many from the first on are written, once ready: copies among them are not looked for, and
-                                no sample is; NULL: all are */
+    const struct xp_ahead *ahead; /* of algorithms that go ahead, in plans that code all rows or none: the counts above are the most that there may be,
+                                none to this rank itself, and copies are not looked for. NULL: rows are written, counts known */
     void *stream;            /* rows in device memory: of the caller */
     int grad_weights;        /* MoE: gradients of the gate weights follow the rows; equal on all ranks */
     /* They need not lie one after another: of flat, all rows but those of this rank for itself; of algorithms that fuse, those sent that are
@@ -89,6 +98,7 @@ struct xp_algo_ops {
     size_t size;
     const char *name, *about;
     int heeds_ready; /* call.ready: rows that are not ready are left alone */
+    int goes_ahead;  /* call.ahead */
     int fuses;       /* rows in device memory: call.at of rows to peers that xp_device_codes (device_call.h), and call.result where there is such a peer */
     /* Predicted seconds of a call of average size, from rank-uniform values only; < 0: cannot serve this comm. */
     double (*score)(const struct xp_shape *s);

@@ -32,7 +32,8 @@ struct flat {
     uint64_t tail[IN_HEADER / 8]; /* rows of a header that is about to leave */
     size_t tail_bytes; /* most bytes of them; 0: there are none */
     const char *ready; /* of the call, */
-    const size_t *made; /* likewise */
+    const struct xp_ahead *ahead; /* likewise; NULL: */
+    int sends_known; /* how many rows leave is known */
     struct xp_self_copy self;
     int turn;      /* which stream is offered work first */
     int active;
@@ -123,7 +124,8 @@ static xp_status flat_start(void *state, const struct xp_call *call, xp_stats *s
     xp_counts_begin(&f->counts, call);
     memset(f->settled, 0, (size_t)n);
     f->ready = call->ready;
-    f->made = call->made;
+    f->ahead = call->ahead;
+    f->sends_known = !call->ahead;
     f->turn = 0;
     f->active = 1;
     for (int i = 0; i < n; i++) {
@@ -136,6 +138,9 @@ static xp_status flat_start(void *state, const struct xp_call *call, xp_stats *s
             xp_send_begin(&f->send[i], &f->pipe, i, XP_STREAM_PLAIN, &f->send_seg[i], 1, may_code);
             xp_recv_begin(&f->recv[i], &f->pipe, i, XP_STREAM_PLAIN, &f->recv_seg[i], 1, may_code);
             f->send[i].first = sent;
+            f->recv[i].ahead = call->ahead != NULL;
+            if (call->ahead) /* no row is looked at, and heads say the same however late others are */
+                xp_send_prepare(&f->send[i]);
             f->recv[i].to = call->to;
             f->recv[i].place = call->place ? call->place + received : NULL;
         }
@@ -193,6 +198,28 @@ static int to_look_at(const struct flat *f)
     return found;
 }
 
+/* A call that went ahead: how many rows leave is known now. */
+static void learn_sends(struct flat *f)
+{
+    if (f->sends_known || !f->ahead->send_rows)
+        return;
+    for (int i = 0; i < f->shape->comm->size; i++)
+        if (i != f->shape->comm->rank)
+            xp_send_end(&f->send[i], f->ahead->send_rows[i]);
+    f->sends_known = 1;
+}
+
+/* And how many come from a peer. */
+static xp_status learn_receives(struct flat *f, int peer)
+{
+    const struct xp_ahead *a = f->ahead;
+    size_t before = 0;
+    for (int i = 0; i < peer; i++)
+        before += a->recv_rows[i];
+    const xp_status st = xp_recv_end(&f->recv[peer], a->recv_rows[peer], a->to, a->place ? a->place + before : NULL);
+    return st == XP_IN_PROGRESS ? XP_OK : st;
+}
+
 /*
  * One round over all peers. Coding work is rationed, so that a round is short and messages keep moving. The link waits for the first
  * chunks, and a look at rows takes longer than making them: they come first, then looks, then the other chunks.
@@ -207,8 +234,10 @@ static xp_status stream_round(struct flat *f, int *moved, int *done)
         xp_status st = XP_OK;
         if (!f->settled[to] && xp_counts_here(&f->counts, to))
             st = settle(f, to);
-        if (f->made)
-            out->ready = f->made[to];
+        if (f->ahead)
+            out->ready = f->ahead->made[to];
+        if (st == XP_OK && in->ahead && f->ahead->recv_rows)
+            st = learn_receives(f, to);
         if (st == XP_OK && f->settled[to] && out->prepared && is_ready(f, to))
             st = xp_send_progress(out, look < 0 || out->chunk < FIRST_CHUNKS ? &encodes : &none, moved);
         if (st == XP_OK)
@@ -229,6 +258,7 @@ static xp_status flat_progress(void *state, int *moved)
 {
     struct flat *f = state;
     int done = 1;
+    learn_sends(f);
     xp_status st = xp_counts_progress(&f->counts, moved);
     if (st == XP_OK)
         st = xp_pipe_reap(&f->pipe, moved);
@@ -237,6 +267,7 @@ static xp_status flat_progress(void *state, int *moved)
     if (st != XP_OK)
         return st;
     done &= is_ready(f, f->shape->comm->rank) && xp_self_copy_progress(&f->self, moved);
+    done &= !f->ahead || (f->sends_known && f->ahead->recv_rows);
     if (!done || !xp_counts_done(&f->counts) || !xp_pipe_idle(&f->pipe))
         return XP_IN_PROGRESS;
     st = xp_counts_verdict(&f->counts);
@@ -287,6 +318,7 @@ const struct xp_algo_ops xp_algo_flat = {
     .name = "flat",
     .about = "every pair of ranks directly",
     .heeds_ready = 1,
+    .goes_ahead = 1,
     .score = flat_score,
     .create = flat_create,
     .start = flat_start,

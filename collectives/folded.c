@@ -356,6 +356,11 @@ void xp_fold_keep(struct xp_fold *s, struct xp_coded_rows *store)
     s->store = store;
 }
 
+size_t xp_fold_chosen(const struct xp_fold *s)
+{
+    return s->chosen;
+}
+
 size_t xp_fold_count(const struct xp_fold *s)
 {
     return s->clusters + s->probes;

@@ -66,6 +66,7 @@ xp_status xp_fold_make(struct xp_fold *s, const struct xp_fold_tokens *t, const 
 xp_status xp_fold_begin(struct xp_fold *s, const struct xp_fold_tokens *t, const void *x);
 xp_status xp_fold_choose_next(struct xp_fold *s, const void *x);
 void xp_fold_choose_probes(struct xp_fold *s, const void *x);
+size_t xp_fold_chosen(const struct xp_fold *s); /* experts of the order that have their clusters */
 xp_status xp_fold_choose(struct xp_fold *s, const struct xp_fold_tokens *t, const void *x);
 void xp_fold_average(struct xp_fold *s, const void *x, size_t first, size_t end);
 xp_status xp_fold_fill(struct xp_fold *s, size_t first, size_t end);

@@ -97,6 +97,7 @@ void xp_moe_prepare(struct xp_moe *m, const struct xp_moe_op *op)
     m->op = *op;
     m->steps = m->at = m->calling = m->filling.left = m->own_home = 0;
     m->filling.to_keep = 0;
+    m->going.stage = XP_AHEAD_NONE;
     m->folded = op->routing && op->routing->folded && op->kind != XP_MOE_AGREE && op->kind != XP_MOE_RECORDS;
     m->map = !op->routing ? NULL : m->folded ? &op->routing->virtual_map : &op->routing->map;
     if (m->folded)
@@ -284,7 +285,7 @@ static int use_wait(struct xp_moe *m, const struct xp_moe_step *s, xp_status *st
         *st = *st == XP_OK ? XP_IN_PROGRESS : *st;
         return 1;
     }
-    if (m->filling.to_keep && moves_rows(s)) {
+    if (m->filling.to_keep && (moves_rows(s) || m->going.stage != XP_AHEAD_NONE)) {
         xp_folded_keep(m, m->op.routing, m->op.in, piece_of(m));
         return 1;
     }
@@ -304,9 +305,17 @@ static xp_status fill_before(struct xp_moe *m, const struct xp_moe_step *s)
     return st;
 }
 
+xp_status xp_moe_start_call(struct xp_moe *m, enum xp_moe_channel channel)
+{
+    struct xp_channel *ch = &m->channel[channel];
+    m->call.seq = ch->calls++;
+    m->call.stream = m->stream;
+    memcpy(m->codec_before, m->stats->codec, sizeof m->codec_before);
+    return ch->ops->start(ch->state, &m->call, m->stats);
+}
+
 static xp_status begin_call(struct xp_moe *m, const struct xp_moe_step *s)
 {
-    struct xp_channel *ch = &m->channel[s->channel];
     xp_status st = s->kind == XP_STEP_SCALARS ? m->rows->dots_known(m) : fill_before(m, s);
     if (st != XP_OK)
         return st;
@@ -317,11 +326,8 @@ static xp_status begin_call(struct xp_moe *m, const struct xp_moe_step *s)
         return st;
     if (takes_in(m, s))
         xp_intake_begin(m, s->hop, s->kind == XP_STEP_FORWARD, m->call.recv, s->kind == XP_STEP_FORWARD ? first_rows(m) : m->op.in);
-    m->call.seq = ch->calls++;
-    m->call.stream = m->stream;
     m->calling = 1;
-    memcpy(m->codec_before, m->stats->codec, sizeof m->codec_before);
-    return ch->ops->start(ch->state, &m->call, m->stats);
+    return m->going.stage != XP_AHEAD_NONE && s->kind == XP_STEP_FORWARD ? xp_ahead_agreed(m) : xp_moe_start_call(m, s->channel);
 }
 
 /* An operation names the codec of a hop that was coded, and counts as bypassed when none was. */
@@ -403,16 +409,17 @@ static void end_operation(struct xp_moe *m)
 static xp_status moe_progress(void *state, int *moved)
 {
     struct xp_moe *m = state;
-    xp_status st = XP_OK;
+    xp_status st;
     if (m->at == m->steps)
         return XP_OK;
     const struct xp_moe_step *s = &m->step[m->at];
+    if ((st = xp_ahead_progress(m, moved)) != XP_IN_PROGRESS)
+        return st;
     if (is_local(s)) {
         st = local_work(m, s);
-        *moved += st != XP_IN_PROGRESS;
+        *moved += st != XP_IN_PROGRESS || !m->device; /* else the device must be asked again */
     } else {
-        if (!m->calling)
-            st = begin_call(m, s);
+        st = m->calling ? XP_OK : begin_call(m, s);
         if (st == XP_OK)
             st = m->channel[s->channel].ops->progress(m->channel[s->channel].state, moved);
         if (st == XP_IN_PROGRESS && !*moved && use_wait(m, s, &st))
@@ -453,6 +460,7 @@ static void moe_finish(void *state)
         m->channel[ch].ops->finish(m->channel[ch].state);
     }
     m->calling = 0;
+    xp_ahead_finish(m);
     if (xp_moe_moves_rows(m))
         m->rows->end(m);
 }

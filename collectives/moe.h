@@ -213,6 +213,15 @@ struct xp_moe {
         int averaged;                   /* clusters have their means */
         size_t to_keep;                 /* tokens whose rows are to be kept yet */
     } filling;
+    struct xp_going_ahead {             /* of a folded dispatch whose rows leave while others are chosen (moe_ahead.c) */
+        enum { XP_AHEAD_NONE, XP_AHEAD_CLUSTERS, XP_AHEAD_PROBES, XP_AHEAD_TOLD } stage; /* not under way; what is chosen; nothing more */
+        struct xp_ahead ahead;
+        size_t *most_to, *most_from;    /* [size] rows, at most */
+        size_t *first, *made;           /* [size] where in `list` the rows for a rank begin; how many are there */
+        uint32_t *list;                 /* [cap_most] virtual tokens */
+        size_t averaged;                /* virtual tokens before this one have their rows but for coding, */
+        size_t filled;                  /* before this one are made */
+    } going;
     int own_home;                       /* folded, on the way back: rows that needed no message, on the device all, are where they belong */
     xp_stats *stats;
     /* staging */
@@ -266,7 +275,9 @@ void xp_moe_destroy(struct xp_moe *m);
 /* Most rows that a row channel must carry, known before the channels are opened. */
 size_t xp_moe_most_rows(const struct xp_moe_shape *shape);
 
-/* moe.c: the state machine. ops is the table that an outer plan drives. */
+/* moe.c: begins m->call on a channel. */
+xp_status xp_moe_start_call(struct xp_moe *m, enum xp_moe_channel channel);
+/* The state machine. ops is the table that an outer plan drives. */
 extern const struct xp_algo_ops xp_moe_ops;
 /* What start() of xp_moe_ops will run. */
 void xp_moe_prepare(struct xp_moe *m, const struct xp_moe_op *op);
@@ -342,6 +353,17 @@ void xp_folded_order(struct xp_moe *m, const uint16_t *rank_of, int source);
 struct xp_fold_tokens xp_folded_tokens(struct xp_moe *m, const struct xp_routing *r);
 /* Makes the next rows of virtual tokens, while m->filling.left says that there are any. */
 xp_status xp_folded_fill(struct xp_moe *m, struct xp_routing *r, const void *x);
+/* moe_ahead.c: whether rows of a folded dispatch leave before all are chosen. Equal on all ranks. */
+int xp_ahead_may(const struct xp_moe *m);
+/* One piece of it: the exchange begins; a few experts get their clusters; a few virtual tokens their rows; the hello is written. XP_IN_PROGRESS until
+ * then, and XP_OK. */
+xp_status xp_ahead_choose(struct xp_moe *m, struct xp_routing *r);
+/* The exchange while it is nobody else's: one round of it. */
+xp_status xp_ahead_progress(struct xp_moe *m, int *moved);
+/* All ranks have agreed: m->call says what comes, and where it belongs. The exchange is now that of the step. */
+xp_status xp_ahead_agreed(struct xp_moe *m);
+/* The operation ends before that. */
+void xp_ahead_finish(struct xp_moe *m);
 /* Keeps rows of no more than `most` tokens for the way home, while m->filling.to_keep says that there are any. */
 void xp_folded_keep(struct xp_moe *m, const struct xp_routing *r, const void *x, size_t most);
 /* Rows for the first hop, where none are kept as coded: far experts' as the coder takes them, near ones' as the far ones will be decoded. */

@@ -82,6 +82,11 @@ static xp_status allocate(struct xp_moe *m)
     bad |= !(m->hello_in = malloc(n * m->hello_bytes));
     bad |= !(m->ones = malloc(n * sizeof *m->ones));
     bad |= !(m->order = malloc(experts * sizeof *m->order));
+    bad |= !(m->going.most_to = malloc(4 * n * sizeof *m->going.most_to));
+    m->going.most_from = m->going.most_to + n;
+    m->going.first = m->going.most_to + 2 * n;
+    m->going.made = m->going.most_to + 3 * n;
+    bad |= !(m->going.list = malloc(rows * sizeof *m->going.list));
     bad |= !(m->sort = malloc(rows * sizeof *m->sort));
     bad |= !(m->sort2 = malloc(rows * sizeof *m->sort2));
     bad |= !(m->intake.first = malloc(3 * n * sizeof *m->intake.first));
@@ -170,6 +175,8 @@ void xp_moe_destroy(struct xp_moe *m)
     free(m->hello_in);
     free(m->ones);
     free(m->order);
+    free(m->going.most_to);
+    free(m->going.list);
     free(m->sort);
     free(m->sort2);
     free(m->bucket);

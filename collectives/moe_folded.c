@@ -100,7 +100,7 @@ struct xp_fold_tokens xp_folded_tokens(struct xp_moe *m, const struct xp_routing
     return (struct xp_fold_tokens){.tokens = r->map.tokens, .topk = r->topk, .expert = r->expert, .weight = r->weight, .sequence = r->sequence, .order = m->order};
 }
 
-static xp_status choose(struct xp_moe *m, struct xp_routing *r)
+static xp_status choose_all(struct xp_moe *m, struct xp_routing *r)
 {
     const struct xp_fold_tokens t = xp_folded_tokens(m, r);
     xp_fold_keep(r->fold, m->store);
@@ -108,6 +108,11 @@ static xp_status choose(struct xp_moe *m, struct xp_routing *r)
     m->filling.to_keep = m->filling.left ? r->map.tokens : 0;
     m->filling.next = m->filling.averaged = 0;
     return XP_OK;
+}
+
+static xp_status choose(struct xp_moe *m, struct xp_routing *r)
+{
+    return xp_ahead_may(m) ? xp_ahead_choose(m, r) : choose_all(m, r);
 }
 
 xp_status xp_folded_fill(struct xp_moe *m, struct xp_routing *r, const void *x)

@@ -137,7 +137,7 @@ void xp_pipe_begin(struct xp_pipe *p, const struct xp_call *c, xp_stats *stats)
     for (int i = 0; i < s->comm->size; i++)
         p->all.rows += c->send_rows[i];
     p->early = c->ready != NULL;
-    p->partly = c->made != NULL;
+    p->ahead = c->ahead != NULL;
     p->number = c->number;
     p->store = c->store;
     p->distinct = c->distinct;

@@ -60,7 +60,7 @@ struct xp_pipe {
     size_t index_in_cap, index_in_used, index_out_cap, index_out_used;
     struct xp_rows all;    /* all rows that this call sends, with an index where the caller has them in a list; */
     int early;             /* some may still be written when others are sent, */
-    int partly;            /* even of one stream */
+    int ahead;             /* or chosen */
     const uint32_t *number; /* of these rows, and */
     struct xp_coded_rows *store; /* where they are kept when coded; NULL: nowhere */
     int distinct;          /* of them none goes to two ranks of other nodes */
@@ -103,7 +103,7 @@ struct xp_send_stream {
     const uint32_t *position; /* coded without copies: where the distinct rows are from there on; NULL: all are */
     int prepared, framed;     /* framed: chunks are frames of the coder */
     size_t at_seg, at_row;    /* plain: the next row */
-    size_t ready;             /* plain, and coded without copies left out: rows of the stream that may be sent (a relay's grow) */
+    size_t ready;             /* plain, and coded in a call that goes ahead: rows of the stream that may be sent (a relay's grow) */
     size_t posted;            /* plain: rows handed to the transport */
     size_t chunk;             /* next chunk */
     struct xp_rows distinct;  /* coded: what travels */
@@ -119,6 +119,8 @@ struct xp_send_stream {
 /* Sets up a stream of the rows in seg (kept by the caller). may_code: the receiver is ready for the coded form. */
 void xp_send_begin(struct xp_send_stream *s, struct xp_pipe *p, int peer, unsigned form, struct xp_segment *seg, size_t nseg,
                    int may_code);
+/* There are so many rows in this stream of a call that goes ahead, no more than it began with. */
+void xp_send_end(struct xp_send_stream *s, size_t rows);
 /* Chooses the form: deduplicates, asks the coder. Needs no permission of the peer. One call is one piece of work. */
 void xp_send_prepare(struct xp_send_stream *s);
 /* Sends what the window admits; encodes at most one chunk, and only when *work > 0 (then *work is decreased). */
@@ -134,6 +136,8 @@ struct xp_recv_stream {
     size_t nseg, rows;
     char *to;               /* rows belong here, */
     const uint32_t *place;  /* [rows] at these places; NULL: where the segments are */
+    int posted;             /* messages are awaited */
+    int ahead;              /* how many rows there are, and where they belong, is not known yet */
     enum { XP_RECV_OPEN, XP_RECV_PLAIN, XP_RECV_CODED } state;
     struct xp_op *plain, *coded, head_op; /* coded NULL: the coded form is not expected */
     size_t nplain, ncoded, next; /* next: chunk that is looked at */
@@ -153,6 +157,8 @@ void xp_recv_begin(struct xp_recv_stream *s, struct xp_pipe *p, int peer, unsign
                    int may_be_coded);
 /* Takes in what has come; decodes at most one chunk, and only when *work > 0. */
 xp_status xp_recv_progress(struct xp_recv_stream *s, int *work, int *moved);
+/* Of a stream of a call that goes ahead, with ahead set until then: what is known now. Returns XP_IN_PROGRESS until its head is here, and XP_ERR_CORRUPT. */
+xp_status xp_recv_end(struct xp_recv_stream *s, size_t rows, char *to, const uint32_t *place);
 /* All rows of a stream that is never coded, which came by another way: no message is waited for. */
 void xp_recv_take(struct xp_recv_stream *s, const char *rows);
 int xp_recv_done(const struct xp_recv_stream *s);

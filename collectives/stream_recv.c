@@ -76,6 +76,7 @@ void xp_recv_begin(struct xp_recv_stream *s, struct xp_pipe *p, int peer, unsign
         s->rows += seg[i].rows;
     if (s->rows == 0)
         return;
+    s->posted = 1;
     post_plain(s);
     if (may_be_coded)
         post_coded(s);
@@ -106,7 +107,7 @@ static xp_status corrupt(const struct xp_recv_stream *s, const char *what)
 static void note_arrival(struct xp_recv_stream *s, size_t bytes)
 {
     struct xp_pipe *p = s->pipe;
-    if (!s->slow)
+    if (!s->slow || p->ahead) /* then what has come is looked at late */
         return;
     p->slow_last = xp_now();
     if (p->slow_first == 0)
@@ -311,6 +312,24 @@ static xp_status coded_progress(struct xp_recv_stream *s, int *work, int *moved)
     return XP_OK;
 }
 
+xp_status xp_recv_end(struct xp_recv_stream *s, size_t rows, char *to, const uint32_t *place)
+{
+    struct xp_op *ops = s->state == XP_RECV_PLAIN ? s->plain : s->coded;
+    size_t *n = s->state == XP_RECV_PLAIN ? &s->nplain : &s->ncoded;
+    const size_t chunks = chunks_of(rows, s->pipe->shape->chunk_rows);
+    if (s->posted && s->state == XP_RECV_OPEN)
+        return XP_IN_PROGRESS;
+    if (rows > s->rows || s->map)
+        return corrupt(s, "the head of a stream");
+    cancel_ops(s, ops, chunks, *n);
+    *n = chunks;
+    s->seg[0].rows = s->rows = s->distinct = rows;
+    s->to = to;
+    s->place = place;
+    s->ahead = 0;
+    return XP_OK;
+}
+
 void xp_recv_take(struct xp_recv_stream *s, const char *rows)
 {
     size_t bytes = s->pipe->shape->row_bytes;
@@ -322,25 +341,28 @@ void xp_recv_take(struct xp_recv_stream *s, const char *rows)
 
 xp_status xp_recv_progress(struct xp_recv_stream *s, int *work, int *moved)
 {
-    if (s->rows == 0)
+    if (!s->posted)
         return XP_OK;
     if (s->state == XP_RECV_OPEN) {
         xp_status st = open_stream(s, moved);
         if (st != XP_OK || s->state == XP_RECV_OPEN)
             return st;
     }
+    if (s->ahead)
+        return XP_OK;
     return s->state == XP_RECV_PLAIN ? plain_progress(s, moved) : coded_progress(s, work, moved);
 }
 
 int xp_recv_done(const struct xp_recv_stream *s)
 {
-    return s->rows == 0 || (s->state != XP_RECV_OPEN && s->complete == s->rows);
+    return !s->posted || (s->state != XP_RECV_OPEN && !s->ahead && s->complete == s->rows);
 }
 
 void xp_recv_cancel(struct xp_recv_stream *s)
 {
-    if (!s->pipe || s->rows == 0)
+    if (!s->pipe || !s->posted)
         return;
+    s->posted = 0;
     cancel_ops(s, s->plain, 0, s->nplain);
     if (s->coded) {
         cancel_ops(s, &s->head_op, 0, 1);

@@ -116,7 +116,7 @@ static size_t distinct_numbers(struct xp_send_stream *s, const struct xp_rows *i
 static int deduplicate(struct xp_send_stream *s, const struct xp_rows *in)
 {
     struct xp_pipe *p = s->pipe;
-    if (!p->shape->dedup || p->partly || in->rows < 2 || !(p->own_numbers || xp_rowmap_may_pay(in, p->dedup_work)))
+    if (!p->shape->dedup || p->ahead || in->rows < 2 || !(p->own_numbers || xp_rowmap_may_pay(in, p->dedup_work)))
         return 0;
     uint32_t *first = p->index_out + p->index_out_used;
     size_t distinct = p->own_numbers ? distinct_numbers(s, in, first) : xp_dedup(in, first, p->dedup_map, p->dedup_work);
@@ -135,14 +135,14 @@ static int deduplicate(struct xp_send_stream *s, const struct xp_rows *in)
     return 1;
 }
 
-/* The coder keeps one choice, so the first stream of a call asks for all of them. */
+/* The coder keeps one choice, so the first stream of a call asks for all of them. Of rows that are not known yet nothing can be asked. */
 static int coding_pays(struct xp_pipe *p, const struct xp_rows *in)
 {
     if (!p->shape->coder)
         return 0;
     if (p->coding < 0) {
-        p->coding = xp_cost_coding_pays(p->shape, p->early ? in : &p->all);
-        if (p->coding)
+        p->coding = p->ahead || xp_cost_coding_pays(p->shape, p->early ? in : &p->all);
+        if (p->coding && !p->ahead)
             number_rows(p);
     }
     return p->coding;
@@ -325,7 +325,7 @@ static xp_status coded_progress(struct xp_send_stream *s, int *work, int *moved)
     size_t rows = s->distinct.rows - s->encoded, len = 0;
     if (rows > shape->chunk_rows)
         rows = shape->chunk_rows;
-    if (p->partly && s->encoded + rows > s->ready)
+    if (p->ahead && s->encoded + rows > s->ready)
         return XP_OK;
     double start = xp_now();
     xp_status st = fill_slot(s, slot, rows, &len);
@@ -354,10 +354,19 @@ xp_status xp_send_progress(struct xp_send_stream *s, int *work, int *moved)
     return s->form == XP_STREAM_CODED ? coded_progress(s, work, moved) : plain_progress(s, moved);
 }
 
-/* Slots are shared and waited for by xp_pipe_idle. */
+void xp_send_end(struct xp_send_stream *s, size_t rows)
+{
+    if (rows >= s->rows)
+        return;
+    if (s->slow)
+        s->pipe->stats->rows_unique -= s->rows - rows;
+    s->seg[0].rows = s->rows = s->distinct.rows = rows;
+}
+
+/* Slots are shared and waited for by xp_pipe_idle. Even where no row comes a head has been promised. */
 int xp_send_done(const struct xp_send_stream *s)
 {
-    if (s->rows == 0)
+    if (s->rows == 0 && s->form != XP_STREAM_CODED)
         return 1;
     if (s->form != XP_STREAM_CODED)
         return s->posted == s->rows && s->in_flight == 0;

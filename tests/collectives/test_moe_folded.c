@@ -445,6 +445,21 @@ Test(moe_folded, error_limit_makes_all_ranks_fall_back_together)
     }
 }
 
+/* ---- rows that leave while others are chosen ------------------------------------------------------------------------------------------ */
+
+/* Several messages a pair and more experts a rank than are averaged together; ranks for which nothing can come; rows that are not coded. */
+Test(moe_folded, rows_leave_in_many_messages)
+{
+    static const struct world one_each[] = {{{1, 1, 1}}, {{2, 1}}};
+    static const enum choice choices[] = {CHOICE_RANDOM, CHOICE_HOT, CHOICE_EMPTY_RANKS, CHOICE_NONE};
+    for (size_t i = 0; i < 16; i++) {
+        struct folded f = {.l = {.choice = choices[i / 4], .tokens = 500, .dim = 1024, .experts = 15, .topk = 5, .dtype = XP_BF16, .mode = XP_MODE_FOLDED,
+                                 .algo = "flat", .codec = i & 1 ? "raw" : "int8", .seed = i},
+                           .rule = XP_ALPHA_FIXED, .alpha = 1};
+        run(&one_each[i / 2 % 2], choices[i / 4] < CHOICE_EMPTY_RANKS ? seen_body : formula_body, &f); /* no rows have no rates */
+    }
+}
+
 /* ---- what travels ------------------------------------------------------------------------------------------------------------------ */
 
 enum { LATE_MS = 60 };
@@ -473,8 +488,10 @@ static void late_body(xp_comm *comm, int rank, void *arg, char *why)
 Test(moe_folded, bytes_do_not_depend_on_who_is_late)
 {
     static const struct world w = {{1, 1}};
-    struct folded f = {.l = {.tokens = 128, .dim = 256, .experts = 4, .topk = 4, .dtype = XP_BF16, .mode = XP_MODE_FOLDED, .algo = "flat"}};
-    run(&w, late_body, &f);
+    struct folded few = {.l = {.tokens = 128, .dim = 256, .experts = 4, .topk = 4, .dtype = XP_BF16, .mode = XP_MODE_FOLDED, .algo = "flat"}};
+    struct folded many = {.l = {.tokens = 900, .dim = 768, .experts = 12, .topk = 4, .dtype = XP_BF16, .mode = XP_MODE_FOLDED, .algo = "flat"}};
+    run(&w, late_body, &few);
+    run(&w, late_body, &many);
 }
 
 /* ---- misuse ---------------------------------------------------------------------------------------------------------------------- */
@@ -524,7 +541,7 @@ static xp_status choose_and_lie(struct xp_moe *m, struct xp_routing *r)
 {
     xp_status st = choose_truly(m, r);
     uint8_t *counts = m->hello_out + 2 * m->hello_bytes - 8 * (size_t)m->shape.experts; /* of the hello for rank 1 */
-    for (int e = 0; e < m->shape.experts; e++)
+    for (int e = 0; st == XP_OK && e < m->shape.experts; e++)
         xp_put32(counts + 8 * e, xp_get32(counts + 8 * e) + lie);
     return st;
 }
@@ -543,6 +560,8 @@ static void lie_body(xp_comm *comm, int rank, void *arg, char *why)
         m->fold = &ops;
     }
     route_and_dispatch(&n, other);
+    if (!other[0] && rank == 0 && xp_comm_barrier(comm) != XP_OK) /* its own dispatch may have been over before */
+        snprintf(other, sizeof other, "%.300s", xp_comm_last_error(comm));
     CHECK(strstr(other, "the hello of rank 0 is damaged"), "%+d: %.300s", (int32_t)lie, other[0] ? other : "nobody noticed");
     xp_routing_destroy(n.r);
     close_run(&n);

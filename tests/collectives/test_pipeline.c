@@ -161,6 +161,84 @@ Test(pipeline, streams_of_random_segments)
     }
 }
 
+/* A stream of a call that goes ahead: it may have up to `most` rows, and has `rows`, of which more and more are written. */
+struct going_ahead {
+    size_t most, rows, chunk_rows;
+};
+
+static xp_status send_ahead(struct end *e, const struct going_ahead *g)
+{
+    struct xp_send_stream s;
+    xp_status st = XP_OK;
+    int ended = 0;
+    xp_send_begin(&s, &e->pipe, 1, XP_STREAM_PLAIN, e->seg, 1, 0);
+    s.ready = 0;
+    while (st == XP_OK && !(ended && xp_send_done(&s))) {
+        int work = 1, moved = 0;
+        xp_comm_progress(e->shape.comm);
+        st = xp_send_progress(&s, &work, &moved);
+        if (s.ready < g->rows)
+            s.ready++;
+        else if (!ended++)
+            xp_send_end(&s, g->rows);
+    }
+    xp_send_cancel(&s);
+    return st;
+}
+
+/* Rows are found where they belong only when that has been said. */
+static xp_status receive_ahead(struct end *e, const struct going_ahead *g, struct xp_recv_stream *s)
+{
+    xp_status st = XP_OK;
+    for (int round = 0; st == XP_OK && !xp_recv_done(s); round++) {
+        int work = 1, moved = 0;
+        xp_comm_progress(e->shape.comm);
+        st = xp_recv_progress(s, &work, &moved);
+        if (st == XP_OK && s->ahead && s->complete != 0)
+            st = XP_ERR_INTERNAL;
+        if (st == XP_OK && round == 50)
+            st = xp_recv_end(s, g->rows, NULL, NULL);
+    }
+    xp_recv_cancel(s);
+    return st;
+}
+
+static void ahead_body(xp_comm *comm, int rank, void *arg, char *why)
+{
+    const struct going_ahead *g = arg;
+    struct streaming all = {.rows = {g->most}, .nseg = 1, .chunk_rows = g->chunk_rows}, there = {.rows = {g->rows < g->most ? g->rows : g->most}, .nseg = 1};
+    struct end e;
+    xp_status st, want = g->rows > g->most ? XP_ERR_CORRUPT : XP_OK;
+    if (open_end(&e, comm, &all, rank == 0) != 0)
+        return;
+    if (rank == 0) {
+        xp_comm_barrier(comm);
+        st = want == XP_OK ? send_ahead(&e, g) : want;
+    } else {
+        struct xp_recv_stream s;
+        xp_recv_begin(&s, &e.pipe, 0, XP_STREAM_PLAIN, e.seg, 1, 0);
+        s.ahead = 1;
+        xp_comm_barrier(comm);
+        st = receive_ahead(&e, g, &s);
+        if (st == XP_OK)
+            check_rows(&e, &there, why);
+    }
+    xp_comm_barrier(comm);
+    if (st != want)
+        snprintf(why, WORLD_TEXT, "%s: %.300s", xp_status_string(st), xp_comm_last_error(comm));
+    close_end(&e);
+}
+
+Test(pipeline, streams_that_begin_before_their_rows_are_known)
+{
+    static const struct world w = {{1, 1}, .allow = {"is not what it claims"}};
+    struct going_ahead cases[] = {{50, 50, 7}, {50, 49, 7}, {50, 1, 7}, {50, 0, 7}, {49, 14, 7}, {9, 9, 20}, {9, 3, 20}, {0, 0, 7}, {10, 11, 7}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *why = world_run(&w, ahead_body, &cases[i]);
+        cr_assert(why[0] == 0, "%zu rows of %zu: %s", cases[i].rows, cases[i].most, why);
+    }
+}
+
 /* Rank 0 sends what is not a head, or a chunk of another length. */
 struct lie {
     unsigned form;
