@@ -70,10 +70,19 @@ static double mean_gain(struct xp_coder *c, const struct xp_rows *in, const uint
     return -bits / take;
 }
 
+/* Bits a value that rows which the mean is not of save less than those n that it is of, whose noise is in it: what is left of them
+ * has (n + 1) / (n - 1) of the energy. */
+static double unseen_loss(uint32_t n)
+{
+    return 0.5 * xp_log2(((double)n + 1) / ((double)n - 1));
+}
+
 /* Does the mean row earn more than its own bytes? */
 static int mean_pays(struct xp_coder *c, const struct xp_rows *in, const uint32_t *order, uint32_t n)
 {
-    return n > 0 && mean_gain(c, in, order, n) * (double)in->rows > 8.0 * (double)xp_dtype_size(in->dtype);
+    const double rows = (double)in->rows;
+
+    return n > 0 && mean_gain(c, in, order, n) * rows - unseen_loss(n) * (rows - n) > 8.0 * (double)xp_dtype_size(in->dtype);
 }
 
 /* What the mean row of a frame is: in c->mean, and typed in c->decoded. */

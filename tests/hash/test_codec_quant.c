@@ -210,6 +210,19 @@ Test(codec_quant, a_mean_row_is_sent_when_it_pays)
     cr_assert_lt(cost[1], cost[0] - 0.9, "the energy beside the mean is 1 / 5.5: 1.2 bits less");
 }
 
+/* The mean of 128 rows takes 1 / 128 off the energy of these; to the others it adds as much. */
+Test(codec_quant, rows_without_a_mean_get_none_however_many_they_are)
+{
+    struct random rng = random_start("codec_quant_no_mean");
+    struct batch b = make("quant", 0.05, XP_EPS_REF_ROW, XP_BF16, 6000, 128, XP_ISA_BEST);
+
+    for (size_t i = 0; i < 6000 * 128; i++)
+        value_put(b.data, b.type, i, random_normal(&rng));
+    code(&b);
+    cr_assert_eq(xp_get32(b.frame + 64), 0, "flags");
+    release(&b);
+}
+
 Test(codec_quant, nan_inf_and_zero_rows_come_back_bit_for_bit)
 {
     struct random rng = random_start("codec_quant_nan");
