@@ -7,7 +7,8 @@
  * Without a base signs are taken off the row and not put back on the values: a difference is squared, so it may be taken between the
  * flipped row and the unflipped values. The distance has the order of the contract (kernels.h): value i joins partial i % 32.
  *
- * VCVTNE2PS2BF16 takes denormal numbers for zeros, which is allowed here: where a value below 2^-126 decides a bit of a difference, the
+ * Differences are taken by VDPBF16PS, which has no need of a decoded value as f32: x + y * -1 + z * 0, z being the value beside y. It and
+ * VCVTNE2PS2BF16 take denormal numbers for zeros, which is allowed here: where a value below 2^-126 decides a bit of a difference, the
  * difference is below 2^-100 and its square is 0.
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -30,6 +31,7 @@ struct steps {
 struct constants {
     __m512i plus, minus; /* the last butterfly: words (1, 1) and (1, -1) */
     __m512i upper; /* 0xffff0000 */
+    __m512i less_even, less_odd; /* pairs of bf16: -1 for one of two values, 0 for the other */
     __m512i magic, twice; /* XP_MAGIC, and what a value is taken from to negate it */
     __m512i low, high; /* the last trade of unrotate_turned */
     __m512i middle; /* of the codes, in value 0 (x86/dequantise_avx512.c) */
@@ -39,7 +41,7 @@ static inline struct constants constants(int levels)
 {
     const __m512i magic = _mm512_castps_si512(_mm512_set1_ps(XP_MAGIC));
     struct constants k = {_mm512_set1_epi32(0x00010001), _mm512_set1_epi32((int)0xffff0001),
-                          _mm512_set1_epi32((int)0xffff0000), magic, _mm512_add_epi32(magic, magic),
+                          _mm512_set1_epi32((int)0xffff0000), _mm512_set1_epi32(0xbf80), _mm512_set1_epi32((int)0xbf800000), magic, _mm512_add_epi32(magic, magic),
                           _mm512_setr_epi32(0, 8, 2, 10, 16, 24, 18, 26, 1, 9, 3, 11, 17, 25, 19, 27),
                           _mm512_setr_epi32(4, 12, 6, 14, 20, 28, 22, 30, 5, 13, 7, 15, 21, 29, 23, 31),
                           _mm512_maskz_set1_epi16(3, (short)(32 * (levels - 1)))};
@@ -49,6 +51,8 @@ static inline struct constants constants(int levels)
     XP_KEEP(k.magic);
     XP_KEEP(k.twice);
     XP_KEEP(k.upper);
+    XP_KEEP(k.less_even);
+    XP_KEEP(k.less_odd);
     XP_KEEP(k.low);
     XP_KEEP(k.high);
     XP_KEEP(k.middle);
@@ -75,40 +79,55 @@ XP_INLINE void unrotate_turned(__m512i *w, const int blocks, const int regs, __m
     XP_ALL_BLOCKS(w[regs * i] = _mm512_sub_epi16(w[regs * i], middle));
 }
 
-/* Codes of up to 4 bits are rotated back as bytes first (x86/narrow_avx512.h). */
+/* Codes are rotated back as bytes first (x86/narrow_avx512.h): four stages of those of up to 4 bits, two of those of 5 or 6. */
+enum stages { NO_STAGES = 0, TWO_STAGES = 2, FOUR_STAGES = 4 };
+
+XP_INLINE enum stages stages_of(const int bits, const int paired)
+{
+    return paired || bits > 6 ? NO_STAGES : bits > 4 ? TWO_STAGES : FOUR_STAGES;
+}
+
 struct byte_constants {
     __m512i top;         /* the largest code */
-    __m512i less;        /* 8, less that 128 */
+    __m512i less[2];     /* half of what so many bits can say, less 128 where that is one byte of those added up as bytes */
     __m512i plus, minus; /* bytes (1, 1) and (1, -1) */
-    __m512i words[2];    /* words with w0 w1 w2 = v0 v6 v3, l0 l1 = v4 v1, register v2 to w0 w1 w2 = v6 v1 v4, l0 l1 = v2 v3, register v0 */
-    __m512i order;       /* bytes to the order of the codes */
-    __m512i middle;      /* twice the 256 that two of 128 are, and in value 0 the middle of the codes less 8 */
+    __m512i words[2];    /* the last trade before them */
+    __m512i order[2];    /* bytes to the order of the codes */
+    __m512i middle;      /* what has become of the 128, and in value 0 the middle of the codes with it */
 };
 
-static inline struct byte_constants byte_constants(const int levels)
+static inline struct byte_constants byte_constants(const int levels, const int bits, const enum stages stages)
 {
     static const uint8_t order[64] = {
-        0, 8, 2, 10, 32, 40, 34, 42, 16, 24, 18, 26, 48, 56, 50, 58,
-        4, 12, 6, 14, 36, 44, 38, 46, 20, 28, 22, 30, 52, 60, 54, 62,
-        1, 9, 3, 11, 33, 41, 35, 43, 17, 25, 19, 27, 49, 57, 51, 59,
-        5, 13, 7, 15, 37, 45, 39, 47, 21, 29, 23, 31, 53, 61, 55, 63};
-    static const uint16_t low[32] = {0, 2, 16, 18, 8, 10, 24, 26, 32, 34, 48, 50, 40, 42, 56, 58,
-                                     4, 6, 20, 22, 12, 14, 28, 30, 36, 38, 52, 54, 44, 46, 60, 62};
+        0, 64, 2, 66, 32, 96, 34, 98, 16, 80, 18, 82, 48, 112, 50, 114,
+        4, 68, 6, 70, 36, 100, 38, 102, 20, 84, 22, 86, 52, 116, 54, 118,
+        1, 65, 3, 67, 33, 97, 35, 99, 17, 81, 19, 83, 49, 113, 51, 115,
+        5, 69, 7, 71, 37, 101, 39, 103, 21, 85, 23, 87, 53, 117, 55, 119};
+    static const uint16_t four[32] = {0, 2, 16, 18, 8, 10, 24, 26, 32, 34, 48, 50, 40, 42, 56, 58,
+                                      4, 6, 20, 22, 12, 14, 28, 30, 36, 38, 52, 54, 44, 46, 60, 62};
+    static const uint16_t two[32] = {0, 4, 8, 12, 1, 5, 9, 13, 32, 36, 40, 44, 33, 37, 41, 45,
+                                    16, 20, 24, 28, 17, 21, 25, 29, 48, 52, 56, 60, 49, 53, 57, 61};
+    const __m512i words = _mm512_loadu_si512(stages == FOUR_STAGES ? four : two), first = _mm512_loadu_si512(order);
+    const char half = (char)(stages == FOUR_STAGES ? 8 : 1 << (bits - 1));
+    const __mmask64 one = stages == FOUR_STAGES ? 0x0000030300000303 : 0x0000ffff0000ffff;
+    const __m512i sums = stages == FOUR_STAGES ? _mm512_set1_epi16(512) : _mm512_maskz_set1_epi32(0x1111, 2048 * 0x00010001);
+    const __m512i less = _mm512_set1_epi8(half);
     struct byte_constants k = {_mm512_set1_epi8((char)(levels - 1)),
-                               _mm512_mask_set1_epi8(_mm512_set1_epi8(8), 0x300000003, 8 - 128),
+                               {_mm512_mask_set1_epi8(less, one, (char)(half - 128)), less},
                                _mm512_set1_epi8(1), _mm512_set1_epi16((short)0xff01),
-                               {_mm512_loadu_si512(low), _mm512_add_epi16(_mm512_loadu_si512(low), _mm512_set1_epi16(1))},
-                               _mm512_loadu_si512(order),
-                               _mm512_mask_set1_epi16(_mm512_set1_epi16(512), 3, (short)(32 * (levels - 1)))};
+                               {words, _mm512_add_epi16(words, _mm512_set1_epi16(stages == FOUR_STAGES ? 1 : 2))},
+                               {first, _mm512_add_epi8(first, _mm512_set1_epi8(8))},
+                               _mm512_mask_add_epi16(sums, 3, sums, _mm512_set1_epi16((short)(32 * (levels - 1) - 64 * half)))};
 
     XP_KEEP(k.top);
-    XP_KEEP(k.less);
+    XP_KEEP(k.less[0]);
+    XP_KEEP(k.less[1]);
     XP_KEEP(k.plus);
     XP_KEEP(k.minus);
     return k;
 }
 
-/* The codes of block i of a group, whose integers are h, as bytes: bits 0 .. 5 of the byte's number v5 v0 v1 v3 v2 v4, register v6. */
+/* The codes of block i of a group, whose integers are h, as bytes: bits 0 .. 5 of the byte's number v5 v0 v1 v6 v2 v4, register v3. */
 XP_INLINE void byte_codes(const int16_t *h, const struct xp_qsteps512 *s, size_t i, const struct byte_constants *k, __m512i u[2])
 {
     const __m512i recip = _mm512_set1_epi16((short)s->recip[i]), middle = _mm512_set1_epi16((short)s->middle[i]);
@@ -120,39 +139,58 @@ XP_INLINE void byte_codes(const int16_t *h, const struct xp_qsteps512 *s, size_t
         w[j] = xp_fixed512(_mm512_loadu_si512(h + 32 * j), recip, middle, shift);
     XP_UNROLL
     for (int j = 0; j < 2; j++)
-        u[j] = _mm512_min_epu8(_mm512_packus_epi16(w[2 * j], w[2 * j + 1]), k->top);
+        u[j] = _mm512_min_epu8(_mm512_packus_epi16(w[j], w[j + 2]), k->top);
 }
 
 XP_INLINE void put_byte_codes(const __m512i u[2], const int bits, const struct byte_constants *k, uint8_t *p)
 {
-    if (bits == 4)
-        _mm512_storeu_si512(p, _mm512_permutexvar_epi8(k->order, _mm512_or_si512(u[0], xp_shift_up512(u[1], 4))));
-    else
-        xp_put_bytes512(bits, _mm512_permutexvar_epi8(k->order, u[0]), _mm512_permutexvar_epi8(k->order, u[1]), p);
+    xp_put_bytes512(bits, _mm512_permutex2var_epi8(u[0], k->order[0], u[1]), _mm512_permutex2var_epi8(u[0], k->order[1], u[1]), p);
 }
 
-/* Codes as bytes to words with w0 = v6, w1 w2 = v0 v1, l0 l1 = v2 v3, registers (v4, v5): all of the rotation but v6. */
-XP_INLINE void unrotate_bytes(__m512i *u, __m512i *w, const int blocks, const struct byte_constants *k)
+/* Four stages: bits 1 .. 5 of a byte's number become v6 v1 v4 v2 v3, register v0. */
+XP_INLINE void unrotate_four(__m512i *u, const int blocks, const struct byte_constants *k)
 {
-    enum { regs = 4 };
-
-    XP_UNROLL
-    for (int i = 0; i < 2 * blocks; i++)
-        u[i] = _mm512_sub_epi8(u[i], k->less);
-    XP_EACH_PAIR(u, 2 * blocks, xp_trade_unpack64_512); /* bits 3 .. 5: v6 v2 v4, register v3 */
     XP_EACH_PAIR(u, 2 * blocks, xp_butterfly_bytes);
     XP_EACH_PAIR(u, 2 * blocks, xp_trade_dwords512); /* bits 2 .. 5: v6 v3 v2 v4, register v1 */
     XP_EACH_PAIR(u, 2 * blocks, xp_butterfly_bytes);
     XP_EACH_PAIR(u, 2 * blocks, xp_trade_quarters512); /* bits 4 5: v4 v1, register v2 */
     XP_EACH_PAIR(u, 2 * blocks, xp_butterfly_bytes);
-    XP_ALL_BLOCKS(xp_trade_words(&u[2 * i], &u[2 * i + 1], k->words)); /* bits 1 .. 5: v6 v1 v4 v2 v3, register v0 */
+    XP_ALL_BLOCKS(xp_trade_words(&u[2 * i], &u[2 * i + 1], k->words));
     XP_EACH_PAIR(u, 2 * blocks, xp_butterfly_bytes);
+}
+
+/* Two: v6 v4 v0 v2 v3, register v1. */
+XP_INLINE void unrotate_two(__m512i *u, const int blocks, const struct byte_constants *k)
+{
+    XP_EACH_PAIR(u, 2 * blocks, xp_butterfly_bytes);
+    XP_EACH_PAIR(u, 2 * blocks, xp_trade_quarters512); /* bits 4 5: v4 v3, register v2 */
+    XP_EACH_PAIR(u, 2 * blocks, xp_butterfly_bytes);
+    XP_ALL_BLOCKS(xp_trade_words(&u[2 * i], &u[2 * i + 1], k->words));
+}
+
+/* Codes as bytes to words with w0 = v6, w1 w2 = v0 v1, l0 l1 = v2 v3, registers (v4, v5): all of the rotation but v6. */
+XP_INLINE void unrotate_bytes(__m512i *u, __m512i *w, const int blocks, const enum stages stages, const struct byte_constants *k)
+{
+    enum { regs = 4 };
+
     XP_UNROLL
-    for (int i = 0; i < blocks; i++) { /* registers (v0, v5) */
+    for (int i = 0; i < 2 * blocks; i++)
+        u[i] = _mm512_sub_epi8(u[i], k->less[i % 2]);
+    if (stages == FOUR_STAGES)
+        unrotate_four(u, blocks, k);
+    else
+        unrotate_two(u, blocks, k);
+    XP_UNROLL
+    for (int i = 0; i < blocks; i++) { /* registers (that of the bytes, v5) */
         w[4 * i] = _mm512_maddubs_epi16(u[2 * i], k->plus);
         w[4 * i + 1] = _mm512_maddubs_epi16(u[2 * i + 1], k->plus);
         w[4 * i + 2] = _mm512_maddubs_epi16(u[2 * i], k->minus);
         w[4 * i + 3] = _mm512_maddubs_epi16(u[2 * i + 1], k->minus);
+    }
+    if (stages == TWO_STAGES) {
+        XP_ALL_PAIRS(xp_butterfly512);
+        XP_ALL_PAIRS(xp_turn_dwords); /* w1 w2 = v1 v4, register v0 */
+        XP_ALL_PAIRS(xp_butterfly512);
     }
     XP_ALL_PAIRS(xp_turn_dwords); /* w1 w2 = v0 v1, register v4 */
     XP_ALL_PAIRS(xp_butterfly512);
@@ -187,9 +225,8 @@ XP_INLINE void add_distance(const __m512i w[2], __m512i butterfly, const struct 
     const __m512 low = last_values(w[0], butterfly, m, has_base, i, 0, k), high = last_values(w[1], butterfly, m, has_base, i, 1, k);
     const __m512i x = has_base ? _mm512_loadu_si512(m->row + 64 * i) : xp_flipped512(m->row, m->signs, i);
     const __m512bh y = _mm512_cvtne2ps_pbh(high, low);
-    const __m512 even = _mm512_sub_ps(xp_even_bf16_512(x), xp_even_bf16_512((__m512i)y));
-    const __m512 odd = _mm512_sub_ps(_mm512_castsi512_ps(_mm512_and_si512(x, k->upper)),
-                                     _mm512_castsi512_ps(_mm512_and_si512((__m512i)y, k->upper)));
+    const __m512 even = _mm512_dpbf16_ps(xp_even_bf16_512(x), y, (__m512bh)k->less_even);
+    const __m512 odd = _mm512_dpbf16_ps(_mm512_castsi512_ps(_mm512_and_si512(x, k->upper)), y, (__m512bh)k->less_odd);
 
     sum->even = xp_add_square512(sum->even, even);
     sum->odd = xp_add_square512(sum->odd, odd);
@@ -225,7 +262,7 @@ XP_INLINE struct measure measure_of(const struct part *p, const struct steps *s,
 }
 
 /* Codes of one or two blocks, from block b of the part on, as bytes. */
-XP_INLINE void narrow_codes(const struct part *p, const struct steps *s, size_t b, const int blocks, const int bits,
+XP_INLINE void narrow_codes(const struct part *p, const struct steps *s, size_t b, const int blocks, const int bits, const enum stages stages,
                             const struct byte_constants *k, __m512i *w)
 {
     __m512i u[4];
@@ -236,7 +273,7 @@ XP_INLINE void narrow_codes(const struct part *p, const struct steps *s, size_t 
     XP_UNROLL
     for (size_t i = 0; i < (size_t)blocks; i++)
         put_byte_codes(u + 2 * i, bits, k, p->codes + (b + i) * 16 * (size_t)bits);
-    unrotate_bytes(u, w, blocks, k);
+    unrotate_bytes(u, w, blocks, stages, k);
 }
 
 /* The same as words. */
@@ -259,20 +296,20 @@ XP_INLINE void codes_of_blocks(const struct part *p, const struct steps *s, size
                                const int paired, const int has_base, const struct constants *k, const struct byte_constants *bytes,
                                struct xp_pair512 *sum)
 {
-    const int narrow = bits <= 4 && !paired;
+    const enum stages stages = stages_of(bits, paired);
     __m512i w[8];
 
     XP_UNROLL
     for (size_t i = 0; i < (size_t)blocks; i++)
         xp_put16(p->step + 2 * (b + i), (uint16_t)s->s.wire[b + i]);
-    if (narrow)
-        narrow_codes(p, s, b, blocks, bits, bytes, w);
+    if (stages)
+        narrow_codes(p, s, b, blocks, bits, stages, bytes, w);
     else
         wide_codes(p, s, b, blocks, levels, bits, paired, k, w);
     XP_UNROLL
     for (size_t i = 0; i < (size_t)blocks; i++) {
         const struct measure m = measure_of(p, s, b + i, has_base);
-        distance_of_block(&m, has_base, w + 4 * i, narrow, k, sum);
+        distance_of_block(&m, has_base, w + 4 * i, stages != NO_STAGES, k, sum);
     }
 }
 
@@ -299,7 +336,7 @@ XP_INLINE void codes_of_group(const struct part *p, const struct steps *s, struc
                               const int has_base, struct xp_pair512 *distance)
 {
     const struct constants k = constants(levels);
-    const struct byte_constants bc = byte_constants(levels);
+    const struct byte_constants bc = byte_constants(levels, bits, stages_of(bits, paired));
     struct xp_pair512 sum = *distance;
     size_t b = 0;
 

@@ -1,8 +1,8 @@
 /*
- * narrow_avx512.h - codes of up to 4 bits, rotated back as bytes for four of the seven stages
+ * narrow_avx512.h - codes rotated back as bytes: of up to 4 bits for four of the seven stages, of 5 or 6 for two
  *
- * Less 8 they lie in -8 .. 7, and sums and differences of 16 such fit a byte. The fifth stage is VPMADDUBSW, which makes words and wants
- * its bytes unsigned: 128 on all of them there is 128 on one byte in 16 before the four.
+ * Less 8, codes of up to 4 bits lie in -8 .. 7, and sums and differences of 16 such fit a byte; less 32, of 4 such those of 6 bits do. The next
+ * stage is VPMADDUBSW, which makes words and wants its bytes unsigned: 128 on all of them there is 128 on one byte in 16, or 4, before.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -159,15 +159,27 @@ XP_INLINE __m512i xp_get_quads64(const uint8_t *p)
     return xp_low_bits512(_mm512_srlv_epi16(x, xp_quarter_counts512(0, 2, 4, 6)), 2);
 }
 
+/* Bits of a where they are set in `of`, which repeats every 32 bits, and bits of b elsewhere. */
+XP_INLINE __m512i xp_choose_bits512(unsigned of, __m512i a, __m512i b)
+{
+    return _mm512_ternarylogic_epi32(_mm512_set1_epi32((int)of), a, b, 0xca);
+}
+
+XP_INLINE __m256i xp_choose_bits256(unsigned of, __m256i a, __m256i b)
+{
+    return _mm256_ternarylogic_epi32(_mm256_set1_epi32((int)of), a, b, 0xca);
+}
+
 /* Left shift of bytes whose bits all stay inside the byte. */
 XP_INLINE __m512i xp_shift_up512(__m512i x, int by)
 {
     return _mm512_slli_epi16(x, (unsigned)by);
 }
 
+/* The lowest 4 bits of bytes. */
 XP_INLINE void xp_put_nibbles128(uint8_t *p, __m512i a, __m512i b)
 {
-    _mm512_storeu_si512(p, _mm512_or_si512(a, xp_shift_up512(b, 4)));
+    _mm512_storeu_si512(p, xp_choose_bits512(0x0f0f0f0f, a, xp_shift_up512(b, 4)));
 }
 
 XP_INLINE __m256i xp_upper256(__m512i x)
@@ -175,11 +187,13 @@ XP_INLINE __m256i xp_upper256(__m512i x)
     return _mm512_extracti64x4_epi64(x, 1);
 }
 
-XP_INLINE void xp_put_quads128(uint8_t *p, __m512i a, __m512i b)
+/* Bits `at` and at + 1 of bytes, at being 0 or 4. */
+XP_INLINE void xp_put_quads128(uint8_t *p, const int at, __m512i a, __m512i b)
 {
-    const __m512i x = _mm512_or_si512(a, xp_shift_up512(b, 4));
+    const __m512i x = at ? xp_choose_bits512(0x03030303, _mm512_srli_epi16(a, 4), b) : xp_choose_bits512(0x03030303, a, xp_shift_up512(b, 4));
+    const __m256i low = _mm512_castsi512_si256(x), high = _mm256_slli_epi16(xp_upper256(x), 2);
 
-    _mm256_storeu_si256((__m256i *)p, _mm256_or_si256(_mm512_castsi512_si256(x), _mm256_slli_epi16(xp_upper256(x), 2)));
+    _mm256_storeu_si256((__m256i *)p, xp_choose_bits256(0x33333333, low, high));
 }
 
 XP_INLINE void xp_put_plane64(uint8_t *p, __m512i x, int value)

@@ -122,12 +122,12 @@ XP_INLINE void xp_put_bytes512(const int bits, __m512i a, __m512i b, uint8_t *p)
     }
     int at = 0;
     if (bits & 4) {
-        xp_put_nibbles128(p, xp_low_bits512(a, 4), xp_low_bits512(b, 4));
+        xp_put_nibbles128(p, a, b);
         p += 64;
         at = 4;
     }
     if (bits & 2) {
-        xp_put_quads128(p, xp_low_bits512(_mm512_srli_epi16(a, (unsigned)at), 2), xp_low_bits512(_mm512_srli_epi16(b, (unsigned)at), 2));
+        xp_put_quads128(p, at, a, b);
         p += 32;
         at += 2;
     }
