@@ -40,7 +40,7 @@ enum xp_isa xp_cpu_isa(void)
         return XP_ISA_C;
     if (!has_all(b, leaf7_avx512) || !has_all(xcr0, XCR0_ZMM))
         return XP_ISA_AVX2;
-    if (!has_all(c, bit_AVX512VNNI | bit_AVX512VBMI) || !__get_cpuid_count(7, 1, &a, &b, &c, &d) || !has_all(a, bit_AVX512BF16))
+    if (!has_all(c, bit_AVX512VNNI | bit_AVX512VBMI | bit_AVX512VBMI2 | bit_GFNI) || !__get_cpuid_count(7, 1, &a, &b, &c, &d) || !has_all(a, bit_AVX512BF16))
         return XP_ISA_AVX512;
     return XP_ISA_AVX512BF16;
 }

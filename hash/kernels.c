@@ -131,6 +131,7 @@ static void fill_avx512bf16(struct xp_kernels *k)
     k->code = xp_code_avx512bf16;
     k->uniform_code = xp_uniform_code_avx512bf16;
     k->uniform_restore = xp_uniform_restore_avx512bf16;
+    k->rans_decode = xp_rans_decode_avx512bf16;
 }
 #else
 static void fill_avx2(struct xp_kernels *k)

@@ -354,7 +354,7 @@ struct xp_kernels {
     xp_rans_decode_fn rans_decode;
 };
 
-/* avx512: F, BW, VL and DQ; avx512bf16: BF16, VNNI and VBMI, too. */
+/* avx512: F, BW, VL and DQ; avx512bf16: BF16, VNNI, VBMI, VBMI2 and GFNI, too. */
 enum xp_isa { XP_ISA_C = 0, XP_ISA_AVX2 = 1, XP_ISA_AVX512 = 2, XP_ISA_AVX512BF16 = 3, XP_ISA_BEST = XP_ISA_AVX512BF16 };
 
 /* Highest isa of this CPU (cpu.c). */

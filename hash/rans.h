@@ -16,6 +16,7 @@
 #define XP_RANS_GROUP 16         /* integers that share a table */
 #define XP_RANS_SYMBOLS 32       /* symbol 0: escape; symbol k + 16: the integer k */
 #define XP_RANS_BITS 12          /* frequencies of a table sum to 2^12 */
+#define XP_RANS_BUCKETS 128       /* of slots; rans_tables.py says which they are */
 #define XP_RANS_CLASSES 64       /* scale classes */
 #define XP_RANS_PLAIN 20         /* classes below this send no low bits */
 #define XP_RANS_UNIT_CLASS 12    /* class of a deviation of one step */
@@ -25,15 +26,17 @@
 #define XP_RANS_SLACK 320        /* a stream may be read (not used) this far behind its end */
 #define XP_RANS_TAIL 3           /* last steps, whose symbols begin the states */
 
-/* The even symbols' entries come first: a vector holds them, and a binary search among them needs no second one. */
+/* The even symbols' entries come first: a vector holds them, and a binary search among them needs no second one. Vectors of 64 bytes are
+ * lines of the cache: a load across two takes twice as long. */
 struct xp_rans_table {
     uint32_t span[XP_RANS_SYMBOLS];   /* cumulated frequency << 16 | frequency */
     float reciprocal[XP_RANS_SYMBOLS];/* (1 - 2^-22) / frequency */
     uint16_t tree[XP_RANS_SYMBOLS];   /* where symbols 1 .. 31 begin, as a search tree: entry i has the children 2i and 2i + 1 */
     uint16_t frequency[XP_RANS_SYMBOLS], begin[XP_RANS_SYMBOLS]; /* span's halves, by symbol: what vectors of 16 bytes can be searched for */
+    uint8_t bucket[XP_RANS_BUCKETS];  /* of slots: the symbol of the last one; others may have the one before */
     uint8_t first, last;              /* symbols with a frequency: first .. last */
     float dead_zone;                  /* the quantiser's cell of zero is this much wider on both sides */
-};
+} __attribute__((aligned(64)));
 
 extern const struct xp_rans_table xp_rans_tables[XP_RANS_DISTRIBUTIONS];
 

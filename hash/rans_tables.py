@@ -71,15 +71,24 @@ def search_tree(begin):
     return tree
 
 
+def buckets(begin):
+    """By bucket of slots the symbol of the last one; others may have the symbol before, no other."""
+    bucket = lambda slot: max(min(slot, 32 + (slot + 40) // 64), slot - UNITS + 128)
+    symbol = [max(s for s in range(SYMBOLS) if begin[s] <= slot) for slot in range(UNITS)]
+    of = {bucket(slot): symbol[slot] for slot in range(UNITS)}
+    assert all(of[bucket(slot)] - symbol[slot] in (0, 1) for slot in range(UNITS))
+    return [of.get(b, 0) for b in range(128)]
+
+
 def rows(values, show):
-    for i in range(0, SYMBOLS, 8):
+    for i in range(0, len(values), 8):
         print('         ' + ' '.join(show(v) + ',' for v in values[i:i + 8]))
 
 
 def main():
     print('/*\n * rans_tables.c - written by rans_tables.py; part of the wire format\n *\n'
           ' * SPDX-License-Identifier: Apache-2.0\n */\n#include "hash/rans.h"\n')
-    print('/* Cumulated frequency << 16 | frequency, even symbols first; reciprocals a little too small; beginnings as a search tree;\n   by symbol: frequencies and beginnings; symbols in use. */')
+    print('/* Cumulated frequency << 16 | frequency, even symbols first; reciprocals a little too small; beginnings as a search tree;\n   by symbol: frequencies and beginnings; symbols by bucket; symbols in use. */')
     print('const struct xp_rans_table xp_rans_tables[XP_RANS_DISTRIBUTIONS] = {')
     for s, low in distributions():
         f = frequencies(s, low)
@@ -94,6 +103,8 @@ def main():
         rows(f, str)
         print('        },\n        {')
         rows([sum(f[:i]) for i in range(SYMBOLS)], str)
+        print('        },\n        {')
+        rows(buckets([sum(f[:i]) for i in range(SYMBOLS)]), str)
         print(f'        }},\n        {used[0]}, {used[-1]}, {dead_zone(s) if not low else 0.0}f }},')
     print('};')
 

@@ -62,16 +62,21 @@ static inline struct xp_rans_set xp_rans_take_set(struct xp_rans_walk *w, unsign
     return set;
 }
 
-/* The next sets of one chunk, at most `most`. Returns how many: 0 at the end. */
-static inline int xp_rans_take_sets(struct xp_rans_walk *w, unsigned lanes, struct xp_rans_set *set, int most)
+/* The next sets of one chunk, at most `most`, of so many rows at most. Returns how many: 0 at the end. */
+static inline int xp_rans_take_sets_of(struct xp_rans_walk *w, unsigned rows, struct xp_rans_set *set, int most)
 {
     int sets = 0;
 
     if (!w->left && w->next < w->count)
         xp_rans_next_chunk(w);
     while (w->left && sets < most)
-        set[sets++] = xp_rans_take_set(w, 16 / lanes);
+        set[sets++] = xp_rans_take_set(w, rows);
     return sets;
+}
+
+static inline int xp_rans_take_sets(struct xp_rans_walk *w, unsigned lanes, struct xp_rans_set *set, int most)
+{
+    return xp_rans_take_sets_of(w, 16 / lanes, set, most);
 }
 
 /* What depends on the number of lanes alone, as constants of the code that is called with them. */

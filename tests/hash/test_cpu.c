@@ -41,7 +41,8 @@ Test(cpu, agrees_with_the_compiler)
     else
         cr_assert(!(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                     __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")));
-    cr_assert_eq(xp_cpu_isa() >= XP_ISA_AVX512BF16, __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni"));
+    cr_assert_eq(xp_cpu_isa() >= XP_ISA_AVX512BF16, __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") &&
+                                                        __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("gfni"));
 }
 #endif
 

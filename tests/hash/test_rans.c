@@ -71,6 +71,23 @@ Test(rans, tables_are_whole)
     }
 }
 
+/* Where the vectorised decoder looks first: the symbol of a bucket of slots is a slot's own or the one behind it. */
+Test(rans, buckets_miss_by_one_at_most)
+{
+    for (unsigned t = 0; t < XP_RANS_DISTRIBUTIONS; t++) {
+        const struct xp_rans_table *table = &xp_rans_tables[t];
+
+        for (int slot = 0, symbol = 0; slot < 1 << XP_RANS_BITS; slot++) {
+            const int middle = 32 + (slot + 40) / 64, low = slot < middle ? slot : middle, high = slot - (1 << XP_RANS_BITS) + XP_RANS_BUCKETS;
+            const int found = table->bucket[low > high ? low : high];
+
+            while (symbol + 1 < XP_RANS_SYMBOLS && table->begin[symbol + 1] <= slot)
+                symbol++;
+            cr_assert(found == symbol || (found == symbol + 1 && table->begin[found] > slot), "table %u slot %d", t, slot);
+        }
+    }
+}
+
 /* What the vectorised encoder divides by: the reciprocal gives the quotient or one less, for every frequency. */
 Test(rans, reciprocals_miss_by_one_at_most)
 {

@@ -42,6 +42,7 @@ union emulated {
     __m256d half_pd[2];
     uint16_t u16[32];
     uint32_t u32[16];
+    uint64_t u64[8];
     float f32[16];
 };
 
@@ -73,15 +74,19 @@ union emulated {
         return k;                                                                 \
     }
 
+EMULATED_COMPARE(testn_epi16, __m512i, __mmask32, int16_t, (x & y) == 0)
 EMULATED_COMPARE(cmpeq_epi16, __m512i, __mmask32, int16_t, x == y)
 EMULATED_COMPARE(cmpgt_epi16, __m512i, __mmask32, int16_t, x > y)
 EMULATED_COMPARE(cmpgt_epu16, __m512i, __mmask32, uint16_t, x > y)
 EMULATED_COMPARE(cmplt_epu16, __m512i, __mmask32, uint16_t, x < y)
 EMULATED_COMPARE(cmplt_epu32, __m512i, __mmask16, uint32_t, x < y)
+EMULATED_COMPARE(half_cmpeq_epi16, __m256i, __mmask16, int16_t, x == y)
+EMULATED_COMPARE(half_cmpneq_epi16, __m256i, __mmask16, int16_t, x != y)
 EMULATED_COMPARE(half_cmpgt_epu16, __m256i, __mmask16, uint16_t, x > y)
 EMULATED_COMPARE(half_test_epi16, __m256i, __mmask16, int16_t, (x & y) != 0)
 EMULATED_COMPARE(half_testn_epi16, __m256i, __mmask16, int16_t, (x & y) == 0)
 EMULATED_COMPARE(half_test_epi8, __m256i, __mmask32, int8_t, (x & y) != 0)
+#define _mm512_testn_epi16_mask emulated_testn_epi16
 #define _mm512_cmpeq_epi16_mask emulated_cmpeq_epi16
 #define _mm512_cmpgt_epi16_mask emulated_cmpgt_epi16
 #define _mm512_cmpgt_epu16_mask emulated_cmpgt_epu16
@@ -89,6 +94,8 @@ EMULATED_COMPARE(half_test_epi8, __m256i, __mmask32, int8_t, (x & y) != 0)
 #define _mm512_cmplt_epu32_mask emulated_cmplt_epu32
 #define _mm512_mask_cmpgt_epu16_mask(k, a, b) ((__mmask32)((k) & emulated_cmpgt_epu16(a, b)))
 #define _mm512_mask_cmplt_epu32_mask(k, a, b) ((__mmask16)((k) & emulated_cmplt_epu32(a, b)))
+#define _mm256_cmpeq_epi16_mask emulated_half_cmpeq_epi16
+#define _mm256_cmpneq_epi16_mask emulated_half_cmpneq_epi16
 #define _mm256_cmpgt_epu16_mask emulated_half_cmpgt_epu16
 #define _mm256_test_epi16_mask emulated_half_test_epi16
 #define _mm256_testn_epi16_mask emulated_half_testn_epi16
@@ -291,6 +298,31 @@ EMULATE __m512 emulated_range_ps(__m512 a, __m512 b, int how)
 
 #define _mm512_range_ps emulated_range_ps
 
+EMULATE __m512i emulated_mask_shldi_epi32(__m512i from, __mmask16 k, __m512i high, __m512i low, int by)
+{
+    const union emulated h = {.i = high}, l = {.i = low};
+    union emulated r = {.i = from};
+
+    for (int i = 0; i < 16; i++)
+        if (k >> i & 1)
+            r.u32[i] = h.u32[i] << by | l.u32[i] >> (32 - by);
+    return r.i;
+}
+
+EMULATE __m512i emulated_shrdv_epi64(__m512i low, __m512i high, __m512i by)
+{
+    const union emulated h = {.i = high}, n = {.i = by};
+    union emulated r = {.i = low};
+
+    for (int i = 0; i < 8; i++)
+        if (n.u64[i] & 63)
+            r.u64[i] = r.u64[i] >> (n.u64[i] & 63) | h.u64[i] << (64 - (n.u64[i] & 63));
+    return r.i;
+}
+
+#define _mm512_mask_shldi_epi32 emulated_mask_shldi_epi32
+#define _mm512_shrdv_epi64 emulated_shrdv_epi64
+
 /* SIMDe leaves the sign of -0 and of NaN. */
 #define _mm512_abs_ps(a) _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(0x7fffffff)))
 
@@ -317,6 +349,26 @@ EMULATE __m512i emulated_alignr_epi32(__m512i high, __m512i low, int by)
     return r.i;
 }
 
+/* Every 8 bytes of rows are a matrix by which those of `a` are multiplied; `with` is added. */
+EMULATE __m256i emulated_half_gf2p8affine(__m256i a, __m256i rows, int with)
+{
+    uint8_t x[32], m[32], r[32];
+    __m256i v;
+
+    memcpy(x, &a, sizeof(x));
+    memcpy(m, &rows, sizeof(m));
+    for (int i = 0; i < 32; i++) {
+        r[i] = (uint8_t)with;
+        for (int bit = 0; bit < 8; bit++)
+            r[i] ^= (uint8_t)(__builtin_parity(m[i / 8 * 8 + 7 - bit] & x[i]) << bit);
+    }
+    memcpy(&v, r, sizeof(v));
+    return v;
+}
+
+#define _mm256_gf2p8affine_epi64_epi8 emulated_half_gf2p8affine
+#define _mm512_bslli_epi128(a, by)                                                                                         \
+    (((union emulated){.half = {_mm256_bslli_epi128(EMULATED_I(a).half[0], by), _mm256_bslli_epi128(EMULATED_I(a).half[1], by)}}).i)
 #define _mm512_mask_expand_epi32 emulated_mask_expand_epi32
 #define _mm512_maskz_expand_epi32(k, a) emulated_mask_expand_epi32(_mm512_setzero_si512(), k, a)
 #define _mm512_alignr_epi32 emulated_alignr_epi32
