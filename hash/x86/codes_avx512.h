@@ -25,32 +25,35 @@ XP_INLINE struct xp_bytes512 xp_add_planes512(struct xp_bytes512 u, const uint8_
     return (struct xp_bytes512){_mm512_or_si512(u.a, xp_get_plane64(p, value)), _mm512_or_si512(u.b, xp_get_plane64(p + 8, value))};
 }
 
-XP_INLINE struct xp_bytes512 xp_add_quads512(struct xp_bytes512 u, const uint8_t *p)
+/* Codes whose lowest 4 bits are nibbles and whose next 2 are quads behind them. */
+XP_INLINE struct xp_bytes512 xp_get_sixes128(const uint8_t *p)
 {
-    const struct xp_bytes512 q = xp_get_quads128(p);
+    const __m512i nibbles = _mm512_loadu_si512(p), quads = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(p + 64)));
+    const __m512i low = _mm512_sllv_epi16(quads, xp_quarter_counts512(4, 4, 2, 2)), high = _mm512_srlv_epi16(quads, xp_quarter_counts512(0, 0, 2, 2));
 
-    return (struct xp_bytes512){_mm512_or_si512(u.a, xp_shift_up512(q.a, 4)), _mm512_or_si512(u.b, xp_shift_up512(q.b, 4))};
+    return (struct xp_bytes512){xp_low_bits512(xp_choose_bits512(0x0f0f0f0f, nibbles, low), 6),
+                                xp_low_bits512(xp_choose_bits512(0x0f0f0f0f, _mm512_srli_epi16(nibbles, 4), high), 6)};
 }
 
+/* Codes of single elements as bytes. */
+XP_INLINE struct xp_bytes512 xp_get_bytes512(const int bits, const uint8_t *p)
+{
+    const struct xp_bytes512 u = bits == 8  ? (struct xp_bytes512){_mm512_loadu_si512(p), _mm512_loadu_si512(p + 64)}
+                                 : bits > 5 ? xp_get_sixes128(p)
+                                 : bits > 3 ? xp_get_nibbles128(p)
+                                            : xp_get_quads128(p);
+
+    if (bits == 3)
+        return xp_add_planes512(u, p + 32, 4);
+    if (bits == 5)
+        return xp_add_planes512(u, p + 64, 16);
+    return bits == 7 ? xp_add_planes512(u, p + 96, 64) : u;
+}
+
+/* The same as words. */
 XP_INLINE void xp_get_single512(const int bits, const uint8_t *p, __m512i w[4])
 {
-    struct xp_bytes512 u;
-
-    if (bits == 8)
-        u = (struct xp_bytes512){_mm512_loadu_si512(p), _mm512_loadu_si512(p + 64)};
-    else if (bits >= 4)
-        u = xp_get_nibbles128(p);
-    else
-        u = xp_get_quads128(p);
-    if (bits == 6 || bits == 7)
-        u = xp_add_quads512(u, p + 64);
-    if (bits == 3)
-        u = xp_add_planes512(u, p + 32, 4);
-    if (bits == 5)
-        u = xp_add_planes512(u, p + 64, 16);
-    if (bits == 7)
-        u = xp_add_planes512(u, p + 96, 64);
-    xp_widen512(u, w);
+    xp_widen512(xp_get_bytes512(bits, p), w);
 }
 
 /* One word of pairs to its two codes. */

@@ -37,4 +37,13 @@ XP_INLINE void xp_trade_words(__m512i *x, __m512i *y, const __m512i from[2])
     *x = low;
 }
 
+/* The same of bytes; those of y from 64 on. */
+XP_INLINE void xp_trade_bytes(__m512i *x, __m512i *y, const __m512i from[2])
+{
+    const __m512i low = _mm512_permutex2var_epi8(*x, from[0], *y);
+
+    *y = _mm512_permutex2var_epi8(*x, from[1], *y);
+    *x = low;
+}
+
 #endif
