@@ -94,6 +94,15 @@ XP_INLINE __m256 magnitude(__m256 x)
     return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x);
 }
 
+/* |x| of 16 values. */
+XP_INLINE struct split magnitudes_at(const char *p)
+{
+    const __m256i w = _mm256_loadu_si256((const __m256i *)p);
+
+    return (struct split){magnitude(_mm256_castsi256_ps(_mm256_slli_epi32(w, 16))),
+                          _mm256_castsi256_ps(_mm256_and_si256(w, _mm256_set1_epi32(0x7fff0000)))};
+}
+
 XP_INLINE __m256 add_square256(__m256 sum, __m256 x)
 {
     return _mm256_add_ps(sum, _mm256_mul_ps(x, x));
@@ -105,7 +114,7 @@ XP_INLINE void sums_of_block(struct input in, const int has_base, const int regs
 
     XP_UNROLL
     for (int i = 0; i < 2 * regs; i++) {
-        struct split x = split_at(in.row + 32 * i);
+        struct split x = has_base ? split_at(in.row + 32 * i) : magnitudes_at(in.row + 32 * i);
         sum->row[i & 1].even = add_square256(sum->row[i & 1].even, x.even);
         sum->row[i & 1].odd = add_square256(sum->row[i & 1].odd, x.odd);
         if (has_base) {
@@ -114,9 +123,10 @@ XP_INLINE void sums_of_block(struct input in, const int has_base, const int regs
             x.odd = _mm256_sub_ps(x.odd, m.odd);
             sum->rest[i & 1].even = add_square256(sum->rest[i & 1].even, x.even);
             sum->rest[i & 1].odd = add_square256(sum->rest[i & 1].odd, x.odd);
+            x = (struct split){magnitude(x.even), magnitude(x.odd)};
         }
-        even_l1 = i ? _mm256_add_ps(even_l1, magnitude(x.even)) : magnitude(x.even);
-        odd_l1 = i ? _mm256_add_ps(odd_l1, magnitude(x.odd)) : magnitude(x.odd);
+        even_l1 = i ? _mm256_add_ps(even_l1, x.even) : x.even;
+        odd_l1 = i ? _mm256_add_ps(odd_l1, x.odd) : x.odd;
     }
     _mm512_store_ps(l1, _mm512_insertf32x8(_mm512_castps256_ps512(even_l1), odd_l1, 1)); /* one store, as one load will want it */
 }
