@@ -79,6 +79,94 @@ XP_INLINE void unrotate_turned(__m512i *w, const int blocks, const int regs, __m
     XP_ALL_BLOCKS(w[regs * i] = _mm512_sub_epi16(w[regs * i], middle));
 }
 
+/* What the codes of a block are measured against. */
+struct measure {
+    const char *row;
+    const float *base; /* NULL: none */
+    const uint32_t *signs;
+    __m512 step, offset;
+};
+
+/* Words (a, b) to (a +- b) * step: the last butterfly. Exact, so the fused form gives what a product would. Values [16 part, ..) of
+ * 32 i .. 32 i + 31. */
+XP_INLINE __m512 last_values(__m512i w, __m512i butterfly, const struct measure *m, const int has_base, const int i, const int part,
+                             const struct constants *k)
+{
+    __m512i x = _mm512_dpwssd_epi32(k->magic, w, butterfly);
+
+    if (has_base)
+        x = _mm512_mask_sub_epi32(x, (__mmask16)(m->signs[i] >> (16 * part)), k->twice, x);
+    const __m512 y = _mm512_fmadd_ps(_mm512_castsi512_ps(x), m->step, m->offset);
+    return has_base ? _mm512_add_ps(y, _mm512_loadu_ps(m->base + 32 * i + 16 * part)) : y;
+}
+
+/* Values 32 i .. 32 i + 31, of two registers, against those of the row. */
+XP_INLINE void add_distance(const __m512i w[2], __m512i butterfly, const struct measure *m, const int has_base, const int i,
+                            const struct constants *k, struct xp_pair512 *sum)
+{
+    const __m512 low = last_values(w[0], butterfly, m, has_base, i, 0, k), high = last_values(w[1], butterfly, m, has_base, i, 1, k);
+    const __m512i x = has_base ? _mm512_loadu_si512(m->row + 64 * i) : xp_flipped512(m->row, m->signs, i);
+    const __m512bh y = _mm512_cvtne2ps_pbh(high, low);
+    const __m512 even = _mm512_dpbf16_ps(xp_even_bf16_512(x), y, (__m512bh)k->less_even);
+    const __m512 odd = _mm512_dpbf16_ps(_mm512_castsi512_ps(_mm512_and_si512(x, k->upper)), y, (__m512bh)k->less_odd);
+
+    sum->even = xp_add_square512(sum->even, even);
+    sum->odd = xp_add_square512(sum->odd, odd);
+}
+
+/* Values 32 i .. 32 i + 31 of a block. w: with registers (v4, v6) and v5 still to be rotated, or, narrow, (v4, v5) and v6. */
+XP_INLINE void add_part_distance(const struct measure *m, const int has_base, const __m512i w[4], const int narrow, const int i,
+                                 const struct constants *k, struct xp_pair512 *sum)
+{
+    const int second = narrow ? i & 1 : i >> 1, minus = narrow ? i >> 1 : i & 1;
+
+    add_distance(w + 2 * second, minus ? k->minus : k->plus, m, has_base, i, k, sum);
+}
+
+XP_INLINE void distance_of_block(const struct measure *m, const int has_base, const __m512i w[4], const int narrow, const struct constants *k,
+                                 struct xp_pair512 *sum)
+{
+    XP_UNROLL
+    for (int i = 0; i < 4; i++)
+        add_part_distance(m, has_base, w, narrow, i, k, sum);
+}
+
+/* What code_blocks works on: the row, its base and signs, and what it becomes, all from block `first` on. */
+struct part {
+    const struct xp_rotated *from;
+    size_t first;
+    const char *row;
+    const float *base; /* NULL: none */
+    const uint32_t *signs;
+    uint8_t *step, *codes;
+};
+
+/* Block b of the part. */
+XP_INLINE struct measure measure_of(const struct part *p, const struct steps *s, size_t b, const int has_base)
+{
+    return (struct measure){p->row + 256 * b, has_base ? p->base + XP_QBLOCK * b : NULL, p->signs + 4 * b, _mm512_set1_ps(s->step[b]),
+                            _mm512_set1_ps(s->offset[b])};
+}
+
+/*
+ * Two blocks whose words, narrow, are waiting to be measured while the next two are coded: multiplications and additions of floats take
+ * other ports than shuffles, and the core does not look far enough ahead to find them.
+ */
+struct waiting {
+    const __m512i *w; /* NULL: none */
+    const struct measure *m;
+    int has_base;
+    const struct constants *k;
+    struct xp_pair512 *sum;
+};
+
+/* Measures eighth i of them. */
+XP_INLINE void measure_eighth(const struct waiting *t, const int i)
+{
+    if (t->w)
+        add_part_distance(t->m + i / 4, t->has_base, t->w + 4 * (i / 4), 1, i % 4, t->k, t->sum);
+}
+
 /* Codes are rotated back as bytes first (x86/narrow_avx512.h): four stages of those of up to 4 bits, two of those of 5 or 6. */
 enum stages { NO_STAGES = 0, TWO_STAGES = 2, FOUR_STAGES = 4 };
 
@@ -148,28 +236,32 @@ XP_INLINE void put_byte_codes(const __m512i u[2], const int bits, const struct b
 }
 
 /* Four stages: bits 1 .. 5 of a byte's number become v6 v1 v4 v2 v3, register v0. */
-XP_INLINE void unrotate_four(__m512i *u, const int blocks, const struct byte_constants *k)
+XP_INLINE void unrotate_four(__m512i *u, const int blocks, const struct byte_constants *k, const struct waiting *t)
 {
     XP_EACH_PAIR(u, 2 * blocks, xp_butterfly_bytes);
     XP_EACH_PAIR(u, 2 * blocks, xp_trade_dwords512); /* bits 2 .. 5: v6 v3 v2 v4, register v1 */
     XP_EACH_PAIR(u, 2 * blocks, xp_butterfly_bytes);
+    measure_eighth(t, 4);
     XP_EACH_PAIR(u, 2 * blocks, xp_trade_quarters512); /* bits 4 5: v4 v1, register v2 */
     XP_EACH_PAIR(u, 2 * blocks, xp_butterfly_bytes);
     XP_ALL_BLOCKS(xp_trade_words(&u[2 * i], &u[2 * i + 1], k->words));
+    measure_eighth(t, 5);
     XP_EACH_PAIR(u, 2 * blocks, xp_butterfly_bytes);
 }
 
 /* Two: v6 v4 v0 v2 v3, register v1. */
-XP_INLINE void unrotate_two(__m512i *u, const int blocks, const struct byte_constants *k)
+XP_INLINE void unrotate_two(__m512i *u, const int blocks, const struct byte_constants *k, const struct waiting *t)
 {
     XP_EACH_PAIR(u, 2 * blocks, xp_butterfly_bytes);
     XP_EACH_PAIR(u, 2 * blocks, xp_trade_quarters512); /* bits 4 5: v4 v3, register v2 */
+    measure_eighth(t, 4);
     XP_EACH_PAIR(u, 2 * blocks, xp_butterfly_bytes);
     XP_ALL_BLOCKS(xp_trade_words(&u[2 * i], &u[2 * i + 1], k->words));
 }
 
 /* Codes as bytes to words with w0 = v6, w1 w2 = v0 v1, l0 l1 = v2 v3, registers (v4, v5): all of the rotation but v6. */
-XP_INLINE void unrotate_bytes(__m512i *u, __m512i *w, const int blocks, const enum stages stages, const struct byte_constants *k)
+XP_INLINE void unrotate_bytes(__m512i *u, __m512i *w, const int blocks, const enum stages stages, const struct byte_constants *k,
+                              const struct waiting *t)
 {
     enum { regs = 4 };
 
@@ -177,9 +269,9 @@ XP_INLINE void unrotate_bytes(__m512i *u, __m512i *w, const int blocks, const en
     for (int i = 0; i < 2 * blocks; i++)
         u[i] = _mm512_sub_epi8(u[i], k->less[i % 2]);
     if (stages == FOUR_STAGES)
-        unrotate_four(u, blocks, k);
+        unrotate_four(u, blocks, k, t);
     else
-        unrotate_two(u, blocks, k);
+        unrotate_two(u, blocks, k, t);
     XP_UNROLL
     for (int i = 0; i < blocks; i++) { /* registers (that of the bytes, v5) */
         w[4 * i] = _mm512_maddubs_epi16(u[2 * i], k->plus);
@@ -188,92 +280,74 @@ XP_INLINE void unrotate_bytes(__m512i *u, __m512i *w, const int blocks, const en
         w[4 * i + 3] = _mm512_maddubs_epi16(u[2 * i + 1], k->minus);
     }
     if (stages == TWO_STAGES) {
+        measure_eighth(t, 5);
         XP_ALL_PAIRS(xp_butterfly512);
         XP_ALL_PAIRS(xp_turn_dwords); /* w1 w2 = v1 v4, register v0 */
+        measure_eighth(t, 6);
         XP_ALL_PAIRS(xp_butterfly512);
     }
+    if (stages == FOUR_STAGES)
+        measure_eighth(t, 6);
     XP_ALL_PAIRS(xp_turn_dwords); /* w1 w2 = v0 v1, register v4 */
+    measure_eighth(t, 7);
     XP_ALL_PAIRS(xp_butterfly512);
     XP_ALL_BLOCKS(w[4 * i] = _mm512_sub_epi16(w[4 * i], k->middle));
 }
 
-/* What the codes of a block are measured against. */
-struct measure {
-    const char *row;
-    const float *base; /* NULL: none */
-    const uint32_t *signs;
-    __m512 step, offset;
-};
-
-/* Words (a, b) to (a +- b) * step: the last butterfly. Exact, so the fused form gives what a product would. Values [16 part, ..) of
- * 32 i .. 32 i + 31. */
-XP_INLINE __m512 last_values(__m512i w, __m512i butterfly, const struct measure *m, const int has_base, const int i, const int part,
-                             const struct constants *k)
+XP_INLINE void put_steps(const struct part *p, const struct steps *s, size_t b, const int blocks)
 {
-    __m512i x = _mm512_dpwssd_epi32(k->magic, w, butterfly);
-
-    if (has_base)
-        x = _mm512_mask_sub_epi32(x, (__mmask16)(m->signs[i] >> (16 * part)), k->twice, x);
-    const __m512 y = _mm512_fmadd_ps(_mm512_castsi512_ps(x), m->step, m->offset);
-    return has_base ? _mm512_add_ps(y, _mm512_loadu_ps(m->base + 32 * i + 16 * part)) : y;
-}
-
-/* Values 32 i .. 32 i + 31, of two registers, against those of the row. */
-XP_INLINE void add_distance(const __m512i w[2], __m512i butterfly, const struct measure *m, const int has_base, const int i,
-                            const struct constants *k, struct xp_pair512 *sum)
-{
-    const __m512 low = last_values(w[0], butterfly, m, has_base, i, 0, k), high = last_values(w[1], butterfly, m, has_base, i, 1, k);
-    const __m512i x = has_base ? _mm512_loadu_si512(m->row + 64 * i) : xp_flipped512(m->row, m->signs, i);
-    const __m512bh y = _mm512_cvtne2ps_pbh(high, low);
-    const __m512 even = _mm512_dpbf16_ps(xp_even_bf16_512(x), y, (__m512bh)k->less_even);
-    const __m512 odd = _mm512_dpbf16_ps(_mm512_castsi512_ps(_mm512_and_si512(x, k->upper)), y, (__m512bh)k->less_odd);
-
-    sum->even = xp_add_square512(sum->even, even);
-    sum->odd = xp_add_square512(sum->odd, odd);
-}
-
-/* w: with registers (v4, v6) and v5 still to be rotated, or, narrow, (v4, v5) and v6. */
-XP_INLINE void distance_of_block(const struct measure *m, const int has_base, const __m512i w[4], const int narrow, const struct constants *k,
-                                 struct xp_pair512 *sum)
-{
-    const int second = narrow ? 2 : 0, third = 2 - second;
-
-    add_distance(w, k->plus, m, has_base, 0, k, sum);
-    add_distance(w + second, narrow ? k->plus : k->minus, m, has_base, 1, k, sum);
-    add_distance(w + third, narrow ? k->minus : k->plus, m, has_base, 2, k, sum);
-    add_distance(w + 2, k->minus, m, has_base, 3, k, sum);
-}
-
-/* What code_blocks works on: the row, its base and signs, and what it becomes, all from block `first` on. */
-struct part {
-    const struct xp_rotated *from;
-    size_t first;
-    const char *row;
-    const float *base; /* NULL: none */
-    const uint32_t *signs;
-    uint8_t *step, *codes;
-};
-
-/* Block b of the part. */
-XP_INLINE struct measure measure_of(const struct part *p, const struct steps *s, size_t b, const int has_base)
-{
-    return (struct measure){p->row + 256 * b, has_base ? p->base + XP_QBLOCK * b : NULL, p->signs + 4 * b, _mm512_set1_ps(s->step[b]),
-                            _mm512_set1_ps(s->offset[b])};
+    XP_UNROLL
+    for (size_t i = 0; i < (size_t)blocks; i++)
+        xp_put16(p->step + 2 * (b + i), (uint16_t)s->s.wire[b + i]);
 }
 
 /* Codes of one or two blocks, from block b of the part on, as bytes. */
 XP_INLINE void narrow_codes(const struct part *p, const struct steps *s, size_t b, const int blocks, const int bits, const enum stages stages,
-                            const struct byte_constants *k, __m512i *w)
+                            const struct byte_constants *k, const struct waiting *t, __m512i *w)
 {
     __m512i u[4];
 
     XP_UNROLL
-    for (size_t i = 0; i < (size_t)blocks; i++)
-        byte_codes(xp_qintegers(p->from, p->first + b + i), &s->s, b + i, k, u + 2 * i);
+    for (int i = 0; i < blocks; i++) {
+        byte_codes(xp_qintegers(p->from, p->first + b + (size_t)i), &s->s, b + (size_t)i, k, u + 2 * i);
+        measure_eighth(t, i);
+    }
     XP_UNROLL
-    for (size_t i = 0; i < (size_t)blocks; i++)
-        put_byte_codes(u + 2 * i, bits, k, p->codes + (b + i) * 16 * (size_t)bits);
-    unrotate_bytes(u, w, blocks, stages, k);
+    for (int i = 0; i < blocks; i++) {
+        put_byte_codes(u + 2 * i, bits, k, p->codes + (b + (size_t)i) * 16 * (size_t)bits);
+        measure_eighth(t, 2 + i);
+    }
+    unrotate_bytes(u, w, blocks, stages, k, t);
+}
+
+/* Pairs of a part's `count` blocks, as bytes, and their distance. Returns how many blocks that were. */
+XP_INLINE size_t narrow_pairs(const struct part *p, const struct steps *s, size_t count, const int bits, const enum stages stages,
+                              const int has_base, const struct constants *k, const struct byte_constants *bytes, struct xp_pair512 *sum)
+{
+    const struct waiting none = {.w = NULL};
+    struct measure m[2];
+    __m512i w[8], next[8];
+    size_t b = 0;
+
+    if (count < 2)
+        return 0;
+    put_steps(p, s, 0, 2);
+    narrow_codes(p, s, 0, 2, bits, stages, bytes, &none, w);
+    m[0] = measure_of(p, s, 0, has_base);
+    m[1] = measure_of(p, s, 1, has_base);
+    for (b = 2; b + 2 <= count; b += 2) {
+        const struct waiting t = {w, m, has_base, k, sum};
+        put_steps(p, s, b, 2);
+        narrow_codes(p, s, b, 2, bits, stages, bytes, &t, next);
+        m[0] = measure_of(p, s, b, has_base);
+        m[1] = measure_of(p, s, b + 1, has_base);
+        XP_UNROLL
+        for (int i = 0; i < 8; i++)
+            w[i] = next[i];
+    }
+    distance_of_block(m, has_base, w, 1, k, sum);
+    distance_of_block(m + 1, has_base, w + 4, 1, k, sum);
+    return b;
 }
 
 /* The same as words. */
@@ -297,13 +371,12 @@ XP_INLINE void codes_of_blocks(const struct part *p, const struct steps *s, size
                                struct xp_pair512 *sum)
 {
     const enum stages stages = stages_of(bits, paired);
+    const struct waiting none = {.w = NULL};
     __m512i w[8];
 
-    XP_UNROLL
-    for (size_t i = 0; i < (size_t)blocks; i++)
-        xp_put16(p->step + 2 * (b + i), (uint16_t)s->s.wire[b + i]);
+    put_steps(p, s, b, blocks);
     if (stages)
-        narrow_codes(p, s, b, blocks, bits, stages, bytes, w);
+        narrow_codes(p, s, b, blocks, bits, stages, bytes, &none, w);
     else
         wide_codes(p, s, b, blocks, levels, bits, paired, k, w);
     XP_UNROLL
@@ -337,10 +410,11 @@ XP_INLINE void codes_of_group(const struct part *p, const struct steps *s, struc
 {
     const struct constants k = constants(levels);
     const struct byte_constants bc = byte_constants(levels, bits, stages_of(bits, paired));
+    const enum stages stages = stages_of(bits, paired);
     struct xp_pair512 sum = *distance;
-    size_t b = 0;
+    size_t b = stages ? narrow_pairs(p, s, n.whole, bits, stages, has_base, &k, &bc, &sum) : 0;
 
-    for (; b + 2 <= n.whole; b += 2)
+    for (; !stages && b + 2 <= n.whole; b += 2)
         codes_of_blocks(p, s, b, 2, levels, bits, paired, has_base, &k, &bc, &sum);
     if (b < n.whole)
         codes_of_blocks(p, s, b, 1, levels, bits, paired, has_base, &k, &bc, &sum);
