@@ -443,7 +443,7 @@ void xp_book_fitter_decide(struct xp_book_fitter *f, int adopt)
 void xp_book_assign(const struct xp_book_writer *w, const struct xp_rows *in, uint32_t *of)
 {
     enum { PIECE = 96 }; /* whole blocks of kernel assign, of 24 rows or 32 */
-    uint32_t ids[PIECE], index[PIECE];
+    uint32_t index[PIECE];
     int16_t sketch[PIECE * SKETCH];
 
     for (size_t r = 0; r < in->rows; r += PIECE) {
@@ -453,7 +453,7 @@ void xp_book_assign(const struct xp_book_writer *w, const struct xp_rows *in, ui
         for (size_t i = 0; i < part.rows; i++)
             index[i] = in->index ? in->index[r + i] : (uint32_t)(r + i);
         part.index = index;
-        w->k->hash(&w->hasher, &part, ids, sketch);
+        w->k->hash(&w->hasher, &part, NULL, sketch);
         w->k->assign(sketch, part.rows, w->hasher.sketch, w->sketch, w->book.centroids, of + r);
     }
 }

@@ -145,10 +145,12 @@ static void keep_next(struct subject *s)
     s->best = next;
 }
 
-/* Whether one step more may do, too. */
+/* Whether one step more may do, too: there is slack for 0.6 steps, 2^(0.6 / 32) = 1.01308.. times the error. */
 static int may_grow(const struct subject *s)
 {
-    return s->larger < XP_BOOK_LARGER_STEPS && slack(s, &s->best) > 0.6;
+    if (s->larger == XP_BOOK_LARGER_STEPS || s->allowed < s->best.error * 1.01307)
+        return 0;
+    return s->allowed > s->best.error * 1.01309 || slack(s, &s->best) > 0.6;
 }
 
 /* The errors of short rows jump from step to step, so that a few steps on there may be one that is still allowed. */
@@ -286,7 +288,12 @@ static void search_turns(const struct batch *t, size_t i, size_t n, struct xp_bo
     struct subject s[XP_BOOK_SIDE];
 
     for (size_t j = 0; j < n; j++) {
-        s[j] = (struct subject){ .m = m, .b = t->b, .next.q = m->q[i + j], .best.q = m->spare[j] };
+        s[j].m = m;
+        s[j].b = t->b;
+        s[j].state = RAW;
+        s[j].searched = s[j].larger = 0;
+        s[j].next.q = m->q[i + j];
+        s[j].best.q = m->spare[j];
         s[j].dither = xp_book_dither_of(m, t->b, t->first + i + j, m->dither[j]);
         examine(&s[j], t, i + j, j);
     }

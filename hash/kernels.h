@@ -120,7 +120,7 @@ struct xp_hasher {
  *              code = 2 * index + (r < 0); id = id * combine + code, block 0 first
  * With e normal and finite, |r| stays below 32767 in every step (sqrt(n) * |r| bounds a rotation), so nothing wraps.
  * A row whose e is not finite or below FLT_MIN (2^-126) gets id XP_HASH_NONE and an all-zero sketch.
- *   ids [rows]; sketch NULL or [rows][h->sketch], any alignment. Exact.
+ *   ids NULL or [rows]; sketch NULL or [rows][h->sketch], any alignment. Exact.
  */
 typedef void (*xp_hash_fn)(const struct xp_hasher *h, const struct xp_rows *in, uint32_t *ids, int16_t *sketch);
 

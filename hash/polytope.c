@@ -55,7 +55,8 @@ static uint32_t bucket_id(const struct xp_hasher *h, const int16_t *r)
     return id;
 }
 
-static uint32_t hash_row(const struct xp_hasher *h, const void *row, xp_dtype t, int16_t *r)
+/* The rotated row in r. 0: it has no direction, and r is zeros. */
+static int hash_row(const struct xp_hasher *h, const void *row, xp_dtype t, int16_t *r)
 {
     float f[XP_HASH_MAX_WIDTH], s;
 
@@ -63,12 +64,12 @@ static uint32_t hash_row(const struct xp_hasher *h, const void *row, xp_dtype t,
     s = xp_hash_scale(h, lane_energy(f, h->n));
     if (s == 0) {
         memset(r, 0, h->n * sizeof(*r));
-        return XP_HASH_NONE;
+        return 0;
     }
     for (unsigned j = 0; j < h->n; j++)
         r[j] = (int16_t)lrintf(f[j] * s);
     rotate(h, r);
-    return bucket_id(h, r);
+    return 1;
 }
 
 void xp_hash_c(const struct xp_hasher *h, const struct xp_rows *in, uint32_t *ids, int16_t *sketch)
@@ -76,7 +77,10 @@ void xp_hash_c(const struct xp_hasher *h, const struct xp_rows *in, uint32_t *id
     int16_t r[XP_HASH_MAX_WIDTH];
 
     for (size_t i = 0; i < in->rows; i++) {
-        ids[i] = hash_row(h, xp_row(in, i), in->dtype, r);
+        const int has_direction = hash_row(h, xp_row(in, i), in->dtype, r);
+
+        if (ids)
+            ids[i] = has_direction ? bucket_id(h, r) : XP_HASH_NONE;
         if (sketch)
             memcpy(sketch + i * h->sketch, r, h->sketch * sizeof(*r));
     }

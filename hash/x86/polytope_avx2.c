@@ -343,16 +343,14 @@ static void make_tables(const struct xp_hasher *h, struct tables *t)
     }
 }
 
-/* Steps 2 to 4 for a folded row. */
-XP_INLINE uint32_t finish(const struct xp_hasher *h, const struct tables *t, const float *f, float s, const unsigned n,
-                          struct xp_prefetch ahead, int16_t *r)
+/* Steps 2 and 3 for a folded row; zeros where s is 0. */
+XP_INLINE void finish(const struct xp_hasher *h, const struct tables *t, const float *f, float s, const unsigned n, struct xp_prefetch ahead,
+                      int16_t *r)
 {
-    if (s == 0) {
+    if (s == 0)
         memset(r, 0, n * sizeof(*r));
-        return XP_HASH_NONE;
-    }
-    rotate(h, f, s, (int)n / BLOCK, t->scale_out, ahead, r);
-    return bucket_id(h, r);
+    else
+        rotate(h, f, s, (int)n / BLOCK, t->scale_out, ahead, r);
 }
 
 XP_INLINE void hash_rows(const struct xp_hasher *h, const struct xp_rows *in, uint32_t *ids, int16_t *sketch, const unsigned n,
@@ -366,7 +364,9 @@ XP_INLINE void hash_rows(const struct xp_hasher *h, const struct xp_rows *in, ui
     for (size_t i = 0; i < in->rows; i++) {
         struct xp_prefetch ahead = xp_prefetch_row(in, i + 1);
         const float s = xp_hash_scale(h, fold(h, xp_row(in, i), n, tables.mean, f, &ahead, t));
-        ids[i] = finish(h, &tables, f, s, n, ahead, r);
+        finish(h, &tables, f, s, n, ahead, r);
+        if (ids)
+            ids[i] = s == 0 ? XP_HASH_NONE : bucket_id(h, r);
         if (sketch)
             memcpy(sketch + i * h->sketch, r, h->sketch * sizeof(*r));
     }

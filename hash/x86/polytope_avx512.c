@@ -14,6 +14,8 @@
 #include "hash/x86/hadamard_avx512.h"
 #include "hash/x86/minpos.h"
 #include "hash/x86/prefetch.h"
+#include "hash/x86/rows_avx512.h"
+#include "hash/x86/window_avx512.h"
 
 #include <string.h>
 
@@ -32,25 +34,21 @@ XP_INLINE void split_pair(__m512 *a, __m512 *b)
     *a = e;
 }
 
-/* Adds 32 signed values at p: bf16 even and odd ones apart, the other types in their order. */
-XP_INLINE void add_columns(__m512 *a, __m512 *b, const char *p, uint32_t signs, const xp_dtype t)
+/* Adds the first n of 32 signed values at p: bf16 even and odd ones apart, the other types in their order. n: a constant where speed
+ * counts. */
+XP_INLINE void add_columns(__m512 *a, __m512 *b, const char *p, uint32_t signs, const xp_dtype t, size_t n)
 {
     if (t == XP_BF16) {
         const __m512i flips = _mm512_maskz_mov_epi16(signs, _mm512_set1_epi16(INT16_MIN));
-        const __m512i x = _mm512_xor_si512(_mm512_loadu_si512(p), flips);
+        const __m512i x = _mm512_xor_si512(xp_load_first32(p, n), flips);
         const __m512i high = _mm512_set1_epi32((int)0xffff0000);
         *a = _mm512_add_ps(*a, _mm512_castsi512_ps(_mm512_slli_epi32(x, 16)));
         *b = _mm512_add_ps(*b, _mm512_castsi512_ps(_mm512_and_si512(x, high)));
     } else {
+        const size_t size = t == XP_F32 ? 4 : 2;
         const __m512i minus = _mm512_set1_epi32(INT32_MIN);
-        __m512i x, y;
-        if (t == XP_F16) {
-            x = _mm512_castps_si512(_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)));
-            y = _mm512_castps_si512(_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p + 32))));
-        } else {
-            x = _mm512_loadu_si512(p);
-            y = _mm512_loadu_si512(p + 64);
-        }
+        __m512i x = _mm512_castps_si512(xp_load512(p, t, n)), y = _mm512_castps_si512(xp_load512(p + 16 * size, t, n >= 32 ? 16 : xp_left32(n, 16)));
+
         x = _mm512_mask_xor_epi32(x, (__mmask16)signs, x, minus);
         y = _mm512_mask_xor_epi32(y, (__mmask16)(signs >> 16), y, minus);
         *a = _mm512_add_ps(*a, _mm512_castsi512_ps(x));
@@ -58,24 +56,15 @@ XP_INLINE void add_columns(__m512 *a, __m512 *b, const char *p, uint32_t signs, 
     }
 }
 
-/* Where the values of a row lie: whole strips of n values, then a zero-padded copy of the rest. */
+/* Where the values of a row lie: whole strips of n values, then the rest of one. */
 struct strips {
     const char *row;
-    size_t whole, count; /* strips */
-    char rest[WIDE * sizeof(float)] __attribute__((aligned(64)));
+    size_t whole, rest; /* strips; values */
 };
 
-XP_INLINE void cut_row(struct strips *s, const void *row, size_t dim, unsigned n, const xp_dtype t)
+XP_INLINE struct strips cut_row(const void *row, size_t dim, unsigned n)
 {
-    const size_t size = t == XP_F32 ? 4 : 2, rest = dim % n;
-
-    s->row = row;
-    s->whole = dim / n;
-    s->count = s->whole + (rest > 0);
-    if (rest) {
-        memcpy(s->rest, s->row + s->whole * n * size, rest * size);
-        memset(s->rest + rest * size, 0, (n - rest) * size);
-    }
+    return (struct strips){row, dim / n, dim % n};
 }
 
 /* Folds `pairs` times 32 columns from column `first` on, subtracts the mean, stores them and adds to the energy. */
@@ -83,17 +72,24 @@ XP_INLINE void fold_columns(const struct xp_hasher *h, const struct strips *s, u
                             const float *mean, float *f, __m512 *energy, struct xp_prefetch *ahead, const xp_dtype t)
 {
     const size_t size = t == XP_F32 ? 4 : 2;
+    const uint32_t *signs = h->fold_signs + first / 32;
+    const char *p = s->row + first * size;
     __m512 a[GROUP], b[GROUP];
 
     XP_UNROLL
     for (int i = 0; i < pairs; i++)
         a[i] = b[i] = _mm512_setzero_ps();
-    for (size_t q = 0; q < s->count; q++) {
-        const char *p = (q < s->whole ? s->row + q * n * size : s->rest) + first * size;
-        const uint32_t *signs = h->fold_signs + (q * n + first) / 32;
+    for (size_t q = 0; q < s->whole; q++, p += n * size, signs += n / 32) {
         XP_UNROLL
         for (int i = 0; i < pairs; i++)
-            add_columns(&a[i], &b[i], p + (size_t)i * COLUMNS * size, signs[i], t);
+            add_columns(&a[i], &b[i], p + (size_t)i * COLUMNS * size, signs[i], t, COLUMNS);
+        xp_prefetch_step(ahead);
+    }
+    if (s->rest) {
+        XP_UNROLL
+        for (int i = 0; i < pairs; i++)
+            if (s->rest > first + (size_t)i * COLUMNS)
+                add_columns(&a[i], &b[i], p + (size_t)i * COLUMNS * size, signs[i], t, s->rest - first - (size_t)i * COLUMNS);
         xp_prefetch_step(ahead);
     }
     XP_UNROLL
@@ -123,10 +119,10 @@ XP_INLINE float lane_sum(__m512 v)
 XP_INLINE float fold(const struct xp_hasher *h, const void *row, const unsigned n, const float *mean, float *f, struct xp_prefetch *ahead, const xp_dtype t)
 {
     __m512 energy = _mm512_setzero_ps();
-    struct strips s;
+    const struct strips s = cut_row(row, h->dim, n);
+    const size_t count = s.whole + (s.rest > 0);
 
-    cut_row(&s, row, h->dim, n, t);
-    xp_prefetch_spread(ahead, 2, n == WIDE ? 2 * s.count : s.count);
+    xp_prefetch_spread(ahead, 2, n == WIDE ? 2 * count : count);
     if (n == WIDE) {
         fold_columns(h, &s, n, 0, GROUP, mean, f, &energy, ahead, t);
         fold_columns(h, &s, n, WIDE / 2, GROUP, mean, f, &energy, ahead, t);
@@ -303,19 +299,16 @@ static void make_tables(const struct xp_hasher *h, struct tables *t)
     }
 }
 
-/* Steps 2 to 4 for a folded row. */
-XP_INLINE uint32_t finish(const struct xp_hasher *h, const struct tables *t, const float *f, float s, const unsigned n,
-                          struct xp_prefetch ahead, int16_t *r)
+/* Steps 2 and 3 for a folded row; zeros where s is 0. */
+XP_INLINE void finish(const struct xp_hasher *h, const struct tables *t, const float *f, float s, const unsigned n, struct xp_prefetch ahead,
+                      int16_t *r)
 {
-    if (s == 0) {
+    if (s == 0)
         memset(r, 0, n * sizeof(*r));
-        return XP_HASH_NONE;
-    }
-    if (n == WIDE)
+    else if (n == WIDE)
         rotate_wide(h, f, s, t->scale_out, ahead, r);
     else
         rotate_narrow(h, f, s, (int)n / 32, r);
-    return bucket_id(h, r);
 }
 
 /* The next row is folded before a row is rotated: its long chain of dependent sums then runs beside the rotation. */
@@ -334,7 +327,9 @@ XP_INLINE void hash_rows(const struct xp_hasher *h, const struct xp_rows *in, ui
             s_next = xp_hash_scale(h, fold(h, xp_row(in, i), n, tables.mean, f[i % 2], &ahead, t));
         if (i == 0)
             continue;
-        ids[i - 1] = finish(h, &tables, f[(i - 1) % 2], s, n, ahead, r);
+        finish(h, &tables, f[(i - 1) % 2], s, n, ahead, r);
+        if (ids)
+            ids[i - 1] = s == 0 ? XP_HASH_NONE : bucket_id(h, r);
         if (sketch)
             memcpy(sketch + (i - 1) * h->sketch, r, h->sketch * sizeof(*r));
     }

@@ -106,7 +106,7 @@ struct hash_case {
     struct xp_hasher_desc desc;
     xp_dtype type;
     size_t rows;
-    int gathered, centred, with_sketch;
+    int gathered, centred, with_ids, with_sketch;
 };
 
 static void choose_hash_case(struct check *c, struct hash_case *h)
@@ -127,6 +127,7 @@ static void choose_hash_case(struct check *c, struct hash_case *h)
     h->rows = check_below(c, 7);
     h->gathered = check_random(c) & 1;
     h->centred = check_random(c) & 1;
+    h->with_ids = (check_random(c) & 3) > 0;
     h->with_sketch = (check_random(c) & 3) > 0;
 }
 
@@ -170,8 +171,8 @@ static void compare_hash_case(struct check *c, const struct xp_kernels *plain, c
         ids[i] = guard_alloc(t->rows * sizeof(uint32_t), 0, 0x55);
         sketch[i] = guard_alloc(sketch_bytes, 2 * check_below(c, 9), 0x55);
     }
-    plain->hash(&h, &in, ids[0].p, t->with_sketch ? sketch[0].p : NULL);
-    tested->hash(&h, &in, ids[1].p, t->with_sketch ? sketch[1].p : NULL);
+    plain->hash(&h, &in, t->with_ids ? ids[0].p : NULL, t->with_sketch ? sketch[0].p : NULL);
+    tested->hash(&h, &in, t->with_ids ? ids[1].p : NULL, t->with_sketch ? sketch[1].p : NULL);
     check_equal(c, &ids[0], &ids[1], "ids: %s dim %zu n %u k %u w %u rounds %u rows %zu fill %s%s", check_dtype_name(t->type),
                 h.dim, h.n, h.k, h.w, h.rounds, t->rows, check_fill_name(fill), t->gathered ? ", gathered" : "");
     check_equal(c, &sketch[0], &sketch[1], "sketch of %u: %s dim %zu n %u rounds %u rows %zu fill %s", h.sketch,
