@@ -44,10 +44,10 @@ XP_INLINE __m512 widen(__m512i x, const int half)
 XP_INLINE void fetch_ahead(const struct xp_uniform_view *v, size_t i)
 {
     if (v->row_ahead)
-        _mm_prefetch((const char *)v->row_ahead + 2 * i, _MM_HINT_T0);
+        _mm_prefetch((const char *)v->row_ahead + 2 * i, _MM_HINT_T1);
     if (v->base_ahead) {
-        _mm_prefetch((const char *)(v->base_ahead + i), _MM_HINT_T0);
-        _mm_prefetch((const char *)(v->base_ahead + i + 16), _MM_HINT_T0);
+        _mm_prefetch((const char *)(v->base_ahead + i), _MM_HINT_T1);
+        _mm_prefetch((const char *)(v->base_ahead + i + 16), _MM_HINT_T1);
     }
 }
 
