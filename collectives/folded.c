@@ -9,10 +9,10 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "collectives/folded_impl.h"
 #include "hash/coder_impl.h"
+#include "hash/pages.h"
 
 #define RATE 0.2
 #define REFINE 2
@@ -20,7 +20,6 @@
 #define SKETCH 64        /* values: enough for Lloyd rounds to come near k-means on whole rows */
 #define PAPER_HASHES 6
 #define MAX_HASHES 32
-#define LARGE_PAGE ((size_t)2 << 20)
 #define CODED_TOGETHER 32 /* rows of a frame */
 
 /* ---- knobs -------------------------------------------------------------------------------------------------------- */
@@ -128,22 +127,15 @@ xp_status xp_fold_code(struct xp_fold *s, size_t first, size_t end, struct xp_co
 
 /* ---- memory ------------------------------------------------------------------------------------------------------- */
 
-/*
- * Zeroed where `zero` says so; 64-byte aligned. NULL also when count * size overflows. Rows are read by columns, which takes more small pages
- * than the processor knows at once.
- */
+/* Zeroed where `zero` says so. NULL also when count * size overflows. */
 static void *block(size_t count, size_t size, int zero)
 {
-    size_t bytes, unit;
+    size_t bytes;
     void *p;
 
-    if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX - 2 * LARGE_PAGE)
+    if (__builtin_mul_overflow(count, size, &bytes))
         return NULL;
-    unit = bytes < LARGE_PAGE ? 64 : LARGE_PAGE;
-    bytes = (bytes + 64 + unit - 1) / unit * unit;
-    p = aligned_alloc(unit, bytes);
-    if (p && unit == LARGE_PAGE)
-        madvise(p, bytes, MADV_HUGEPAGE);
+    p = xp_pages_alloc(bytes);
     if (p && zero)
         memset(p, 0, bytes);
     return p;

@@ -6,6 +6,7 @@
 #include "collectives/moe_device.h"
 #include "collectives/moe_staged.h"
 #include "hash/coded_rows.h"
+#include "hash/pages.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -59,9 +60,9 @@ static xp_status allocate_rows(struct xp_moe *m)
     m->fold = on_device ? &xp_folded_by_device : &xp_folded_by_host;
     if (on_device)
         return xp_moe_device_create(m);
-    m->out = malloc(rows * m->shape.row_bytes);
-    m->in[0] = malloc(rows * m->shape.row_bytes);
-    m->in[1] = malloc(rows * m->shape.row_bytes);
+    m->out = xp_pages_alloc(rows * m->shape.row_bytes);
+    m->in[0] = xp_pages_alloc(rows * m->shape.row_bytes);
+    m->in[1] = xp_pages_alloc(rows * m->shape.row_bytes);
     m->dots = malloc(rows * sizeof *m->dots);
     return m->out && m->in[0] && m->in[1] && m->dots ? XP_OK : XP_ERR_NO_MEMORY;
 }
@@ -120,7 +121,7 @@ xp_status xp_moe_create(struct xp_moe **out, const struct xp_moe_shape *shape, c
         st = xp_folder_create(&m->folder, folder);
     if (st == XP_OK && folder && m->device)
         st = xp_moe_device_fold(m);
-    else if (st == XP_OK && folder && !(m->virtual_rows = malloc((m->cap[0] + 1) * shape->row_bytes)))
+    else if (st == XP_OK && folder && !(m->virtual_rows = xp_pages_alloc((m->cap[0] + 1) * shape->row_bytes)))
         st = XP_ERR_NO_MEMORY;
     if (st == XP_OK && shape->staged)
         st = xp_moe_stage_create(m);

@@ -26,6 +26,7 @@
 
 #include "collectives/moe_device.h"
 #include "collectives/wire.h"
+#include "hash/pages.h"
 
 #define HELLO_MAGIC 0x54525058u /* "XPRT" */
 #define HELLO_TEXT 156
@@ -111,7 +112,7 @@ static int create_folded(struct xp_moe *m, struct xp_routing *r, size_t tokens)
     if (map_create(m, &r->virtual_map, 0) != 0 || xp_fold_create(&r->fold, m->folder) != XP_OK)
         return -1;
     r->virtual_map.virtual_tokens = 1;
-    return m->device || (r->x = malloc(tokens * m->shape.row_bytes + 1)) ? 0 : -1;
+    return m->device || (r->x = xp_pages_alloc(tokens * m->shape.row_bytes + 1)) ? 0 : -1;
 }
 
 static struct xp_routing *routing_create(struct xp_moe *m)

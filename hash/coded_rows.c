@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "hash/coded_rows.h"
+#include "hash/pages.h"
 
 #include <stdlib.h>
 
@@ -21,7 +22,7 @@ xp_status xp_coded_rows_create(struct xp_coded_rows **out, size_t cap, size_t ro
     s->cap = cap;
     s->row_bytes = row_bytes;
     s->at = malloc((cap + 1) * sizeof(*s->at));
-    s->bytes = malloc(bytes + SLACK);
+    s->bytes = xp_pages_alloc(bytes + SLACK);
     s->format = malloc(cap + 1);
     s->error = malloc((cap + 1) * sizeof(*s->error));
     s->mean = malloc(row_bytes);
