@@ -132,6 +132,7 @@ static void fill_avx512bf16(struct xp_kernels *k)
     k->assign = xp_assign_avx512bf16;
     k->uniform_code = xp_uniform_code_avx512bf16;
     k->uniform_restore = xp_uniform_restore_avx512bf16;
+    k->rans_encode = xp_rans_encode_avx512bf16;
     k->rans_decode = xp_rans_decode_avx512bf16;
 }
 #else

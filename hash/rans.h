@@ -34,6 +34,8 @@ struct xp_rans_table {
     uint16_t tree[XP_RANS_SYMBOLS];   /* where symbols 1 .. 31 begin, as a search tree: entry i has the children 2i and 2i + 1 */
     uint16_t frequency[XP_RANS_SYMBOLS], begin[XP_RANS_SYMBOLS]; /* span's halves, by symbol: what vectors of 16 bytes can be searched for */
     uint8_t bucket[XP_RANS_BUCKETS];  /* of slots: the symbol of the last one; others may have the one before */
+    uint32_t packed[XP_RANS_SYMBOLS]; /* cumulated frequency << 20 | frequency, in the order of span */
+    uint8_t place[2 * XP_RANS_SYMBOLS]; /* of symbols, in that order; 0 where there is none */
     uint8_t first, last;              /* symbols with a frequency: first .. last */
     float dead_zone;                  /* the quantiser's cell of zero is this much wider on both sides */
 } __attribute__((aligned(64)));

@@ -88,7 +88,7 @@ def rows(values, show):
 def main():
     print('/*\n * rans_tables.c - written by rans_tables.py; part of the wire format\n *\n'
           ' * SPDX-License-Identifier: Apache-2.0\n */\n#include "hash/rans.h"\n')
-    print('/* Cumulated frequency << 16 | frequency, even symbols first; reciprocals a little too small; beginnings as a search tree;\n   by symbol: frequencies and beginnings; symbols by bucket; symbols in use. */')
+    print('/* Cumulated frequency << 16 | frequency, even symbols first; reciprocals a little too small; beginnings as a search tree;\n   by symbol: frequencies and beginnings; symbols by bucket; cumulated\n   frequency << 20 | frequency, even symbols first; places of symbols; symbols in use. */')
     print('const struct xp_rans_table xp_rans_tables[XP_RANS_DISTRIBUTIONS] = {')
     for s, low in distributions():
         f = frequencies(s, low)
@@ -105,6 +105,10 @@ def main():
         rows([sum(f[:i]) for i in range(SYMBOLS)], str)
         print('        },\n        {')
         rows(buckets([sum(f[:i]) for i in range(SYMBOLS)]), str)
+        print('        },\n        {')
+        rows([sum(f[:i]) << 20 | f[i] if f[i] else 0 for i in ORDER], lambda v: f'{v}u')
+        print('        },\n        {')
+        rows([i // 2 | i % 2 * 16 if i < SYMBOLS and f[i] else 0 for i in range(2 * SYMBOLS)], str)
         print(f'        }},\n        {used[0]}, {used[-1]}, {dead_zone(s) if not low else 0.0}f }},')
     print('};')
 

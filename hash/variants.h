@@ -155,6 +155,7 @@ void xp_rans_encode_avx2(struct xp_rans_source *s, size_t count, size_t n, unsig
 void xp_rans_decode_avx2(struct xp_rans_stream *s, size_t count, size_t n, unsigned lanes);
 void xp_rans_encode_avx512(struct xp_rans_source *s, size_t count, size_t n, unsigned lanes);
 void xp_rans_decode_avx512(struct xp_rans_stream *s, size_t count, size_t n, unsigned lanes);
+void xp_rans_encode_avx512bf16(struct xp_rans_source *s, size_t count, size_t n, unsigned lanes);
 void xp_rans_decode_avx512bf16(struct xp_rans_stream *s, size_t count, size_t n, unsigned lanes);
 
 /* checksum.c chooses by itself; the result is the same. */

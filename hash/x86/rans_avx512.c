@@ -5,66 +5,17 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "hash/x86/rans_avx512.h"
-
-/* ---- encoding --------------------------------------------------------------------------------------------------- */
-
-#define SIDE 6 /* rows side by side */
-
-/* Encodes `count` rows, stage by stage for all of them; count is a constant where this is used. */
-XP_INLINE void encode(struct xp_rans_source *s, const int count, size_t n)
-{
-    struct xp_rans_parts parts[4];
-    struct xp_rans_work w[4];
-    uint32_t state[4][16];
-    const uint8_t *classes[4];
-    uint8_t *words[4];
-    __m512i x[4];
-
-    for (int i = 0; i < count; i++) {
-        w[i] = xp_rans_cut(s[i].work, n);
-        parts[i] = xp_rans_split(s[i].q, n, s[i].classes, &w[i]);
-        words[i] = w[i].words_end;
-        classes[i] = s[i].classes;
-        xp_rans_begin(w[i].place, n, 16, state[i]);
-        x[i] = _mm512_loadu_si512(state[i]);
-    }
-    for (size_t k = xp_rans_steps(n, 16); k-- > 0;) {
-        const struct xp_rans_table *t[4];
-        __m512i place[4], span[4];
-        __m256i low[4];
-        __mmask16 full[4];
-        __m512 part[4];
-
-        XP_EACH(count) t[i] = xp_rans_table(classes[i][k]);
-        XP_EACH(count) place[i] = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(w[i].place + 16 * k)));
-        XP_EACH(count) span[i] = _mm512_permutex2var_epi32(_mm512_loadu_si512(t[i]->span), place[i], _mm512_loadu_si512(t[i]->span + 16));
-        XP_EACH(count) part[i] = _mm512_permutex2var_ps(_mm512_loadu_ps(t[i]->reciprocal), place[i], _mm512_loadu_ps(t[i]->reciprocal + 16));
-        XP_EACH(count) full[i] = _mm512_cmpge_epu32_mask(x[i], _mm512_slli_epi32(span[i], 20)); /* what lies above the frequency is shifted out */
-        XP_EACH(count) low[i] = xp_rans_taken(full[i], x[i]);
-        XP_EACH(count) x[i] = _mm512_mask_srli_epi32(x[i], full[i], x[i], 16);
-        XP_EACH(count) words[i] = xp_rans_put(words[i], low[i], full[i]);
-        XP_EACH(count) x[i] = xp_rans_push(x[i], span[i], part[i]);
-    }
-    for (int i = 0; i < count; i++) {
-        _mm512_storeu_si512(state[i], x[i]);
-        xp_rans_assemble(&s[i], state[i], 16, &w[i], parts[i], words[i]);
-    }
-}
+#include "hash/x86/rans_encode_avx512.h"
 
 void xp_rans_encode_avx512(struct xp_rans_source *s, size_t count, size_t n, unsigned lanes)
 {
-    if (lanes != 16) {
+    if (lanes == 16)
+        xp_rans_encode_16(s, count, n);
+    else
         xp_rans_encode_side(s, count, n, lanes);
-        return;
-    }
-    for (; count >= 3; count -= 3, s += 3)
-        encode(s, 3, n);
-    for (; count > 0; count--, s++)
-        encode(s, 1, n);
 }
 
-/* ---- decoding --------------------------------------------------------------------------------------------------- */
+#define SIDE 6 /* rows side by side */
 
 /* One symbol of every state of `count` rows: step k. */
 XP_INLINE void step(__m512i *x, const uint8_t **p, const uint8_t *const *classes, int16_t *const *q, size_t k, const int count)

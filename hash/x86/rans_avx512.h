@@ -14,8 +14,9 @@
 #include <immintrin.h>
 #include <string.h>
 
-/* rans_side_avx512.c: rows of fewer than 16 states, several rows to a vector. */
+/* rans_side_avx512.c, rans_side_avx512bf16.c: rows of fewer than 16 states, several rows to a vector. */
 void xp_rans_encode_side(struct xp_rans_source *s, size_t count, size_t n, unsigned lanes);
+void xp_rans_encode_side_avx512bf16(struct xp_rans_source *s, size_t count, size_t n, unsigned lanes);
 void xp_rans_decode_side(struct xp_rans_stream *s, size_t count, size_t n, unsigned lanes);
 
 /* Steps between two looks at the ends of the rows; what is read beyond them lies within XP_RANS_SLACK. */
@@ -31,36 +32,6 @@ XP_INLINE __m256i xp_rans_half(unsigned low)
 XP_INLINE __mmask16 xp_rans_live(size_t left)
 {
     return (__mmask16)((1u << left) - 1);
-}
-
-static inline struct xp_rans_parts xp_rans_split(const int16_t *q, size_t n, const uint8_t *classes, const struct xp_rans_work *w)
-{
-    uint8_t *plane = w->planes, *escape = w->escapes;
-
-    for (size_t g = 0; g < (n + 15) / 16; g++) {
-        const struct xp_rans_table *t = xp_rans_table(classes[g]);
-        const unsigned low = xp_rans_low_bits(classes[g]);
-        const size_t left = n - 16 * g;
-        const __m256i v = left >= 16 ? _mm256_loadu_si256((const __m256i *)(const void *)(q + 16 * g)) : _mm256_maskz_loadu_epi16(xp_rans_live(left), q + 16 * g);
-        __m256i u = _mm256_add_epi16(v, xp_rans_half(low));
-        __m256i s = _mm256_add_epi16(_mm256_sra_epi16(u, _mm_cvtsi32_si128((int)low)), _mm256_set1_epi16(16));
-        const __m256i above = _mm256_sub_epi16(s, _mm256_set1_epi16(t->first)); /* below it is a large number */
-        const __mmask16 outside = _mm256_cmpgt_epu16_mask(above, _mm256_set1_epi16((short)(t->last - t->first)));
-
-        if (outside) {
-            s = _mm256_mask_mov_epi16(s, outside, _mm256_setzero_si256());
-            u = _mm256_mask_mov_epi16(u, outside, _mm256_setzero_si256());
-            for (unsigned m = outside; m; m &= m - 1, escape += 2)
-                xp_put16(escape, (uint16_t)q[16 * g + (unsigned)__builtin_ctz(m)]);
-        }
-        s = _mm256_or_si256(_mm256_srli_epi16(s, 1), _mm256_and_si256(_mm256_slli_epi16(s, 4), _mm256_set1_epi16(16)));
-        _mm_storeu_si128((__m128i *)(void *)(w->place + 16 * g), _mm256_cvtepi16_epi8(s));
-        for (unsigned b = 0; b < low; b++, plane += 2) {
-            const uint16_t bits = _mm256_test_epi16_mask(u, _mm256_set1_epi16((short)(1 << b)));
-            memcpy(plane, &bits, sizeof(bits)); /* from the mask register; xp_put16 became two stores of bytes */
-        }
-    }
-    return (struct xp_rans_parts){ (size_t)(plane - w->planes), (size_t)(escape - w->escapes) };
 }
 
 /* s->q holds symbols and becomes integers. 0 when the escapes do not end where the row does. */
@@ -137,21 +108,45 @@ XP_INLINE void xp_rans_pop(__m512i *x, const struct xp_rans_table *const *table,
 #undef OTHER
 }
 
+#ifdef XP_RANS_SPAN /* by rans_avx512bf16.h */
+#include "hash/x86/rans_split_avx512bf16.h"
+#else
+#define XP_RANS_SPAN span
+
+static inline struct xp_rans_parts xp_rans_split(const int16_t *q, size_t n, const uint8_t *classes, const struct xp_rans_work *w)
+{
+    uint8_t *plane = w->planes, *escape = w->escapes;
+
+    for (size_t g = 0; g < (n + 15) / 16; g++) {
+        const struct xp_rans_table *t = xp_rans_table(classes[g]);
+        const unsigned low = xp_rans_low_bits(classes[g]);
+        const size_t left = n - 16 * g;
+        const __m256i v = left >= 16 ? _mm256_loadu_si256((const __m256i *)(const void *)(q + 16 * g)) : _mm256_maskz_loadu_epi16(xp_rans_live(left), q + 16 * g);
+        __m256i u = _mm256_add_epi16(v, xp_rans_half(low));
+        __m256i s = _mm256_add_epi16(_mm256_sra_epi16(u, _mm_cvtsi32_si128((int)low)), _mm256_set1_epi16(16));
+        const __m256i above = _mm256_sub_epi16(s, _mm256_set1_epi16(t->first)); /* below it is a large number */
+        const __mmask16 outside = _mm256_cmpgt_epu16_mask(above, _mm256_set1_epi16((short)(t->last - t->first)));
+
+        if (outside) {
+            s = _mm256_mask_mov_epi16(s, outside, _mm256_setzero_si256());
+            u = _mm256_mask_mov_epi16(u, outside, _mm256_setzero_si256());
+            for (unsigned m = outside; m; m &= m - 1, escape += 2)
+                xp_put16(escape, (uint16_t)q[16 * g + (unsigned)__builtin_ctz(m)]);
+        }
+        s = _mm256_or_si256(_mm256_srli_epi16(s, 1), _mm256_and_si256(_mm256_slli_epi16(s, 4), _mm256_set1_epi16(16)));
+        _mm_storeu_si128((__m128i *)(void *)(w->place + 16 * g), _mm256_cvtepi16_epi8(s));
+        for (unsigned b = 0; b < low; b++, plane += 2) {
+            const uint16_t bits = _mm256_test_epi16_mask(u, _mm256_set1_epi16((short)(1 << b)));
+            memcpy(plane, &bits, sizeof(bits)); /* from the mask register; xp_put16 became two stores of bytes */
+        }
+    }
+    return (struct xp_rans_parts){ (size_t)(plane - w->planes), (size_t)(escape - w->escapes) };
+}
+
 /* The words that are sent, low halves of 16 lanes, one after another. */
 XP_INLINE __m256i xp_rans_taken(__mmask16 full, __m512i x)
 {
     return _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(full, x));
-}
-
-/* They go below *words, whose new place is returned: the store ends where the last one began. What lies below is written later. */
-XP_INLINE uint8_t *xp_rans_put(uint8_t *words, __m256i taken, __mmask16 full)
-{
-    static const uint16_t turned[32] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 };
-    const unsigned count = (unsigned)__builtin_popcount(full);
-    const __m256i from = _mm256_loadu_si256((const __m256i *)(const void *)(turned + count));
-
-    _mm256_storeu_si256((__m256i *)(void *)(words - 32), _mm256_permutexvar_epi16(from, taken));
-    return words - 2 * count;
 }
 
 /* One symbol into 16 states: the part after their words were taken. x < frequency << 20. */
@@ -166,6 +161,29 @@ XP_INLINE __m512i xp_rans_push(__m512i x, __m512i span, __m512 part)
     const __m512i next = _mm512_mask_add_epi32(least, more, least, _mm512_sub_epi32(_mm512_set1_epi32(1 << XP_RANS_BITS), f));
 
     return _mm512_add_epi32(next, rest);
+}
+#endif
+
+/* What a table has for symbols, by place: reciprocals, and spans as xp_rans_push wants them. */
+XP_INLINE __m512 xp_rans_part(const struct xp_rans_table *t, __m512i place)
+{
+    return _mm512_permutex2var_ps(_mm512_loadu_ps(t->reciprocal), place, _mm512_loadu_ps(t->reciprocal + 16));
+}
+
+XP_INLINE __m512i xp_rans_span(const struct xp_rans_table *t, __m512i place)
+{
+    return _mm512_permutex2var_epi32(_mm512_loadu_si512(t->XP_RANS_SPAN), place, _mm512_loadu_si512(t->XP_RANS_SPAN + 16));
+}
+
+/* They go below *words, whose new place is returned: the store ends where the last one began. What lies below is written later. */
+XP_INLINE uint8_t *xp_rans_put(uint8_t *words, __m256i taken, __mmask16 full)
+{
+    static const uint16_t turned[32] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 };
+    const unsigned count = (unsigned)__builtin_popcount(full);
+    const __m256i from = _mm256_loadu_si256((const __m256i *)(const void *)(turned + count));
+
+    _mm256_storeu_si256((__m256i *)(void *)(words - 32), _mm256_permutexvar_epi16(from, taken));
+    return words - 2 * count;
 }
 
 #endif

@@ -1,15 +1,24 @@
 /*
- * rans_avx512bf16.c - the entropy coder with what came beside BF16: decoding rows of 16 states
+ * rans_avx512bf16.c - the entropy coder with what came beside BF16, for rows of 16 states
  *
- * Two rows fill a vector of 16-bit lanes. Several pairs are decoded side by side: one alone waits for its own states.
+ * Decoding, two rows fill a vector of 16-bit lanes. Several pairs are decoded side by side: one alone waits for its own states.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "hash/x86/rans_avx512bf16.h"
+#include "hash/x86/rans_encode_avx512.h"
 #include "hash/x86/rans_side.h"
 
 #define PAIRS 3
 #define SIDE (2 * PAIRS)
+
+void xp_rans_encode_avx512bf16(struct xp_rans_source *s, size_t count, size_t n, unsigned lanes)
+{
+    if (lanes == 16)
+        xp_rans_encode_16(s, count, n);
+    else
+        xp_rans_encode_side_avx512bf16(s, count, n, lanes);
+}
 
 /* Rows on their way. Low bits are read as symbols are found, words as states run low. */
 struct decoding {

@@ -9,33 +9,14 @@
 #ifndef XP_RANS_AVX512BF16_H
 #define XP_RANS_AVX512BF16_H
 
+#define XP_RANS_SPAN packed /* of the spans in a table those that xp_rans_push wants */
+
 #include "hash/x86/rans_avx512.h"
 
 #define XP_RANS_ESCAPED (-32768) /* no integer is that low */
-#define XP_RANS_BYTE_BITS 8      /* of the low bits: those that are made where the symbols are found */
 
 /* rans_side_avx512bf16.c: rows of two or four states. */
 void xp_rans_decode_windows(struct xp_rans_stream *s, size_t count, size_t n, unsigned lanes);
-
-/* What 16 integers of a class want: how many low bits there are, what they begin at, and the order in which planes are turned over. */
-struct xp_rans_low {
-    _Alignas(64) int16_t bits[16];
-    int16_t bias[16];
-    uint8_t order[16];
-};
-
-/* Halves of planes as they are turned over, the first one last. */
-#define XP_RANS_ORDER(low, i) ((i) % 8 >= 8 - (low) ? 14 - 2 * ((i) % 8) + (i) / 8 : 0x80)
-#define XP_RANS_SAME(x, i) (x)
-#define XP_RANS_8(f, x, i) f(x, i), f(x, i + 1), f(x, i + 2), f(x, i + 3), f(x, i + 4), f(x, i + 5), f(x, i + 6), f(x, i + 7)
-#define XP_RANS_16(f, x) { XP_RANS_8(f, x, 0), XP_RANS_8(f, x, 8) }
-#define XP_RANS_LOW(b)                                                                                          \
-    { XP_RANS_16(XP_RANS_SAME, b), XP_RANS_16(XP_RANS_SAME, (int16_t)((16 << b) + (1 << b) / 2)), XP_RANS_16(XP_RANS_ORDER, b) }
-
-static const struct xp_rans_low xp_rans_lows[12] = {
-    XP_RANS_LOW(0), XP_RANS_LOW(1), XP_RANS_LOW(2), XP_RANS_LOW(3), XP_RANS_LOW(4), XP_RANS_LOW(5),
-    XP_RANS_LOW(6), XP_RANS_LOW(7), XP_RANS_LOW(8), XP_RANS_LOW(9), XP_RANS_LOW(10), XP_RANS_LOW(11),
-};
 
 /* The same for two rows, whose classes may differ. */
 struct xp_rans_lows {

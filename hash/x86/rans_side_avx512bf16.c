@@ -1,18 +1,20 @@
 /*
- * rans_side_avx512bf16.c - decoding rows of two or four states: 8 or 4 rows fill a vector
+ * rans_side_avx512bf16.c - rows of fewer than 16 states, encoded; those of two or four decoded: 8 or 4 rows fill a vector
  *
  * A row's next 8 words are loaded at once and last for 4 or 2 steps, as gathering takes long.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "hash/x86/rans_avx512bf16.h"
-#include "hash/x86/rans_side.h"
-
-#define SETS 4 /* side by side: one alone waits for its own states */
+#include "hash/x86/rans_side_avx512.h"
 
 #define ROWS(lanes) (16 / (lanes))
-#define PER_GROUP(lanes) (16 / (lanes)) /* steps, which share a table */
 #define PER_WINDOW(lanes) (8 / (lanes)) /* steps that 8 words last for */
+
+void xp_rans_encode_side_avx512bf16(struct xp_rans_source *s, size_t count, size_t n, unsigned lanes)
+{
+    XP_RANS_EACH_SETS(s, count, n, lanes, SETS, encode_sets);
+}
 
 /* A set on its way; by row. */
 struct decoding {
@@ -221,7 +223,7 @@ XP_INLINE void decode(struct xp_rans_stream *s, const struct xp_rans_set *set, c
 /* ---- sets ---------------------------------------------------------------------------------------------------------- */
 
 /* An odd number of sets gets one more that has no rows of its own. */
-static int fill_up(struct xp_rans_set *set, int count)
+static int even(struct xp_rans_set *set, int count)
 {
     if (count % 2 == 0)
         return count;
@@ -241,7 +243,7 @@ static int share_classes(const struct xp_rans_stream *s, const struct xp_rans_se
 
 XP_INLINE void decode_sets(struct xp_rans_stream *s, struct xp_rans_set *set, int count, size_t n, const unsigned lanes)
 {
-    count = fill_up(set, count);
+    count = even(set, count);
     if (count == 2)
         decode(s, set, 2, n, lanes, 0);
     else if (share_classes(s, set, count))

@@ -62,6 +62,8 @@ Test(rans, tables_are_whole)
             float r = table->reciprocal[xp_rans_place(s)];
 
             cr_assert_eq(span >> 16, sum, "table %u symbol %u", t, s);
+            cr_assert_eq(table->packed[xp_rans_place(s)], f ? sum << 20 | f : 0);
+            cr_assert_eq(table->place[s], f ? xp_rans_place(s) : 0);
             cr_assert_eq(f > 0, s == 0 || (s >= table->first && s <= table->last));
             cr_assert_lt(f, 1u << XP_RANS_BITS);
             cr_assert(f == 0 || ((double)r * f < 1 && (double)r * f > 1 - 0x1p-20));

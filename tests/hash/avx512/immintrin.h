@@ -85,6 +85,7 @@ EMULATED_COMPARE(half_cmpneq_epi16, __m256i, __mmask16, int16_t, x != y)
 EMULATED_COMPARE(half_cmpgt_epu16, __m256i, __mmask16, uint16_t, x > y)
 EMULATED_COMPARE(half_test_epi16, __m256i, __mmask16, int16_t, (x & y) != 0)
 EMULATED_COMPARE(half_testn_epi16, __m256i, __mmask16, int16_t, (x & y) == 0)
+EMULATED_COMPARE(quarter_testn_epi8, __m128i, __mmask16, int8_t, (x & y) == 0)
 EMULATED_COMPARE(half_test_epi8, __m256i, __mmask32, int8_t, (x & y) != 0)
 #define _mm512_testn_epi16_mask emulated_testn_epi16
 #define _mm512_cmpeq_epi16_mask emulated_cmpeq_epi16
@@ -99,6 +100,7 @@ EMULATED_COMPARE(half_test_epi8, __m256i, __mmask32, int8_t, (x & y) != 0)
 #define _mm256_cmpgt_epu16_mask emulated_half_cmpgt_epu16
 #define _mm256_test_epi16_mask emulated_half_test_epi16
 #define _mm256_testn_epi16_mask emulated_half_testn_epi16
+#define _mm_testn_epi8_mask emulated_quarter_testn_epi8
 #define _mm256_test_epi8_mask emulated_half_test_epi8
 
 /* Class 0x20: denormals. */
@@ -320,6 +322,7 @@ EMULATE __m512i emulated_shrdv_epi64(__m512i low, __m512i high, __m512i by)
     return r.i;
 }
 
+#define _mm512_shldi_epi32(high, low, by) emulated_mask_shldi_epi32(high, 0xffff, high, low, by)
 #define _mm512_mask_shldi_epi32 emulated_mask_shldi_epi32
 #define _mm512_shrdv_epi64 emulated_shrdv_epi64
 
@@ -367,8 +370,22 @@ EMULATE __m256i emulated_half_gf2p8affine(__m256i a, __m256i rows, int with)
 }
 
 #define _mm256_gf2p8affine_epi64_epi8 emulated_half_gf2p8affine
+#define _mm_gf2p8affine_epi64_epi8(a, rows, with)                                                                          \
+    _mm256_castsi256_si128(emulated_half_gf2p8affine(_mm256_castsi128_si256(a), _mm256_castsi128_si256(rows), with))
 #define _mm512_bslli_epi128(a, by)                                                                                         \
     (((union emulated){.half = {_mm256_bslli_epi128(EMULATED_I(a).half[0], by), _mm256_bslli_epi128(EMULATED_I(a).half[1], by)}}).i)
+EMULATE __m256i emulated_half_maskz_compress_epi16(__mmask16 k, __m256i a)
+{
+    const union emulated x = {.half = {a}};
+    union emulated r = {.half = {{0}}};
+
+    for (int i = 0, next = 0; i < 16; i++)
+        if (k >> i & 1)
+            r.u16[next++] = x.u16[i];
+    return r.half[0];
+}
+
+#define _mm256_maskz_compress_epi16 emulated_half_maskz_compress_epi16
 #define _mm512_mask_expand_epi32 emulated_mask_expand_epi32
 #define _mm512_maskz_expand_epi32(k, a) emulated_mask_expand_epi32(_mm512_setzero_si512(), k, a)
 #define _mm512_alignr_epi32 emulated_alignr_epi32
