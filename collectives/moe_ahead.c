@@ -7,8 +7,6 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include <string.h>
-
 #include "collectives/moe.h"
 
 #define TOGETHER 4 /* experts of a rank whose means are made in one go */
