@@ -54,21 +54,28 @@ float xp_uniform_spread_c(const float *x, size_t groups, const float *weight)
     return fold_lanes(lane);
 }
 
-void xp_uniform_view_c(const struct xp_uniform_view *v, void *typed, float *rest, struct xp_uniform_sums *sums)
+void xp_uniform_view_by(const struct xp_view_kernels *k, const struct xp_uniform_view *v, void *typed, float *rest, struct xp_uniform_sums *sums)
 {
     const size_t groups = (v->dim + LANES - 1) / LANES;
 
-    sums->row = xp_distance_c(v->row, NULL, v->dtype, v->dim);
-    xp_reorder_c(v->row, v->index, v->dim, xp_dtype_size(v->dtype), typed);
+    sums->row = k->distance(v->row, NULL, v->dtype, v->dim);
+    k->reorder(v->row, v->index, v->dim, xp_dtype_size(v->dtype), typed);
     sums->to_mean = 0;
     if (v->mean) {
-        xp_residual_c(typed, v->dtype, v->mean, v->dim, rest);
-        sums->to_mean = xp_energy_c(rest, v->dim);
+        k->residual(typed, v->dtype, v->mean, v->dim, rest);
+        sums->to_mean = k->energy(rest, v->dim);
     }
-    xp_residual_c(typed, v->dtype, v->base, v->dim, rest);
+    k->residual(typed, v->dtype, v->base, v->dim, rest);
     memset(rest + v->dim, 0, (LANES * groups - v->dim) * sizeof(*rest));
-    sums->rest = xp_energy_c(rest, v->dim);
-    sums->spread = xp_uniform_spread_c(rest, groups, v->weight);
+    sums->rest = k->energy(rest, v->dim);
+    sums->spread = k->spread(rest, groups, v->weight);
+}
+
+void xp_uniform_view_c(const struct xp_uniform_view *v, void *typed, float *rest, struct xp_uniform_sums *sums)
+{
+    static const struct xp_view_kernels k = { xp_distance_c, xp_reorder_c, xp_residual_c, xp_energy_c, xp_uniform_spread_c };
+
+    xp_uniform_view_by(&k, v, typed, rest, sums);
 }
 
 float xp_uniform_error_c(const float *x, size_t groups, float inverse, const float *bias, const float *dither)

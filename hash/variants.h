@@ -127,6 +127,15 @@ void xp_vector_adds_avx512(float *a, const float *b, size_t stride, const float 
 
 /* uniform.c, x86/uniform_*.c; dither: dither.c, x86/dither_*.c */
 float xp_uniform_spread_c(const float *x, size_t groups, const float *weight);
+/* uniform_view kernel by kernel, for variants that have no pass of their own. */
+struct xp_view_kernels {
+    xp_distance_fn distance;
+    xp_reorder_fn reorder;
+    xp_residual_fn residual;
+    xp_energy_fn energy;
+    xp_uniform_spread_fn spread;
+};
+void xp_uniform_view_by(const struct xp_view_kernels *k, const struct xp_uniform_view *v, void *typed, float *rest, struct xp_uniform_sums *sums);
 void xp_uniform_view_c(const struct xp_uniform_view *v, void *typed, float *rest, struct xp_uniform_sums *sums);
 void xp_uniform_dither_c(uint64_t key, uint64_t row, size_t groups, float *out);
 float xp_uniform_error_c(const float *x, size_t groups, float inverse, const float *bias, const float *dither);

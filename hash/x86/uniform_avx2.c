@@ -38,19 +38,9 @@ float xp_uniform_spread_avx2(const float *x, size_t groups, const float *weight)
 
 void xp_uniform_view_avx2(const struct xp_uniform_view *v, void *typed, float *rest, struct xp_uniform_sums *sums)
 {
-    const size_t groups = (v->dim + 16 - 1) / 16;
+    static const struct xp_view_kernels k = { xp_distance_avx2, xp_reorder_avx2, xp_residual_avx2, xp_energy_avx2, xp_uniform_spread_avx2 };
 
-    sums->row = xp_distance_avx2(v->row, NULL, v->dtype, v->dim);
-    xp_reorder_avx2(v->row, v->index, v->dim, xp_dtype_size(v->dtype), typed);
-    sums->to_mean = 0;
-    if (v->mean) {
-        xp_residual_avx2(typed, v->dtype, v->mean, v->dim, rest);
-        sums->to_mean = xp_energy_avx2(rest, v->dim);
-    }
-    xp_residual_avx2(typed, v->dtype, v->base, v->dim, rest);
-    memset(rest + v->dim, 0, (16 * groups - v->dim) * sizeof(*rest));
-    sums->rest = xp_energy_avx2(rest, v->dim);
-    sums->spread = xp_uniform_spread_avx2(rest, groups, v->weight);
+    xp_uniform_view_by(&k, v, typed, rest, sums);
 }
 
 /* trunc(min(a + bias, largest)) as an integer. */

@@ -6,8 +6,6 @@
 #include "hash/x86/uniform_avx512.h"
 #include "hash/x86/window_avx512.h"
 
-#include <string.h>
-
 /* Partials: of the row as pairs of bf16 come apart, of what is left as its groups follow each other. */
 struct partials {
     __m512 even, odd, rest[2], mean[2], spread;
@@ -95,28 +93,12 @@ XP_INLINE void view(const struct xp_uniform_view *all, const int to_mean, char *
     sums->spread = xp_fold_lanes512(s.spread);
 }
 
-/* Types other than bf16: kernel by kernel. */
-static void view_parts(const struct xp_uniform_view *v, void *typed, float *rest, struct xp_uniform_sums *sums)
-{
-    const size_t groups = (v->dim + 15) / 16;
-
-    sums->row = xp_distance_avx512(v->row, NULL, v->dtype, v->dim);
-    xp_reorder_avx512(v->row, v->index, v->dim, xp_dtype_size(v->dtype), typed);
-    sums->to_mean = 0;
-    if (v->mean) {
-        xp_residual_avx512(typed, v->dtype, v->mean, v->dim, rest);
-        sums->to_mean = xp_energy_avx512(rest, v->dim);
-    }
-    xp_residual_avx512(typed, v->dtype, v->base, v->dim, rest);
-    memset(rest + v->dim, 0, (16 * groups - v->dim) * sizeof(*rest));
-    sums->rest = xp_energy_avx512(rest, v->dim);
-    sums->spread = xp_uniform_spread_avx512(rest, groups, v->weight);
-}
-
 void xp_uniform_view_avx512(const struct xp_uniform_view *v, void *typed, float *rest, struct xp_uniform_sums *sums)
 {
+    static const struct xp_view_kernels k = { xp_distance_avx512, xp_reorder_avx512, xp_residual_avx512, xp_energy_avx512, xp_uniform_spread_avx512 };
+
     if (v->dtype != XP_BF16)
-        view_parts(v, typed, rest, sums);
+        xp_uniform_view_by(&k, v, typed, rest, sums);
     else if (v->mean)
         view(v, 1, typed, rest, sums);
     else
