@@ -6,12 +6,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "hash/x86/uniform_avx512.h"
-
-/* Values [32 p, 32 p + n) of a row; those behind it are 0. */
-XP_INLINE __m512i load32(const char *row, size_t n)
-{
-    return n >= 32 ? _mm512_loadu_si512(row) : _mm512_maskz_loadu_epi16(_bzhi_u32(0xffffffffu, (unsigned)n), row);
-}
+#include "hash/x86/window_avx512.h"
 
 /* Partials of a row sum, as pairs of bf16 come apart. */
 struct partials {
@@ -77,7 +72,7 @@ XP_INLINE float code(const struct xp_uniform_row *all, const int dithered, int16
         _mm256_storeu_si256((__m256i *)(void *)(q + i), _mm512_cvtepi32_epi16(k[0]));
         if (n > 16)
             _mm256_storeu_si256((__m256i *)(void *)(q + i + 16), _mm512_cvtepi32_epi16(k[1]));
-        add_errors(&s, load32((const char *)r->row + 2 * i, n),
+        add_errors(&s, xp_load_first32((const char *)r->row + 2 * i, n),
                    _mm512_maskz_mov_epi16(_bzhi_u32(0xffffffffu, (unsigned)n), (__m512i)_mm512_cvtne2ps_pbh(b, a)), &c);
     }
     return xp_fold_pairs512(s.even, s.odd);
