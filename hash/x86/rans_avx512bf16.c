@@ -30,12 +30,9 @@ struct decoding {
 /* The integers of step k of two rows, from r on; symbols: those of the rows by turns. */
 XP_INLINE void put_integers(struct decoding *d, const int r, __m512i symbols, size_t k, const int shared)
 {
-    const __m512i rows = _mm512_setr_epi32(0x20000, 0x60004, 0xa0008, 0xe000c, 0x120010, 0x160014, 0x1a0018, 0x1e001c,
-                                           0x30001, 0x70005, 0xb0009, 0xf000d, 0x130011, 0x170015, 0x1b0019, 0x1f001d);
     const unsigned one = xp_rans_low_bits(d->classes[shared ? 0 : r][k]), other = shared ? one : xp_rans_low_bits(d->classes[r + 1][k]);
 
-    xp_rans_make(_mm512_permutexvar_epi16(rows, symbols), d->low[r], d->low[r + 1], xp_rans_lows_of(one, other), d->q[r] + 16 * k,
-                 d->q[r + 1] + 16 * k);
+    xp_rans_make(symbols, d->low[r], d->low[r + 1], xp_rans_lows_of(one, other), d->q[r] + 16 * k, d->q[r + 1] + 16 * k);
     d->low[r] += 2 * one;
     d->low[r + 1] += 2 * other;
 }

@@ -42,11 +42,14 @@ XP_INLINE struct xp_rans_lows xp_rans_lows_of(unsigned a, unsigned b)
                                   xp_rans_two_halves(one->order, other->order) };
 }
 
-/* 16 symbols of two rows each, and where their planes are: to the rows' integers. */
-XP_INLINE void xp_rans_make(__m512i symbols, const uint8_t *one, const uint8_t *other, struct xp_rans_lows low, int16_t *q, int16_t *other_q)
+/* 16 symbols of two rows each, by turns, and where their planes are: to the rows' integers. */
+XP_INLINE void xp_rans_make(__m512i by_turns, const uint8_t *one, const uint8_t *other, struct xp_rans_lows low, int16_t *q, int16_t *other_q)
 {
     const __m256i planes = _mm256_shuffle_epi8(xp_rans_two_halves(one, other), low.order);
     const __m256i bits = _mm256_gf2p8affine_epi64_epi8(_mm256_set1_epi64x((long long)0x8040201008040201), planes, 0);
+    const __m512i rows = _mm512_setr_epi32(0x20000, 0x60004, 0xa0008, 0xe000c, 0x120010, 0x160014, 0x1a0018, 0x1e001c,
+                                           0x30001, 0x70005, 0xb0009, 0xf000d, 0x130011, 0x170015, 0x1b0019, 0x1f001d);
+    const __m512i symbols = _mm512_permutexvar_epi16(rows, by_turns);
     __m512i u = _mm512_sub_epi16(_mm512_cvtepu8_epi16(bits), low.bias);
 
     u = _mm512_add_epi16(u, _mm512_sllv_epi16(symbols, low.bits));

@@ -219,18 +219,19 @@ XP_INLINE void encode(struct xp_rans_source *s, const struct xp_rans_set *set, c
 
 /* ---- sets ---------------------------------------------------------------------------------------------------------- */
 
-/* An odd number of sets, unless one, gets one more that has no rows of its own: fewer side by side would take longer. */
-static int fill_up(struct xp_rans_set *set, int count)
+/* An odd number of sets gets one more that has no rows of its own. */
+static int even(struct xp_rans_set *set, int count)
 {
-    if (count % 2 == 0 || count == 1)
+    if (count % 2 == 0)
         return count;
     set[count] = set[0];
     set[count].rows = 0;
     return count + 1;
 }
 
+/* Two or four sets side by side, or one: fewer of many would take longer. */
 #define COUNTED(call, s, set, count, n, lanes)                                                                                    \
-    switch (fill_up(set, count)) {                                                                                                \
+    switch (count == 1 ? 1 : even(set, count)) {                                                                                  \
     case 1: call(s, set, 1, n, lanes); break;                                                                                     \
     case 2: call(s, set, 2, n, lanes); break;                                                                                     \
     default: call(s, set, SETS, n, lanes); break;                                                                                 \

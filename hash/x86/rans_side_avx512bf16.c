@@ -106,10 +106,7 @@ XP_INLINE void check_ends(struct decoding *d)
 /* Row r of two sets: the symbols of a group, which lie by step and by turns. */
 XP_INLINE void put_row(const __m512i symbols, struct decoding *d, const int r, const struct xp_rans_lows *low, size_t g)
 {
-    const __m512i rows = _mm512_setr_epi32(0x20000, 0x60004, 0xa0008, 0xe000c, 0x120010, 0x160014, 0x1a0018, 0x1e001c,
-                                           0x30001, 0x70005, 0xb0009, 0xf000d, 0x130011, 0x170015, 0x1b0019, 0x1f001d);
-
-    xp_rans_make(_mm512_permutexvar_epi16(rows, symbols), d[0].low[r], d[1].low[r], *low, d[0].q[r] + 16 * g, d[1].q[r] + 16 * g);
+    xp_rans_make(symbols, d[0].low[r], d[1].low[r], *low, d[0].q[r] + 16 * g, d[1].q[r] + 16 * g);
 }
 
 /* A group of two sets. */
@@ -221,16 +218,6 @@ XP_INLINE void decode(struct xp_rans_stream *s, const struct xp_rans_set *set, c
 }
 
 /* ---- sets ---------------------------------------------------------------------------------------------------------- */
-
-/* An odd number of sets gets one more that has no rows of its own. */
-static int even(struct xp_rans_set *set, int count)
-{
-    if (count % 2 == 0)
-        return count;
-    set[count] = set[0];
-    set[count].rows = 0;
-    return count + 1;
-}
 
 static int share_classes(const struct xp_rans_stream *s, const struct xp_rans_set *set, int count)
 {
