@@ -20,7 +20,6 @@
 #define SKETCH 64        /* values: enough for Lloyd rounds to come near k-means on whole rows */
 #define PAPER_HASHES 6
 #define MAX_HASHES 32
-#define CODED_TOGETHER 32 /* rows of a frame */
 
 /* ---- knobs -------------------------------------------------------------------------------------------------------- */
 
@@ -97,32 +96,17 @@ static xp_status make_coder(struct xp_folder *f, const struct xp_folder_desc *d)
 
     if (st || c.mode == XP_MODE_RAW)
         return st;
-    c.max_rows = CODED_TOGETHER;
-    f->frame_bytes = xp_frame_bound(d->dtype, d->dim, CODED_TOGETHER);
-    f->frame = malloc(f->frame_bytes);
-    return f->frame ? xp_coder_create(&f->coder, &c) : XP_ERR_NO_MEMORY;
+    f->coded = malloc(f->row_bytes + 64);
+    return f->coded ? xp_coder_create(&f->coder, &c) : XP_ERR_NO_MEMORY;
 }
 
 xp_status xp_fold_code(struct xp_fold *s, size_t first, size_t end, struct xp_coded_rows *store)
 {
     struct xp_folder *f = s->f;
-    uint32_t number[CODED_TOGETHER];
-    xp_status st = XP_OK;
+    const size_t at = first * f->row_bytes;
+    const struct xp_rows rows = { .data = s->rows + at, .rows = end - first, .dim = f->dim, .dtype = f->dtype };
 
-    for (size_t v = first, n; f->coder && v < end && st == XP_OK; v += n) {
-        const size_t at = v * f->row_bytes;
-        size_t len;
-
-        n = end - v < CODED_TOGETHER ? end - v : CODED_TOGETHER;
-        const struct xp_rows rows = { .data = s->rows + at, .rows = n, .dim = f->dim, .dtype = f->dtype };
-        for (size_t i = 0; i < n; i++)
-            number[i] = (uint32_t)(v + i);
-        st = store ? xp_coder_encode_once(f->coder, &rows, store, number, f->frame, f->frame_bytes, &len, NULL)
-                   : xp_coder_encode(f->coder, &rows, f->frame, f->frame_bytes, &len, NULL);
-        if (st == XP_OK)
-            st = xp_coder_decode(f->coder, f->frame, len, s->seen + at, n);
-    }
-    return st;
+    return f->coder ? xp_coder_round_trip(f->coder, &rows, store, first, f->coded, s->seen + at) : XP_OK;
 }
 
 /* ---- memory ------------------------------------------------------------------------------------------------------- */
@@ -287,7 +271,7 @@ void xp_folder_destroy(struct xp_folder *f)
     free(f->leaders);
     free(f->leader);
     free(f->past_mean);
-    free(f->frame);
+    free(f->coded);
     free(f);
 }
 

@@ -63,8 +63,7 @@ struct xp_folder {
     struct xp_fold_knobs knobs;
     struct xp_kernels kernels;
     struct xp_coder *coder; /* NULL: rows travel as they are */
-    uint8_t *frame;         /* of a few rows */
-    size_t frame_bytes;
+    uint8_t *coded;         /* a row that nobody keeps */
 
     /* learned */
     struct xp_fold_expert *expert; /* [experts] */

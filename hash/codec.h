@@ -85,6 +85,12 @@ struct xp_coded_rows;
 xp_status xp_coder_encode_once(struct xp_coder *c, const struct xp_rows *in, struct xp_coded_rows *store, const uint32_t *number, void *frame,
                                size_t cap, size_t *len, xp_codec_stats *stats);
 
+/*
+ * Of a coder with row_wise, without dither, whose codec is quant: what the receivers of frames of these rows decode, at out, without a frame. Row r is
+ * left in store as number first + r; where that is NULL nothing is kept, and `coded` has room for the bytes of a row and 64 more.
+ */
+xp_status xp_coder_round_trip(struct xp_coder *c, const struct xp_rows *in, struct xp_coded_rows *store, size_t first, uint8_t *coded, void *out);
+
 /* Decodes a frame of exactly `rows` rows into contiguous rows at out. XP_ERR_CORRUPT on any disagreement. */
 xp_status xp_coder_decode(struct xp_coder *c, const void *frame, size_t len, void *out, size_t rows);
 

@@ -134,6 +134,17 @@ static void sum_row(struct xp_coder *c, const uint8_t *payload, uint8_t *formats
     xp_running_reach(c->running, end);
 }
 
+/* Codes a row that the store has not. */
+static void add_row(struct xp_coder *c, struct xp_row_plan *p, const void *row, const void *next, const float *base, size_t number, xp_codec_stats *st)
+{
+    struct xp_coded_rows *s = c->store;
+    const double before = st->err_mean;
+
+    s->at[number] = s->used; /* no row is longer than itself, so there is room */
+    s->used += xp_row_encode(c, p, row, next, base, s->bytes + s->used, c->row_bytes, &s->format[number], st);
+    s->error[number] = (float)(st->err_mean - before);
+}
+
 /* A row of the store, which is coded if it is not there; then as xp_row_encode. */
 static size_t stored_row(struct xp_coder *c, struct xp_row_plan *p, const void *row, const void *next, const float *base, size_t number, uint8_t *out,
                          size_t room, uint8_t *format, xp_codec_stats *st)
@@ -142,11 +153,7 @@ static size_t stored_row(struct xp_coder *c, struct xp_row_plan *p, const void *
     size_t bytes;
 
     if (s->at[number] == XP_NOT_CODED) {
-        const double before = st->err_mean;
-
-        s->at[number] = s->used; /* no row is longer than itself, so there is room */
-        s->used += xp_row_encode(c, p, row, next, base, s->bytes + s->used, c->row_bytes, &s->format[number], st);
-        s->error[number] = (float)(st->err_mean - before);
+        add_row(c, p, row, next, base, number, st);
     } else {
         st->rows_raw += s->format[number] == XP_Q_RAW;
         st->err_mean += s->error[number];
@@ -202,6 +209,40 @@ static xp_status quant_encode(struct xp_coder *c, const struct xp_rows *in, uint
         return s;
     st->err_mean /= (double)in->rows;
     *len = at + bytes;
+    return XP_OK;
+}
+
+/* A row to what its receivers will have, at p->decoded. */
+static void pass_row(struct xp_coder *c, struct xp_row_plan *p, const void *row, const void *next, size_t number, uint8_t *coded)
+{
+    struct xp_coded_rows *s = c->store;
+    xp_codec_stats st = {0};
+    uint8_t format;
+
+    if (!s)
+        xp_row_encode(c, p, row, next, NULL, coded, c->row_bytes, &format, &st);
+    else if (s->at[number] == XP_NOT_CODED)
+        add_row(c, p, row, next, NULL, number, &st);
+    else
+        xp_row_decode(c, p, s->format[number], s->bytes + s->at[number], NULL, p->decoded);
+}
+
+xp_status xp_coder_round_trip(struct xp_coder *c, const struct xp_rows *in, struct xp_coded_rows *store, size_t first, uint8_t *coded, void *out)
+{
+    struct xp_row_plan plan;
+
+    c->why = "rows make no round trip through this coder";
+    if (in->dtype != c->desc.dtype || in->dim != c->desc.dim || c->ops != &xp_codec_quant || !c->desc.row_wise || c->desc.dither)
+        return XP_ERR_INVALID_ARG;
+    c->why = "";
+    c->store = store;
+    xp_coder_seed(c, c->desc.seed);
+    xp_row_plan_init(&plan, c, c->formats, NULL);
+    for (size_t r = 0; r < in->rows; r++) {
+        plan.decoded = (char *)out + r * c->row_bytes;
+        pass_row(c, &plan, xp_row(in, r), r + 1 < in->rows ? xp_row(in, r + 1) : NULL, first + r, coded);
+    }
+    c->store = NULL;
     return XP_OK;
 }
 

@@ -290,6 +290,7 @@ struct xp_code_row {
     float *residual;   /* room for what residual_sums writes, */
     void *scratch;     /* and for a row of this type: both may be written */
     const void *typed_base; /* the base in the row's type, where that is exactly what it is; NULL: there is none, or it is not */
+    void *decoded;     /* gets what dequantise makes of the coded row; NULL: nobody asks */
 };
 
 /* What every format of a row is made from: row - base as rotated integers, block by block (qblock.c). Only kernels of one table
@@ -305,7 +306,7 @@ struct xp_rotated {
  * that a sum is not finite means anything.
  * forecast: about the squared error that format f leaves, less what rounding to the row's type adds to it or takes off; of values in a
  * padded block only what is certain, and 0 for FP8.
- * code: the rotated row in format f at out. Returns its deviation from the row.
+ * code: the rotated row in format f at out, and decoded where that is asked for. Returns its deviation from the row.
  * Exact.
  */
 typedef void (*xp_rotate_fn)(const struct xp_quantiser *q, const struct xp_code_row *r, const struct xp_rotated *to, float sums[2]);

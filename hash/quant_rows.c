@@ -165,7 +165,7 @@ static int within(struct xp_coder *c, const struct xp_row_plan *p, struct subjec
 
 static struct xp_code_row code_row(struct xp_coder *c, const struct xp_row_plan *p, const struct subject *s, const void *next)
 {
-    return (struct xp_code_row){s->row, c->desc.dtype, s->base, next, c->residual, c->decoded, p->typed_base};
+    return (struct xp_code_row){s->row, c->desc.dtype, s->base, next, c->residual, c->decoded, p->typed_base, NULL};
 }
 
 static void rotate(struct xp_coder *c, const struct xp_row_plan *p, struct subject *s, const void *next)
@@ -232,8 +232,9 @@ static int hopeless(struct xp_coder *c, const struct xp_row_plan *p, struct subj
 /* Codes, decodes and measures. Returns the squared error. */
 static double try_format(struct xp_coder *c, const struct xp_row_plan *p, const struct subject *s, unsigned format, uint8_t *out)
 {
-    const struct xp_code_row r = code_row(c, p, s, NULL);
+    struct xp_code_row r = code_row(c, p, s, NULL);
 
+    r.decoded = p->count == 1 ? p->decoded : NULL;
     return c->kernels.code(&c->quantiser, (enum xp_qformat)format, &c->rotated, &r, out);
 }
 
@@ -324,6 +325,9 @@ size_t xp_row_encode(struct xp_coder *c, struct xp_row_plan *p, const void *row,
     else if (to != out)
         memcpy(out, to, p->bytes[f]);
     st->rows_raw += f == XP_Q_RAW;
+    /* Where there is but one format to try, its rows have been decoded while they were coded. */
+    if (p->decoded && !(p->count == 1 && f == p->order[0]))
+        xp_row_decode(c, p, f, out, base, p->decoded);
     return p->bytes[f];
 }
 

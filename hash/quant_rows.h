@@ -29,6 +29,7 @@ struct xp_row_plan {
     const float *reference;       /* the mean row that eps may refer to; NULL: none (or XP_EPS_REF_ROW) */
     double reference_norm;        /* its norm, rather too long */
     const void *typed_base;       /* the base of all rows in their type, where it is exactly that; NULL: there is none, or none such. Set by the codec */
+    void *decoded;                /* where xp_row_encode leaves what it codes as receivers will have it; NULL: nowhere. Set by the codec */
 };
 
 /* formats: set of enum xp_qformat. mean: the mean row of the frame as it will be decoded, or NULL. */

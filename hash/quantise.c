@@ -93,5 +93,5 @@ float xp_code_c(const struct xp_quantiser *q, enum xp_qformat f, const struct xp
         xp_qblock_code_c(f, &s, xp_qintegers(from, b), n, out + 2 * b, codes);
         codes += xp_qblock_bytes(f, n);
     }
-    return xp_deviation_c(q, f, out, r->base, r->type, r->row, r->scratch);
+    return xp_deviation_c(q, f, out, r->base, r->type, r->row, r->decoded ? r->decoded : r->scratch);
 }

@@ -195,6 +195,11 @@ XP_INLINE struct xp_split256 split_bf16(__m256i w)
                                 _mm256_castsi256_ps(_mm256_and_si256(w, _mm256_set1_epi32((int)0xffff0000)))};
 }
 
+XP_INLINE __m256i joined_bf16(struct xp_split256 x)
+{
+    return _mm256_or_si256(_mm256_srli_epi32(_mm256_castps_si256(x.even), 16), _mm256_castps_si256(x.odd));
+}
+
 XP_INLINE __m256 rounded(__m256 x)
 {
     return _mm256_castsi256_ps(_mm256_and_si256(xp_round_bf16_256(x), _mm256_set1_epi32((int)0xffff0000)));
@@ -217,9 +222,9 @@ static float fold_distance(const struct distance *d)
     return _mm_cvtss_f32(_mm_add_ss(one, _mm_movehdup_ps(one)));
 }
 
-/* w: codes, in the order of a block's integers. */
+/* w: codes, in the order of a block's integers. decoded: gets what they mean; NULL: nobody asks. */
 XP_INLINE void measure_block(__m256i w[8], const uint32_t *signs, uint32_t wire, __m256i middle, const char *row, const float *base,
-                             const int has_base, struct distance *d)
+                             const int has_base, char *decoded, struct distance *d)
 {
     const __m256 step = _mm256_castsi256_ps(_mm256_set1_epi32((int)(wire << 16)));
 
@@ -230,11 +235,13 @@ XP_INLINE void measure_block(__m256i w[8], const uint32_t *signs, uint32_t wire,
         struct xp_split256 y = xp_values256(w[i], signs[i / 2] >> (16 * (i & 1)), step, has_base ? base + 16 * i : NULL, has_base);
         y.even = rounded(y.even);
         y.odd = rounded(y.odd);
+        if (decoded)
+            _mm256_storeu_si256((__m256i *)(decoded + 32 * i), joined_bf16(y));
         add_distance(d, i & 1, split_bf16(_mm256_loadu_si256((const __m256i *)(row + 32 * i))), y);
     }
 }
 
-enum measure { MEASURE_NOT, MEASURE_ALONE, MEASURE_WITH_BASE };
+enum measure { MEASURE_NOT, MEASURE_ALONE, MEASURE_AND_DECODE, MEASURE_WITH_BASE };
 
 /* Leaves the step of a tail at tail. */
 XP_INLINE void code_blocks(const struct xp_quantiser *q, enum xp_qformat f, const int levels, const int bits, const int paired,
@@ -266,7 +273,8 @@ XP_INLINE void code_blocks(const struct xp_quantiser *q, enum xp_qformat f, cons
             xp_put_codes256(w, levels, bits, paired, codes + b * bytes);
         if (measure != MEASURE_NOT)
             measure_block(w, q->signs + b * (XP_QBLOCK / 32), (uint32_t)steps.wire[i], middle, (const char *)r->row + b * 2 * XP_QBLOCK,
-                          has_base ? r->base + b * XP_QBLOCK : NULL, has_base, &d);
+                          has_base ? r->base + b * XP_QBLOCK : NULL, has_base,
+                          measure == MEASURE_AND_DECODE ? (char *)r->decoded + b * 2 * XP_QBLOCK : NULL, &d);
     }
     *distance = d;
 }
@@ -285,6 +293,13 @@ CODE_BLOCKS(code_not_measured, CODE_NOT)
 CODE_BLOCKS(code_alone, CODE_ALONE)
 CODE_BLOCKS(code_with_base, CODE_WITH_BASE)
 
+/* f: XP_Q_INT8, what rows are mostly coded in that are wanted decoded. */
+static void code_and_decode(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_rotated *from, const struct xp_code_row *r,
+                            uint8_t *out, struct distance *d, struct xp_qstep *tail)
+{
+    code_blocks(q, f, 256, 8, 0, from, r, MEASURE_AND_DECODE, out, d, tail);
+}
+
 /* A block of bf16 that is not whole; y: what its codes mean, room for a whole block. */
 static void measure_tail(const struct xp_code_row *r, size_t first, size_t have, float *y, struct distance *d)
 {
@@ -301,6 +316,8 @@ static void measure_tail(const struct xp_code_row *r, size_t first, size_t have,
         y[i] += base[i];
     for (size_t i = have; i < n; i++)
         y[i] = 0.0f;
+    if (r->decoded)
+        xp_restore_avx2(y, NULL, have, XP_BF16, (char *)r->decoded + 2 * first);
     for (size_t i = 0; i < n / 16; i++) {
         const struct xp_split256 v = xp_split256(y + 16 * i), w = {rounded(v.even), rounded(v.odd)};
         add_distance(d, i & 1, split_bf16(_mm256_loadu_si256((const __m256i *)(row + 32 * i))), w);
@@ -325,22 +342,44 @@ static void code_tail(const struct xp_quantiser *q, enum xp_qformat f, const str
         measure_tail(r, first, q->dim - first, y, d);
 }
 
+/* How far the bytes at out are from the row. */
+static float deviation(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_code_row *r, const uint8_t *out)
+{
+    if (!r->decoded)
+        return xp_deviation_avx2(q, f, out, r->base, r->type, r->row, r->scratch);
+    xp_dequantise_avx2(q, f, out, r->base, r->type, r->decoded);
+    return xp_distance_avx2(r->row, r->decoded, r->type, q->dim);
+}
+
+/* Blocks of zeros, whose codes are not those of their integers. */
+static int has_zeros(const struct xp_rotated *from, size_t blocks)
+{
+    int zeros = 0;
+
+    for (size_t b = 0; b < blocks; b++)
+        zeros |= from->scale[b] == 0.0f;
+    return zeros;
+}
+
 float xp_code_avx2(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_rotated *from, const struct xp_code_row *r,
                    uint8_t *out)
 {
     const __m256 zero = _mm256_setzero_ps();
     struct distance d = {{zero, zero, zero, zero}};
-    const int measured = r->type == XP_BF16;
+    const int decoded = r->decoded && r->type == XP_BF16 && !r->base && f == XP_Q_INT8;
+    const int measured = decoded || (r->type == XP_BF16 && !r->decoded);
     const size_t blocks = q->dim / XP_QBLOCK;
     struct xp_qstep tail;
 
     if (f == XP_Q_FP8) { /* its codes have another order than the integers */
         xp_residual_avx2(r->row, r->type, r->base, q->dim, r->residual);
         xp_quantise_avx2(q, f, r->residual, out);
-        return xp_deviation_avx2(q, f, out, r->base, r->type, r->row, r->scratch);
+        return deviation(q, f, r, out);
     }
-    (!measured ? code_not_measured : r->base ? code_with_base : code_alone)(q, f, from, r, out, &d, &tail);
+    (!measured ? code_not_measured : r->base ? code_with_base : decoded ? code_and_decode : code_alone)(q, f, from, r, out, &d, &tail);
     if (blocks * XP_QBLOCK < q->dim)
         code_tail(q, f, from, r, &tail, out + 2 * blocks, out + 2 * xp_qblocks(q->dim) + blocks * xp_qblock_bytes(f, XP_QBLOCK), measured, &d);
-    return measured ? fold_distance(&d) : xp_deviation_avx2(q, f, out, r->base, r->type, r->row, r->scratch);
+    if (decoded && has_zeros(from, xp_qblocks(q->dim)))
+        xp_dequantise_avx2(q, f, out, NULL, r->type, r->decoded);
+    return measured ? fold_distance(&d) : deviation(q, f, r, out);
 }

@@ -79,56 +79,62 @@ XP_INLINE void unrotate_turned(__m512i *w, const int blocks, const int regs, __m
     XP_ALL_BLOCKS(w[regs * i] = _mm512_sub_epi16(w[regs * i], middle));
 }
 
+/* How codes are measured: without a base, the same and decoded as well, or with a base. */
+enum how { ALONE, DECODED, WITH_BASE };
+
 /* What the codes of a block are measured against. */
 struct measure {
     const char *row;
     const float *base; /* NULL: none */
     const uint32_t *signs;
+    char *decoded;     /* gets what they mean; NULL: nobody asks */
     __m512 step, offset;
 };
 
 /* Words (a, b) to (a +- b) * step: the last butterfly. Exact, so the fused form gives what a product would. Values [16 part, ..) of
  * 32 i .. 32 i + 31. */
-XP_INLINE __m512 last_values(__m512i w, __m512i butterfly, const struct measure *m, const int has_base, const int i, const int part,
+XP_INLINE __m512 last_values(__m512i w, __m512i butterfly, const struct measure *m, const enum how how, const int i, const int part,
                              const struct constants *k)
 {
     __m512i x = _mm512_dpwssd_epi32(k->magic, w, butterfly);
 
-    if (has_base)
+    if (how != ALONE)
         x = _mm512_mask_sub_epi32(x, (__mmask16)(m->signs[i] >> (16 * part)), k->twice, x);
     const __m512 y = _mm512_fmadd_ps(_mm512_castsi512_ps(x), m->step, m->offset);
-    return has_base ? _mm512_add_ps(y, _mm512_loadu_ps(m->base + 32 * i + 16 * part)) : y;
+    return how == WITH_BASE ? _mm512_add_ps(y, _mm512_loadu_ps(m->base + 32 * i + 16 * part)) : y;
 }
 
 /* Values 32 i .. 32 i + 31, of two registers, against those of the row. */
-XP_INLINE void add_distance(const __m512i w[2], __m512i butterfly, const struct measure *m, const int has_base, const int i,
+XP_INLINE void add_distance(const __m512i w[2], __m512i butterfly, const struct measure *m, const enum how how, const int i,
                             const struct constants *k, struct xp_pair512 *sum)
 {
-    const __m512 low = last_values(w[0], butterfly, m, has_base, i, 0, k), high = last_values(w[1], butterfly, m, has_base, i, 1, k);
-    const __m512i x = has_base ? _mm512_loadu_si512(m->row + 64 * i) : xp_flipped512(m->row, m->signs, i);
+    const __m512 low = last_values(w[0], butterfly, m, how, i, 0, k), high = last_values(w[1], butterfly, m, how, i, 1, k);
+    const __m512i x = how != ALONE ? _mm512_loadu_si512(m->row + 64 * i) : xp_flipped512(m->row, m->signs, i);
     const __m512bh y = _mm512_cvtne2ps_pbh(high, low);
     const __m512 even = _mm512_dpbf16_ps(xp_even_bf16_512(x), y, (__m512bh)k->less_even);
     const __m512 odd = _mm512_dpbf16_ps(_mm512_castsi512_ps(_mm512_and_si512(x, k->upper)), y, (__m512bh)k->less_odd);
 
+    if (how == DECODED)
+        _mm512_storeu_si512(m->decoded + 64 * i, (__m512i)y);
     sum->even = xp_add_square512(sum->even, even);
     sum->odd = xp_add_square512(sum->odd, odd);
 }
 
 /* Values 32 i .. 32 i + 31 of a block. w: with registers (v4, v6) and v5 still to be rotated, or, narrow, (v4, v5) and v6. */
-XP_INLINE void add_part_distance(const struct measure *m, const int has_base, const __m512i w[4], const int narrow, const int i,
+XP_INLINE void add_part_distance(const struct measure *m, const enum how how, const __m512i w[4], const int narrow, const int i,
                                  const struct constants *k, struct xp_pair512 *sum)
 {
     const int second = narrow ? i & 1 : i >> 1, minus = narrow ? i >> 1 : i & 1;
 
-    add_distance(w + 2 * second, minus ? k->minus : k->plus, m, has_base, i, k, sum);
+    add_distance(w + 2 * second, minus ? k->minus : k->plus, m, how, i, k, sum);
 }
 
-XP_INLINE void distance_of_block(const struct measure *m, const int has_base, const __m512i w[4], const int narrow, const struct constants *k,
+XP_INLINE void distance_of_block(const struct measure *m, const enum how how, const __m512i w[4], const int narrow, const struct constants *k,
                                  struct xp_pair512 *sum)
 {
     XP_UNROLL
     for (int i = 0; i < 4; i++)
-        add_part_distance(m, has_base, w, narrow, i, k, sum);
+        add_part_distance(m, how, w, narrow, i, k, sum);
 }
 
 /* What code_blocks works on: the row, its base and signs, and what it becomes, all from block `first` on. */
@@ -138,14 +144,15 @@ struct part {
     const char *row;
     const float *base; /* NULL: none */
     const uint32_t *signs;
+    char *decoded;     /* NULL: nobody asks */
     uint8_t *step, *codes;
 };
 
 /* Block b of the part. */
-XP_INLINE struct measure measure_of(const struct part *p, const struct steps *s, size_t b, const int has_base)
+XP_INLINE struct measure measure_of(const struct part *p, const struct steps *s, size_t b, const enum how how)
 {
-    return (struct measure){p->row + 256 * b, has_base ? p->base + XP_QBLOCK * b : NULL, p->signs + 4 * b, _mm512_set1_ps(s->step[b]),
-                            _mm512_set1_ps(s->offset[b])};
+    return (struct measure){p->row + 256 * b, how == WITH_BASE ? p->base + XP_QBLOCK * b : NULL, p->signs + 4 * b,
+                            how == DECODED ? p->decoded + 256 * b : NULL, _mm512_set1_ps(s->step[b]), _mm512_set1_ps(s->offset[b])};
 }
 
 /*
@@ -155,7 +162,7 @@ XP_INLINE struct measure measure_of(const struct part *p, const struct steps *s,
 struct waiting {
     const __m512i *w; /* NULL: none */
     const struct measure *m;
-    int has_base;
+    enum how how;
     const struct constants *k;
     struct xp_pair512 *sum;
 };
@@ -164,7 +171,7 @@ struct waiting {
 XP_INLINE void measure_eighth(const struct waiting *t, const int i)
 {
     if (t->w)
-        add_part_distance(t->m + i / 4, t->has_base, t->w + 4 * (i / 4), 1, i % 4, t->k, t->sum);
+        add_part_distance(t->m + i / 4, t->how, t->w + 4 * (i / 4), 1, i % 4, t->k, t->sum);
 }
 
 /* Codes are rotated back as bytes first (x86/narrow_avx512.h): four stages of those of up to 4 bits, two of those of 5 or 6. */
@@ -322,7 +329,7 @@ XP_INLINE void narrow_codes(const struct part *p, const struct steps *s, size_t 
 
 /* Pairs of a part's `count` blocks, as bytes, and their distance. Returns how many blocks that were. */
 XP_INLINE size_t narrow_pairs(const struct part *p, const struct steps *s, size_t count, const int bits, const enum stages stages,
-                              const int has_base, const struct constants *k, const struct byte_constants *bytes, struct xp_pair512 *sum)
+                              const enum how how, const struct constants *k, const struct byte_constants *bytes, struct xp_pair512 *sum)
 {
     const struct waiting none = {.w = NULL};
     struct measure m[2];
@@ -333,20 +340,20 @@ XP_INLINE size_t narrow_pairs(const struct part *p, const struct steps *s, size_
         return 0;
     put_steps(p, s, 0, 2);
     narrow_codes(p, s, 0, 2, bits, stages, bytes, &none, w);
-    m[0] = measure_of(p, s, 0, has_base);
-    m[1] = measure_of(p, s, 1, has_base);
+    m[0] = measure_of(p, s, 0, how);
+    m[1] = measure_of(p, s, 1, how);
     for (b = 2; b + 2 <= count; b += 2) {
-        const struct waiting t = {w, m, has_base, k, sum};
+        const struct waiting t = {w, m, how, k, sum};
         put_steps(p, s, b, 2);
         narrow_codes(p, s, b, 2, bits, stages, bytes, &t, next);
-        m[0] = measure_of(p, s, b, has_base);
-        m[1] = measure_of(p, s, b + 1, has_base);
+        m[0] = measure_of(p, s, b, how);
+        m[1] = measure_of(p, s, b + 1, how);
         XP_UNROLL
         for (int i = 0; i < 8; i++)
             w[i] = next[i];
     }
-    distance_of_block(m, has_base, w, 1, k, sum);
-    distance_of_block(m + 1, has_base, w + 4, 1, k, sum);
+    distance_of_block(m, how, w, 1, k, sum);
+    distance_of_block(m + 1, how, w + 4, 1, k, sum);
     return b;
 }
 
@@ -367,7 +374,7 @@ XP_INLINE void wide_codes(const struct part *p, const struct steps *s, size_t b,
 
 /* One or two blocks, from block b of the part on. */
 XP_INLINE void codes_of_blocks(const struct part *p, const struct steps *s, size_t b, const int blocks, const int levels, const int bits,
-                               const int paired, const int has_base, const struct constants *k, const struct byte_constants *bytes,
+                               const int paired, const enum how how, const struct constants *k, const struct byte_constants *bytes,
                                struct xp_pair512 *sum)
 {
     const enum stages stages = stages_of(bits, paired);
@@ -381,17 +388,17 @@ XP_INLINE void codes_of_blocks(const struct part *p, const struct steps *s, size
         wide_codes(p, s, b, blocks, levels, bits, paired, k, w);
     XP_UNROLL
     for (size_t i = 0; i < (size_t)blocks; i++) {
-        const struct measure m = measure_of(p, s, b + i, has_base);
-        distance_of_block(&m, has_base, w + 4 * i, stages != NO_STAGES, k, sum);
+        const struct measure m = measure_of(p, s, b + i, how);
+        distance_of_block(&m, how, w + 4 * i, stages != NO_STAGES, k, sum);
     }
 }
 
 /* Half a block, block b of the part. */
 XP_INLINE void codes_of_half(const struct part *p, const struct steps *s, size_t b, const int levels, const int bits, const int paired,
-                             const int has_base, const struct constants *k, struct xp_pair512 *sum)
+                             const enum how how, const struct constants *k, struct xp_pair512 *sum)
 {
     uint8_t *codes = p->codes + b * (size_t)bits * (paired ? 8 : 16);
-    const struct measure m = measure_of(p, s, b, has_base);
+    const struct measure m = measure_of(p, s, b, how);
     __m512i w[2];
 
     xp_put16(p->step + 2 * b, (uint16_t)s->s.wire[b]);
@@ -401,58 +408,65 @@ XP_INLINE void codes_of_half(const struct part *p, const struct steps *s, size_t
     else
         xp_put_half_single512(bits, w, codes);
     unrotate_turned(w, 1, 2, _mm512_maskz_set1_epi16(3, (short)(16 * (levels - 1))), k);
-    add_distance(w, k->plus, &m, has_base, 0, k, sum);
-    add_distance(w, k->minus, &m, has_base, 1, k, sum);
+    add_distance(w, k->plus, &m, how, 0, k, sum);
+    add_distance(w, k->minus, &m, how, 1, k, sum);
 }
 
 XP_INLINE void codes_of_group(const struct part *p, const struct steps *s, struct xp_extent512 n, const int levels, const int bits, const int paired,
-                              const int has_base, struct xp_pair512 *distance)
+                              const enum how how, struct xp_pair512 *distance)
 {
     const struct constants k = constants(levels);
     const struct byte_constants bc = byte_constants(levels, bits, stages_of(bits, paired));
     const enum stages stages = stages_of(bits, paired);
     struct xp_pair512 sum = *distance;
-    size_t b = stages ? narrow_pairs(p, s, n.whole, bits, stages, has_base, &k, &bc, &sum) : 0;
+    size_t b = stages ? narrow_pairs(p, s, n.whole, bits, stages, how, &k, &bc, &sum) : 0;
 
     for (; !stages && b + 2 <= n.whole; b += 2)
-        codes_of_blocks(p, s, b, 2, levels, bits, paired, has_base, &k, &bc, &sum);
+        codes_of_blocks(p, s, b, 2, levels, bits, paired, how, &k, &bc, &sum);
     if (b < n.whole)
-        codes_of_blocks(p, s, b, 1, levels, bits, paired, has_base, &k, &bc, &sum);
+        codes_of_blocks(p, s, b, 1, levels, bits, paired, how, &k, &bc, &sum);
     if (n.half)
-        codes_of_half(p, s, n.whole, levels, bits, paired, has_base, &k, &sum);
+        codes_of_half(p, s, n.whole, levels, bits, paired, how, &k, &sum);
     *distance = sum;
 }
 
 /* ---- rows -------------------------------------------------------------------------------------------------------------------- */
 
-XP_INLINE void codes_of_format(enum xp_qformat f, const struct part *p, const struct steps *s, struct xp_extent512 n, const int has_base,
+XP_INLINE void codes_of_format(enum xp_qformat f, const struct part *p, const struct steps *s, struct xp_extent512 n, const enum how how,
                                struct xp_pair512 *sum)
 {
     switch (f) {
-    case XP_Q_INT2: codes_of_group(p, s, n, 4, 2, 0, has_base, sum); break;
-    case XP_Q_INT25: codes_of_group(p, s, n, 5, 5, 1, has_base, sum); break;
-    case XP_Q_INT3: codes_of_group(p, s, n, 8, 3, 0, has_base, sum); break;
-    case XP_Q_INT35: codes_of_group(p, s, n, 11, 7, 1, has_base, sum); break;
-    case XP_Q_INT4: codes_of_group(p, s, n, 16, 4, 0, has_base, sum); break;
-    case XP_Q_INT45: codes_of_group(p, s, n, 22, 9, 1, has_base, sum); break;
-    case XP_Q_INT5: codes_of_group(p, s, n, 32, 5, 0, has_base, sum); break;
-    case XP_Q_INT55: codes_of_group(p, s, n, 45, 11, 1, has_base, sum); break;
-    case XP_Q_INT6: codes_of_group(p, s, n, 64, 6, 0, has_base, sum); break;
-    case XP_Q_INT65: codes_of_group(p, s, n, 90, 13, 1, has_base, sum); break;
-    case XP_Q_INT7: codes_of_group(p, s, n, 128, 7, 0, has_base, sum); break;
-    case XP_Q_INT75: codes_of_group(p, s, n, 181, 15, 1, has_base, sum); break;
-    default: codes_of_group(p, s, n, 256, 8, 0, has_base, sum); break;
+    case XP_Q_INT2: codes_of_group(p, s, n, 4, 2, 0, how, sum); break;
+    case XP_Q_INT25: codes_of_group(p, s, n, 5, 5, 1, how, sum); break;
+    case XP_Q_INT3: codes_of_group(p, s, n, 8, 3, 0, how, sum); break;
+    case XP_Q_INT35: codes_of_group(p, s, n, 11, 7, 1, how, sum); break;
+    case XP_Q_INT4: codes_of_group(p, s, n, 16, 4, 0, how, sum); break;
+    case XP_Q_INT45: codes_of_group(p, s, n, 22, 9, 1, how, sum); break;
+    case XP_Q_INT5: codes_of_group(p, s, n, 32, 5, 0, how, sum); break;
+    case XP_Q_INT55: codes_of_group(p, s, n, 45, 11, 1, how, sum); break;
+    case XP_Q_INT6: codes_of_group(p, s, n, 64, 6, 0, how, sum); break;
+    case XP_Q_INT65: codes_of_group(p, s, n, 90, 13, 1, how, sum); break;
+    case XP_Q_INT7: codes_of_group(p, s, n, 128, 7, 0, how, sum); break;
+    case XP_Q_INT75: codes_of_group(p, s, n, 181, 15, 1, how, sum); break;
+    default: codes_of_group(p, s, n, 256, 8, 0, how, sum); break;
     }
 }
 
 static void codes_alone(enum xp_qformat f, const struct part *p, const struct steps *s, struct xp_extent512 n, struct xp_pair512 *sum)
 {
-    codes_of_format(f, p, s, n, 0, sum);
+    codes_of_format(f, p, s, n, ALONE, sum);
+}
+
+/* f: XP_Q_INT8, what rows are mostly coded in that are wanted decoded. */
+static void codes_decoded(enum xp_qformat f, const struct part *p, const struct steps *s, struct xp_extent512 n, struct xp_pair512 *sum)
+{
+    (void)f;
+    codes_of_group(p, s, n, 256, 8, 0, DECODED, sum);
 }
 
 static void codes_with_base(enum xp_qformat f, const struct part *p, const struct steps *s, struct xp_extent512 n, struct xp_pair512 *sum)
 {
-    codes_of_format(f, p, s, n, 1, sum);
+    codes_of_format(f, p, s, n, WITH_BASE, sum);
 }
 
 /* A block that is neither whole nor half. */
@@ -473,12 +487,15 @@ static void code_tail(const struct xp_quantiser *q, enum xp_qformat f, const str
         distance->even = xp_add_square512(distance->even, _mm512_sub_ps(xp_even_bf16_512(a), xp_even_bf16_512(b)));
         distance->odd = xp_add_square512(distance->odd, _mm512_sub_ps(xp_odd_bf16_512(a), xp_odd_bf16_512(b)));
     }
+    if (r->decoded)
+        memcpy((char *)r->decoded + 2 * first, out, 2 * have);
 }
 
 float xp_code_avx512bf16(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_rotated *from, const struct xp_code_row *r,
                          uint8_t *out)
 {
     const size_t blocks = q->dim / XP_QBLOCK, half = xp_half_block512(q->dim), bytes = xp_qblock_bytes(f, XP_QBLOCK);
+    const int decoded = r->decoded && !r->base && f == XP_Q_INT8;
     struct xp_pair512 distance = {_mm512_setzero_ps(), _mm512_setzero_ps()};
     uint8_t *codes = out + 2 * xp_qblocks(q->dim);
     struct steps s;
@@ -488,14 +505,16 @@ float xp_code_avx512bf16(const struct xp_quantiser *q, enum xp_qformat f, const 
     for (size_t b = 0; b < blocks + half; b += XP_QGROUP) {
         const struct xp_extent512 n = xp_extent512(blocks, half, b);
         const struct part p = {from, b, (const char *)r->row + 256 * b, r->base ? r->base + XP_QBLOCK * b : NULL, q->signs + 4 * b,
-                               out + 2 * b, codes + b * bytes};
+                               decoded ? (char *)r->decoded + 256 * b : NULL, out + 2 * b, codes + b * bytes};
         xp_choose_steps512(from, b, n.whole, n.half, f, &s.s);
         const __m512 steps = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_load_si512(s.s.wire), 16));
         _mm512_store_ps(s.step, steps);
         _mm512_store_ps(s.offset, _mm512_mul_ps(steps, _mm512_set1_ps(-XP_MAGIC)));
-        (r->base ? codes_with_base : codes_alone)(f, &p, &s, n, &distance);
+        (r->base ? codes_with_base : decoded ? codes_decoded : codes_alone)(f, &p, &s, n, &distance);
     }
     if (!half && blocks * XP_QBLOCK < q->dim)
         code_tail(q, f, from, r, blocks * XP_QBLOCK, out + 2 * blocks, codes + blocks * bytes, &distance);
+    if (r->decoded && !(decoded && xp_steps_are_usual(out, xp_qblocks(q->dim))))
+        xp_dequantise_avx512bf16(q, f, out, r->base, XP_BF16, r->decoded);
     return xp_fold_pairs512(distance.even, distance.odd);
 }

@@ -17,9 +17,6 @@
 #include "hash/x86/tail_avx2.h"
 #include "hash/x86/turned_avx512.h"
 
-#define LEAST_STEP ((127 - 100) << 7) /* bf16: 2^-100 and 2^100 */
-#define MOST_STEP ((127 + 100) << 7)
-
 struct constants {
     __m512i less;                   /* half of what the bits can say, and what makes the sums unsigned (x86/narrow_avx512.h) */
     __m512i plus, minus;            /* of the last butterfly: words (1, 1) and (1, -1) */
@@ -350,24 +347,11 @@ static void put_with_base(const struct xp_quantiser *q, enum xp_qformat f, const
     put_format(q, f, in, o, 1);
 }
 
-static int steps_are_usual(const uint8_t *steps, size_t n)
-{
-    const __m512i least = _mm512_set1_epi16(LEAST_STEP), span = _mm512_set1_epi16(MOST_STEP - LEAST_STEP);
-    uint32_t unusual = 0;
-
-    for (size_t i = 0; i < n; i += 32) {
-        const __mmask32 these = n - i < 32 ? (1u << (n - i)) - 1 : ~0u;
-        const __m512i s = _mm512_maskz_loadu_epi16(these, steps + 2 * i);
-        unusual |= _mm512_mask_cmpgt_epu16_mask(these, _mm512_sub_epi16(s, least), span);
-    }
-    return !unusual;
-}
-
 void xp_dequantise_avx512bf16(const struct xp_quantiser *q, enum xp_qformat f, const uint8_t *in, const float *base, xp_dtype t, void *row)
 {
     const struct output o = {row, base, q->signs};
 
-    if (t != XP_BF16 || f == XP_Q_FP8 || (base && !q->base_is_usual) || !steps_are_usual(in, xp_qblocks(q->dim)))
+    if (t != XP_BF16 || f == XP_Q_FP8 || (base && !q->base_is_usual) || !xp_steps_are_usual(in, xp_qblocks(q->dim)))
         xp_dequantise_avx512(q, f, in, base, t, row);
     else
         (base ? put_with_base : put_alone)(q, f, in, o);

@@ -247,6 +247,15 @@ double xp_forecast_avx512(const struct xp_quantiser *q, enum xp_qformat f, const
     return error;
 }
 
+/* How far the bytes at out are from the row. */
+static float measure(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_code_row *r, const uint8_t *out)
+{
+    if (!r->decoded)
+        return xp_deviation_avx512(q, f, out, r->base, r->type, r->row, r->scratch);
+    xp_dequantise_avx512(q, f, out, r->base, r->type, r->decoded);
+    return xp_distance_avx512(r->row, r->decoded, r->type, q->dim);
+}
+
 float xp_code_avx512(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_rotated *from, const struct xp_code_row *r,
                      uint8_t *out)
 {
@@ -256,11 +265,11 @@ float xp_code_avx512(const struct xp_quantiser *q, enum xp_qformat f, const stru
     if (f == XP_Q_FP8) { /* its codes have another order than the integers */
         xp_residual_avx512(r->row, r->type, r->base, q->dim, r->residual);
         xp_quantise_avx512(q, f, r->residual, out);
-        return xp_deviation_avx512(q, f, out, r->base, r->type, r->row, r->scratch);
+        return measure(q, f, r, out);
     }
     for (size_t b = blocks_of_format(q, f, NULL, from, out); b < xp_qblocks(q->dim); b++) {
         const struct xp_qstats s = xp_qstats_get(from, b);
         xp_qtail_code_avx2(f, &s, xp_qintegers(from, b), xp_qblock_size(q->dim, b * XP_QBLOCK), out + 2 * b, codes + b * bytes);
     }
-    return xp_deviation_avx512(q, f, out, r->base, r->type, r->row, r->scratch);
+    return measure(q, f, r, out);
 }

@@ -1,5 +1,5 @@
 /*
- * turned_avx512.h - what rotating and coding a row of bf16 share: the extent of groups, pairs of blocks, signs
+ * turned_avx512.h - what rotating and coding a row of bf16 share: the extent of groups, pairs of blocks, signs, usual steps
  *
  * Integers of a block lie "turned": w0 = v5, w1 w2 = v0 v1, l0 l1 = v2 v4, registers (v3, v6) (x86/qblock_avx512.h). Half a block, the last
  * 64 values of a row, has no v6.
@@ -50,6 +50,23 @@ XP_INLINE __m512i xp_flipped512(const char *row, const uint32_t *signs, const in
     const __m512i in = _mm512_loadu_si512(row + 64 * i);
 
     return _mm512_mask_add_epi16(in, signs[i], in, _mm512_set1_epi16((short)0x8000));
+}
+
+#define XP_LEAST_STEP ((127 - 100) << 7) /* bf16: 2^-100 and 2^100 */
+#define XP_MOST_STEP ((127 + 100) << 7)
+
+/* Whether products with these steps are exact (and VCVTNE2PS2BF16 meets no denormal numbers, without a base). */
+static inline int xp_steps_are_usual(const uint8_t *steps, size_t n)
+{
+    const __m512i least = _mm512_set1_epi16(XP_LEAST_STEP), span = _mm512_set1_epi16(XP_MOST_STEP - XP_LEAST_STEP);
+    uint32_t unusual = 0;
+
+    for (size_t i = 0; i < n; i += 32) {
+        const __mmask32 these = n - i < 32 ? (1u << (n - i)) - 1 : ~0u;
+        const __m512i s = _mm512_maskz_loadu_epi16(these, steps + 2 * i);
+        unusual |= _mm512_mask_cmpgt_epu16_mask(these, _mm512_sub_epi16(s, least), span);
+    }
+    return !unusual;
 }
 
 #endif

@@ -151,21 +151,23 @@ static void free_rotated(struct xp_rotated *r)
 
 /* What the kernels make of one row. */
 struct coded {
-    struct guarded sums, figures, out; /* figures: forecast, deviation */
+    struct guarded sums, figures, out, decoded; /* figures: forecast, deviation */
 };
 
 static struct coded code_row(struct check *c, const struct xp_kernels *k, const struct xp_quantiser *q, enum xp_qformat f,
-                             const struct xp_code_row *of)
+                             const struct xp_code_row *of, int decoded)
 {
     struct guarded residual = guard_alloc(q->dim * 4, 0, 0x55), scratch = guard_alloc(q->dim * xp_dtype_size(of->type), 0, 0x55);
     struct coded r = {guard_alloc(2 * sizeof(float), 0, 0x55), guard_alloc(2 * sizeof(double), 0, 0x55),
-                      guard_alloc(xp_qrow_bytes(f, q->dim), check_below(c, 9), 0x55)};
+                      guard_alloc(xp_qrow_bytes(f, q->dim), check_below(c, 9), 0x55),
+                      guard_alloc(q->dim * xp_dtype_size(of->type), xp_dtype_size(of->type) * check_below(c, 20), 0x55)};
     struct xp_rotated rotated = rotated_room(q->dim);
     struct xp_code_row row = *of;
     double *figures = r.figures.p;
 
     row.residual = residual.p;
     row.scratch = scratch.p;
+    row.decoded = decoded ? r.decoded.p : NULL;
     k->rotate(q, &row, &rotated, r.sums.p);
     figures[0] = k->forecast(q, f, &rotated);
     figures[1] = (double)k->code(q, f, &rotated, &row, r.out.p);
@@ -192,6 +194,7 @@ static void compare_code_case(struct check *c, const struct xp_kernels *plain, c
     struct guarded row = check_typed_row(c, fill, t, q.dim), base = check_typed_row(c, FILL_GAUSS, XP_F32, q.dim);
     struct guarded typed = check_typed_row(c, FILL_GAUSS, t, q.dim);
     struct xp_code_row r = {.row = row.p, .type = t, .base = with_base ? base.p : NULL};
+    const int decoded = (int)check_below(c, 2);
     struct coded of[2];
 
     if (with_base && check_below(c, 3)) { /* the base is one of the row's type */
@@ -201,9 +204,9 @@ static void compare_code_case(struct check *c, const struct xp_kernels *plain, c
 
     q.signs = malloc(xp_sign_words(q.dim) * 4);
     xp_signs_fill(check_random(c), XP_SIGNS_QUANTISE, q.dim, q.signs);
-    of[0] = code_row(c, plain, &q, f, &r);
+    of[0] = code_row(c, plain, &q, f, &r, decoded);
     r.ahead = row.p;
-    of[1] = code_row(c, tested, &q, f, &r);
+    of[1] = code_row(c, tested, &q, f, &r, decoded);
     check_equal(c, &of[0].sums, &of[1].sums, "sums: %s dim %zu fill %s%s", check_dtype_name(t), q.dim, check_fill_name(fill),
                 with_base ? ", base" : "");
     if (finite_sums(&of[0])) {
@@ -211,11 +214,14 @@ static void compare_code_case(struct check *c, const struct xp_kernels *plain, c
                     check_fill_name(fill), with_base ? ", base" : "");
         check_equal(c, &of[0].out, &of[1].out, "format %d %s dim %zu fill %s%s", f, check_dtype_name(t), q.dim, check_fill_name(fill),
                     with_base ? ", base" : "");
+        check_equal(c, &of[0].decoded, &of[1].decoded, "decoded: format %d %s dim %zu fill %s%s", f, check_dtype_name(t), q.dim,
+                    check_fill_name(fill), with_base ? ", base" : "");
     }
     for (int i = 0; i < 2; i++) {
         guard_free(&of[i].sums);
         guard_free(&of[i].figures);
         guard_free(&of[i].out);
+        guard_free(&of[i].decoded);
     }
     guard_free(&row);
     guard_free(&base);

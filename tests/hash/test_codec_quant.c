@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "hash/bytes.h"
+#include "hash/coded_rows.h"
 #include "hash/coder_impl.h"
 #include "tests/harness/random.h"
 #include "tests/harness/values.h"
@@ -421,6 +422,82 @@ Test(codec_quant, row_wise_rows_do_not_depend_on_the_frame_they_are_in)
         check_row_wise("fp8", XP_F32, dims[i], &rng);
         check_row_wise("int4", XP_F16, dims[i], &rng);
     }
+}
+
+/* Rows of all kinds: with a common offset, tiny, huge, of few values, zeros, NaN. */
+static void fill_all_kinds(struct batch *b, struct random *rng)
+{
+    for (size_t r = 0; r < b->rows; r++)
+        for (size_t i = 0; i < b->dim; i++) {
+            const double x = random_normal(rng);
+            const double kinds[] = { x, x + 20, ldexp(x, -120), ldexp(x, -133), ldexp(x, 100), i % 300 < 128 ? x : 0, i % 97 ? 0 : x, 0, i ? x : NAN };
+            value_put(b->data + r * b->row_bytes, b->type, i, kinds[r % 9]);
+        }
+}
+
+/* What rows are decoded to without a frame, kept or not, and of those kept the frame, is what it is with one. */
+static void check_round_trip(const char *codec, double eps, xp_dtype t, size_t dim, enum xp_isa isa, struct random *rng)
+{
+    const size_t rows = 45;
+    struct batch b = make(codec, eps, XP_EPS_REF_ROW, t, rows, dim, isa);
+    const struct xp_rows in = { .data = b.data, .rows = rows, .dim = dim, .dtype = t };
+    unsigned char *out = calloc(rows, b.row_bytes), *frame = malloc(xp_frame_bound(t, dim, rows));
+    uint8_t *coded = malloc(b.row_bytes + 64);
+    struct xp_coded_rows *store;
+    uint32_t number[45];
+    size_t len;
+
+    make_row_wise(&b);
+    fill_all_kinds(&b, rng);
+    code(&b);
+    cr_assert_eq(xp_coder_round_trip(b.coder, &in, NULL, 0, coded, out), XP_OK);
+    cr_assert_arr_eq(out, b.back, rows * b.row_bytes, "%s, type %d, dim %zu, isa %d: not kept", codec, t, dim, isa);
+    memset(out, 0x55, rows * b.row_bytes);
+    cr_assert_eq(xp_coded_rows_create(&store, rows + 3, b.row_bytes), XP_OK);
+    xp_coded_rows_begin(store, &in);
+    cr_assert_eq(xp_coder_round_trip(b.coder, &in, store, 3, coded, out), XP_OK);
+    cr_assert_arr_eq(out, b.back, rows * b.row_bytes, "%s, type %d, dim %zu, isa %d: kept", codec, t, dim, isa);
+    memset(b.data, 0x11, rows * b.row_bytes);
+    memset(out, 0x55, rows * b.row_bytes);
+    cr_assert_eq(xp_coder_round_trip(b.coder, &in, store, 3, coded, out), XP_OK);
+    cr_assert_arr_eq(out, b.back, rows * b.row_bytes, "%s, type %d, dim %zu, isa %d: again", codec, t, dim, isa);
+    for (uint32_t i = 0; i < rows; i++)
+        number[i] = 3 + i;
+    cr_assert_eq(xp_coder_encode_once(b.coder, &in, store, number, frame, xp_frame_bound(t, dim, rows), &len, NULL), XP_OK);
+    cr_assert_eq(len, b.len);
+    cr_assert_arr_eq(frame, b.frame, len, "%s, type %d, dim %zu, isa %d: frame", codec, t, dim, isa);
+    xp_coded_rows_destroy(store);
+    free(out);
+    free(frame);
+    free(coded);
+    release(&b);
+}
+
+Test(codec_quant, a_round_trip_needs_no_frame)
+{
+    static const size_t dims[] = { 1, 2, 5, 33, 64, 192, 300, 2304 };
+    struct random rng = random_start("round_trip");
+
+    for (size_t i = 0; i < sizeof(dims) / sizeof(dims[0]); i++)
+        for (int isa = XP_ISA_C; isa <= (int)xp_cpu_isa(); isa++)
+            for (int t = XP_BF16; t <= XP_F32; t++) {
+                check_round_trip("int8", 0.999, (xp_dtype)t, dims[i], (enum xp_isa)isa, &rng);
+                check_round_trip("int5", 0.999, (xp_dtype)t, dims[i], (enum xp_isa)isa, &rng);
+                check_round_trip("fp8", 0.999, (xp_dtype)t, dims[i], (enum xp_isa)isa, &rng);
+                check_round_trip("quant", 0.03, (xp_dtype)t, dims[i], (enum xp_isa)isa, &rng);
+            }
+}
+
+Test(codec_quant, no_round_trip_where_a_row_depends_on_others)
+{
+    struct batch b = make("int8", 0.1, XP_EPS_REF_ROW, XP_BF16, 4, 64, XP_ISA_BEST);
+    const struct xp_rows in = { .data = b.data, .rows = 4, .dim = 64, .dtype = XP_BF16 };
+    uint8_t coded[192];
+
+    cr_assert_eq(xp_coder_round_trip(b.coder, &in, NULL, 0, coded, b.back), XP_ERR_INVALID_ARG);
+    make_row_wise(&b);
+    cr_assert_eq(xp_coder_round_trip(b.coder, &in, NULL, 0, coded, b.back), XP_OK);
+    release(&b);
 }
 
 /* The payload is summed while it grows, on the guess that all rows have the first one's format: any row may prove it wrong. */
