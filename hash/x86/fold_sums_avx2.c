@@ -57,6 +57,17 @@ XP_INLINE void sum_token(const struct xp_fold_sums *s, size_t token, const char 
         xp_store16_256(y + v * 8 * size, t, sum[v], sum[v + 1]);
 }
 
+/* Sums wait for the second cache, and what the next columns of centroids are made of comes from memory: a share of it with every token. */
+XP_INLINE void fetch_share(const struct xp_fold_sums *s, const size_t size, size_t first, size_t token)
+{
+    const size_t bytes = s->dim * size, end = (token + 1) * s->clusters / s->tokens;
+
+    for (size_t c = token * s->clusters / s->tokens; c < end; c++) {
+        _mm_prefetch((const char *)s->results + c * bytes + first * size, _MM_HINT_T0);
+        _mm_prefetch((const char *)s->centroids + c * bytes + first * size, _MM_HINT_T0);
+    }
+}
+
 XP_INLINE size_t sum_tiles(const struct xp_fold_sums *s, const void *x, const xp_dtype t, const size_t size, float *work, void *y)
 {
     size_t first = 0;
@@ -67,6 +78,7 @@ XP_INLINE size_t sum_tiles(const struct xp_fold_sums *s, const void *x, const xp
             const size_t at = (token * s->dim + first) * size;
 
             _mm_prefetch((const char *)x + at + AHEAD * s->dim * size, _MM_HINT_T0);
+            fetch_share(s, size, first + XP_TILE, token);
             sum_token(s, token, (const char *)x + at, t, size, work, (char *)y + at);
         }
     }
