@@ -96,7 +96,6 @@ void xp_moe_prepare(struct xp_moe *m, const struct xp_moe_op *op)
 {
     m->op = *op;
     m->steps = m->at = m->calling = m->filling.left = m->own_home = 0;
-    m->filling.to_keep = 0;
     m->going.stage = XP_AHEAD_NONE;
     m->folded = op->routing && op->routing->folded && op->kind != XP_MOE_AGREE && op->kind != XP_MOE_RECORDS;
     m->map = !op->routing ? NULL : m->folded ? &op->routing->virtual_map : &op->routing->map;
@@ -281,12 +280,8 @@ static int take_in(struct xp_moe *m, const struct xp_moe_step *s)
 static int use_wait(struct xp_moe *m, const struct xp_moe_step *s, xp_status *st)
 {
     if (m->filling.left) {
-        *st = xp_folded_fill(m, m->op.routing, m->op.in);
+        *st = xp_folded_fill(m, m->op.routing);
         *st = *st == XP_OK ? XP_IN_PROGRESS : *st;
-        return 1;
-    }
-    if (m->filling.to_keep && (moves_rows(s) || m->going.stage != XP_AHEAD_NONE)) {
-        xp_folded_keep(m, m->op.routing, m->op.in, piece_of(m));
         return 1;
     }
     if (m->folded && !m->device && s->kind == XP_STEP_BACK && s[1].kind == XP_STEP_HOME && !m->own_home) {
@@ -301,7 +296,7 @@ static xp_status fill_before(struct xp_moe *m, const struct xp_moe_step *s)
 {
     xp_status st = XP_OK;
     while (m->filling.left && moves_rows(s) && st == XP_OK)
-        st = xp_folded_fill(m, m->op.routing, m->op.in);
+        st = xp_folded_fill(m, m->op.routing);
     return st;
 }
 

@@ -211,7 +211,6 @@ struct xp_moe {
         int left;                       /* some are to be made, */
         size_t next;                    /* from this one on; */
         int averaged;                   /* clusters have their means */
-        size_t to_keep;                 /* tokens whose rows are to be kept yet */
     } filling;
     struct xp_going_ahead {             /* of a folded dispatch whose rows leave while others are chosen (moe_ahead.c) */
         enum { XP_AHEAD_NONE, XP_AHEAD_CLUSTERS, XP_AHEAD_PROBES, XP_AHEAD_TOLD } stage; /* not under way; what is chosen; nothing more */
@@ -352,7 +351,7 @@ void xp_folded_order(struct xp_moe *m, const uint16_t *rank_of, int source);
 /* The tokens of a step, in this rank's order. */
 struct xp_fold_tokens xp_folded_tokens(struct xp_moe *m, const struct xp_routing *r);
 /* Makes the next rows of virtual tokens, while m->filling.left says that there are any. */
-xp_status xp_folded_fill(struct xp_moe *m, struct xp_routing *r, const void *x);
+xp_status xp_folded_fill(struct xp_moe *m, struct xp_routing *r);
 /* moe_ahead.c: whether rows of a folded dispatch leave before all are chosen. Equal on all ranks. */
 int xp_ahead_may(const struct xp_moe *m);
 /* One piece of it: the exchange begins; a few experts get their clusters; a few virtual tokens their rows; the hello is written. XP_IN_PROGRESS until
@@ -364,8 +363,8 @@ xp_status xp_ahead_progress(struct xp_moe *m, int *moved);
 xp_status xp_ahead_agreed(struct xp_moe *m);
 /* The operation ends before that. */
 void xp_ahead_finish(struct xp_moe *m);
-/* Keeps rows of no more than `most` tokens for the way home, while m->filling.to_keep says that there are any. */
-void xp_folded_keep(struct xp_moe *m, const struct xp_routing *r, const void *x, size_t most);
+/* r->x = the rows of the tokens, before anything is made of them: the way home wants them, and they lie in large pages there. */
+void xp_folded_keep(const struct xp_moe *m, const struct xp_routing *r);
 /* Rows for the first hop, where none are kept as coded: far experts' as the coder takes them, near ones' as the far ones will be decoded. */
 void xp_folded_leave(struct xp_moe *m, const struct xp_routing *r);
 /* Those of this rank's own experts, which need no message, to where they belong, unless they are there. */

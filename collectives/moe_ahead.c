@@ -9,7 +9,7 @@
  */
 #include "collectives/moe.h"
 
-#define TOGETHER 4 /* experts of a rank whose means are made in one go */
+#define TOGETHER 4 /* experts, at most, whose means are made in one go */
 #define PIECE 128  /* virtual tokens whose rows are coded between two looks at the messages */
 
 /* Virtual tokens are never more than tokens, for which xp_route has found room. */
@@ -62,18 +62,10 @@ static xp_status fill(struct xp_moe *m, const struct xp_routing *r)
     return st;
 }
 
-/* The next expert, or several of one rank together. */
-static xp_status choose_experts(struct xp_moe *m, const struct xp_routing *r, size_t chosen)
+/* Means of several experts of a rank are made in one go, but not so many that messages wait for them. */
+static int next_goes_along(const struct xp_moe *m, const struct xp_routing *r, size_t chosen)
 {
-    xp_status st = XP_OK;
-    for (size_t i = chosen; st == XP_OK && i < (size_t)m->shape.experts && i < chosen + TOGETHER; i++) {
-        if (r->map.rank_of[m->order[i]] != r->map.rank_of[m->order[chosen]])
-            break;
-        st = xp_fold_choose_next(r->fold, m->op.in);
-    }
-    xp_fold_average(r->fold, m->op.in, m->going.averaged, xp_fold_clusters(r->fold));
-    m->going.averaged = xp_fold_clusters(r->fold);
-    return st;
+    return chosen < (size_t)m->shape.experts && chosen % TOGETHER && r->map.rank_of[m->order[chosen]] == r->map.rank_of[m->order[chosen - 1]];
 }
 
 static xp_status survey(struct xp_moe *m, struct xp_routing *r)
@@ -81,7 +73,8 @@ static xp_status survey(struct xp_moe *m, struct xp_routing *r)
     const struct xp_fold_tokens t = xp_folded_tokens(m, r);
     const xp_status st = begin(m, r);
     xp_fold_keep(r->fold, m->store);
-    return st == XP_OK ? xp_fold_begin(r->fold, &t, m->op.in) : st;
+    xp_folded_keep(m, r);
+    return st == XP_OK ? xp_fold_begin(r->fold, &t, r->x) : st;
 }
 
 static xp_status piece(struct xp_moe *m, struct xp_routing *r)
@@ -92,9 +85,14 @@ static xp_status piece(struct xp_moe *m, struct xp_routing *r)
         return survey(m, r);
     if (g->filled < g->averaged)
         return fill(m, r);
+    if (g->averaged < xp_fold_clusters(r->fold) && !next_goes_along(m, r, chosen)) {
+        xp_fold_average(r->fold, r->x, g->averaged, xp_fold_clusters(r->fold));
+        g->averaged = xp_fold_clusters(r->fold);
+        return XP_OK;
+    }
     if (chosen < (size_t)m->shape.experts)
-        return choose_experts(m, r, chosen);
-    xp_fold_choose_probes(r->fold, m->op.in);
+        return xp_fold_choose_next(r->fold, r->x);
+    xp_fold_choose_probes(r->fold, r->x);
     g->averaged = xp_fold_count(r->fold);
     g->stage = XP_AHEAD_PROBES;
     return XP_OK;
@@ -111,7 +109,6 @@ xp_status xp_ahead_choose(struct xp_moe *m, struct xp_routing *r)
                               r->map.tokens, xp_status_string(st == XP_OK ? XP_ERR_INTERNAL : st));
     g->ahead.send_rows = g->made;
     g->stage = XP_AHEAD_TOLD;
-    m->filling.to_keep = r->map.tokens;
     return XP_OK;
 }
 

@@ -100,12 +100,18 @@ struct xp_fold_tokens xp_folded_tokens(struct xp_moe *m, const struct xp_routing
     return (struct xp_fold_tokens){.tokens = r->map.tokens, .topk = r->topk, .expert = r->expert, .weight = r->weight, .sequence = r->sequence, .order = m->order};
 }
 
+void xp_folded_keep(const struct xp_moe *m, const struct xp_routing *r)
+{
+    if (r->map.tokens)
+        memcpy(r->x, m->op.in, r->map.tokens * m->shape.row_bytes);
+}
+
 static xp_status choose_all(struct xp_moe *m, struct xp_routing *r)
 {
     const struct xp_fold_tokens t = xp_folded_tokens(m, r);
     xp_fold_keep(r->fold, m->store);
-    m->filling.left = xp_folded_chosen(m, r, xp_fold_choose(r->fold, &t, m->op.in));
-    m->filling.to_keep = m->filling.left ? r->map.tokens : 0;
+    xp_folded_keep(m, r);
+    m->filling.left = xp_folded_chosen(m, r, xp_fold_choose(r->fold, &t, r->x));
     m->filling.next = m->filling.averaged = 0;
     return XP_OK;
 }
@@ -115,26 +121,18 @@ static xp_status choose(struct xp_moe *m, struct xp_routing *r)
     return xp_ahead_may(m) ? xp_ahead_choose(m, r) : choose_all(m, r);
 }
 
-xp_status xp_folded_fill(struct xp_moe *m, struct xp_routing *r, const void *x)
+xp_status xp_folded_fill(struct xp_moe *m, struct xp_routing *r)
 {
     struct xp_filling *f = &m->filling;
     const size_t all = xp_fold_count(r->fold), end = f->next + PIECE < all ? f->next + PIECE : all;
     xp_status st;
     if (!f->averaged)
-        xp_fold_average(r->fold, x, 0, xp_fold_clusters(r->fold));
+        xp_fold_average(r->fold, r->x, 0, xp_fold_clusters(r->fold));
     f->averaged = 1;
     st = xp_fold_fill(r->fold, f->next, end);
     f->next = end;
     f->left = end < all;
     return st == XP_OK ? XP_OK : xp_error(m->shape.comm, st, "dispatch: folding %zu tokens: %s", r->map.tokens, xp_status_string(st));
-}
-
-/* What the way home will want. Nobody waits for it before that. */
-void xp_folded_keep(struct xp_moe *m, const struct xp_routing *r, const void *x, size_t most)
-{
-    size_t bytes = m->shape.row_bytes, n = m->filling.to_keep < most ? m->filling.to_keep : most, first = r->map.tokens - m->filling.to_keep;
-    memcpy(r->x + first * bytes, (const char *)x + first * bytes, n * bytes);
-    m->filling.to_keep -= n;
 }
 
 void xp_folded_leave(struct xp_moe *m, const struct xp_routing *r)
@@ -198,11 +196,8 @@ static xp_status home(struct xp_moe *m, struct xp_routing *r)
 /* Of dispatch; the other way out has left nothing: gradients wrote those of weights. */
 static xp_status end(struct xp_moe *m, struct xp_routing *r)
 {
-    if (m->op.kind != XP_MOE_DISPATCH)
-        return XP_OK;
-    if (m->filling.to_keep)
-        xp_folded_keep(m, r, m->op.in, m->filling.to_keep);
-    xp_fold_end(r->fold, r->x);
+    if (m->op.kind == XP_MOE_DISPATCH)
+        xp_fold_end(r->fold, r->x);
     return XP_OK;
 }
 
