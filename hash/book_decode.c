@@ -103,7 +103,8 @@ static void add_to_batch(struct xp_book_room *m, const struct xp_book *b, const 
     }
     batch->stream[i] = (struct xp_rans_stream){
         .in = in, .len = row->length, .q = m->q[i],
-        .classes = m->classes[xp_book_use_offset(m, b, s->c.offset_least + (int)row->offset)] };
+        .classes = m->classes[xp_book_use_offset(m, b, s->c.offset_least + (int)row->offset)],
+        .read_next = b->centroids ? b->centroid + row->centroid * b->pad : NULL, .write_next = out };
     batch->row[i] = *row;
     batch->out[i] = out;
 }

@@ -77,22 +77,19 @@ static size_t write_states(const uint32_t *state, unsigned lanes, uint8_t *out)
     return (size_t)(out - begin);
 }
 
-static const uint8_t *read_states(const uint8_t *p, const uint8_t *end, unsigned lanes, uint32_t *state)
+/* What lies behind a row may be read, since it cannot be used: the row would end beyond it. */
+static const uint8_t *read_states(const uint8_t *p, unsigned lanes, uint32_t *state)
 {
-    uint64_t hold = 0;
-    unsigned have = 0;
+    size_t at = 0;
 
     for (unsigned i = 0; i < lanes; i++) {
-        unsigned bits;
+        const uint64_t v = xp_get64(p + at / 8) >> (at % 8);
+        const unsigned bits = 16 + (v & 15);
 
-        for (; have < 35; have += 8, p++)
-            hold |= (uint64_t)(p < end ? *p : 0) << have;
-        bits = 16 + (hold & 15);
-        state[i] = 1u << bits | (uint32_t)(hold >> 4 & ((1ull << bits) - 1));
-        hold >>= 4 + bits;
-        have -= 4 + bits;
+        state[i] = 1u << bits | (uint32_t)(v >> 4 & ((1ull << bits) - 1));
+        at += 4 + bits;
     }
-    return p - have / 8;
+    return p + (at + 7) / 8;
 }
 
 void xp_rans_assemble(struct xp_rans_source *s, const uint32_t *state, unsigned lanes, const struct xp_rans_work *w,
@@ -114,17 +111,34 @@ void xp_rans_assemble(struct xp_rans_source *s, const uint32_t *state, unsigned 
     memcpy(out + word_bytes, w->escapes, parts.escape_bytes);
 }
 
+/* Sums of bytes: 16 groups to 16 sums, 16 times, before any of them can overflow. */
+static size_t plane_bytes(const uint8_t *classes, size_t groups)
+{
+    size_t bits = 0, g = 0;
+
+    while (groups - g >= XP_RANS_GROUP) {
+        uint8_t sum[XP_RANS_GROUP] = { 0 };
+
+        for (int times = 0; times < 16 && groups - g >= XP_RANS_GROUP; times++, g += XP_RANS_GROUP)
+            for (int i = 0; i < XP_RANS_GROUP; i++)
+                sum[i] = (uint8_t)(sum[i] + xp_rans_low_bits(classes[g + (size_t)i]));
+        for (int i = 0; i < XP_RANS_GROUP; i++)
+            bits += sum[i];
+    }
+    for (; g < groups; g++)
+        bits += xp_rans_low_bits(classes[g]);
+    return 2 * bits;
+}
+
 int xp_rans_open(const struct xp_rans_stream *s, size_t n, unsigned lanes, uint32_t *state, const uint8_t **planes,
                  const uint8_t **words)
 {
-    size_t plane_bytes = 0;
+    const size_t bytes = plane_bytes(s->classes, groups_of(n));
 
-    for (size_t g = 0; g < groups_of(n); g++)
-        plane_bytes += 2 * xp_rans_low_bits(s->classes[g]);
-    *planes = read_states(s->in, s->in + s->len, lanes, state);
-    if (*planes > s->in + s->len || plane_bytes > (size_t)(s->in + s->len - *planes))
+    *planes = read_states(s->in, lanes, state);
+    if (*planes > s->in + s->len || bytes > (size_t)(s->in + s->len - *planes))
         return 0;
-    *words = *planes + plane_bytes;
+    *words = *planes + bytes;
     return 1;
 }
 

@@ -94,6 +94,8 @@ struct xp_rans_stream {
     size_t len;
     const uint8_t *classes; /* [groups] below XP_RANS_CLASSES */
     int16_t *q;
+    /* What the caller will read then, 4 bytes for each integer, and where it will write 2 bytes or more: may be fetched. NULL: nothing. */
+    const void *read_next, *write_next;
     int ok;            /* out: 1, or 0 when the bytes are not a row (q is then any values) */
 };
 

@@ -24,17 +24,17 @@ void xp_rans_encode_avx512bf16(struct xp_rans_source *s, size_t count, size_t n,
 struct decoding {
     const uint8_t *words[SIDE], *low[SIDE], *classes[SIDE];
     int16_t *q[SIDE];
+    size_t low_at[SIDE]; /* how far their low bits are read */
     __m512i x[SIDE];
 };
 
-/* The integers of step k of two rows, from r on; symbols: those of the rows by turns. */
-XP_INLINE void put_integers(struct decoding *d, const int r, __m512i symbols, size_t k, const int shared)
+/* The integers of step k of two rows, from r on; symbols: those of the rows by turns; bits: how many are low ones. */
+XP_INLINE void put_integers(struct decoding *d, const int r, __m512i symbols, size_t k, const unsigned *bits, const int shared)
 {
-    const unsigned one = xp_rans_low_bits(d->classes[shared ? 0 : r][k]), other = shared ? one : xp_rans_low_bits(d->classes[r + 1][k]);
+    const int one = shared ? 0 : r, other = shared ? 0 : r + 1;
 
-    xp_rans_make(symbols, d->low[r], d->low[r + 1], xp_rans_lows_of(one, other), d->q[r] + 16 * k, d->q[r + 1] + 16 * k);
-    d->low[r] += 2 * one;
-    d->low[r + 1] += 2 * other;
+    xp_rans_make(symbols, d->low[r] + d->low_at[one], d->low[r + 1] + d->low_at[other], xp_rans_lows_of(bits[one], bits[other]), d->q[r] + 16 * k,
+                 d->q[r + 1] + 16 * k);
 }
 
 /* States below 2^16 take the next words. */
@@ -53,14 +53,16 @@ XP_INLINE __m512i refill(__m512i x, const uint8_t **p)
 XP_INLINE void step(struct decoding *d, size_t k, const int pairs, const int shared)
 {
     const struct xp_rans_table *table[SIDE];
+    const int sets = shared ? 1 : 2 * pairs;
     __m512i symbols[PAIRS];
+    unsigned bits[SIDE];
 
-    table[0] = xp_rans_table(d->classes[0][k]);
-    if (!shared)
-        XP_EACH(2 * pairs) table[i] = xp_rans_table(d->classes[i][k]);
+    XP_EACH(sets) table[i] = xp_rans_table(d->classes[i][k]);
+    XP_EACH(sets) bits[i] = xp_rans_low_bits(d->classes[i][k]);
     xp_rans_pop_pairs(d->x, table, symbols, pairs, shared);
-    XP_EACH(pairs) put_integers(d, 2 * i, symbols[i], k, shared);
     XP_EACH(2 * pairs) d->x[i] = refill(d->x[i], &d->words[i]);
+    XP_EACH(pairs) put_integers(d, 2 * i, symbols[i], k, bits, shared);
+    XP_EACH(sets) d->low_at[i] += 2 * bits[i];
 }
 
 /* 0 when there is a row that cannot be read. */
@@ -74,6 +76,7 @@ XP_INLINE int open_rows(struct decoding *d, struct xp_rans_stream *const *s, con
         ok &= xp_rans_open(s[i], n, 16, state, &d->low[i], &d->words[i]);
         d->classes[i] = s[i]->classes;
         d->q[i] = s[i]->q;
+        d->low_at[i] = 0;
         d->x[i] = _mm512_loadu_si512(state);
     }
     return ok;
@@ -84,7 +87,7 @@ XP_INLINE int open_rows(struct decoding *d, struct xp_rans_stream *const *s, con
 XP_INLINE void rows(struct xp_rans_stream *const *s, const int pairs, const int shared, int own, size_t n)
 {
     const size_t steps = xp_rans_steps(n, 16);
-    const uint8_t *end[SIDE], *low[SIDE];
+    const uint8_t *end[SIDE];
     struct decoding d;
     int bad[SIDE] = { 0 };
 
@@ -95,16 +98,16 @@ XP_INLINE void rows(struct xp_rans_stream *const *s, const int pairs, const int 
     }
     for (int i = 0; i < 2 * pairs; i++) {
         end[i] = s[i]->in + s[i]->len;
-        low[i] = d.low[i];
     }
     for (size_t k = 0; k < steps;) {
+        XP_EACH(2 * pairs) xp_rans_fetch_next(s[i], 16 * k, 16 * XP_RANS_STRIDE);
         for (size_t stop = k + XP_RANS_STRIDE < steps ? k + XP_RANS_STRIDE : steps; k < stop; k++)
             step(&d, k, pairs, shared);
         XP_EACH(2 * pairs) bad[i] |= d.words[i] > end[i];
         XP_EACH(2 * pairs) d.words[i] = d.words[i] > end[i] ? end[i] : d.words[i];
     }
     for (int i = 0; i < own; i++) {
-        const uint8_t *const planes[2] = { low[i], d.low[i] };
+        const uint8_t *const planes[2] = { d.low[i], d.low[i] + d.low_at[shared ? 0 : i] };
         uint32_t state[16];
 
         _mm512_storeu_si512(state, d.x[i]);
@@ -157,6 +160,8 @@ void xp_rans_decode_avx512bf16(struct xp_rans_stream *s, size_t count, size_t n,
 {
     if (lanes == 16)
         decode_16(s, count, n);
+    else if (lanes == 8)
+        xp_rans_decode_eight(s, count, n);
     else if (lanes == 2 || lanes == 4)
         xp_rans_decode_windows(s, count, n, lanes);
     else

@@ -17,6 +17,8 @@
 
 /* rans_side_avx512bf16.c: rows of two or four states. */
 void xp_rans_decode_windows(struct xp_rans_stream *s, size_t count, size_t n, unsigned lanes);
+/* rans_eight_avx512bf16.c: rows of 8. */
+void xp_rans_decode_eight(struct xp_rans_stream *s, size_t count, size_t n);
 
 /* The same for two rows, whose classes may differ. */
 struct xp_rans_lows {
@@ -107,6 +109,17 @@ XP_INLINE void xp_rans_pop_pairs(__m512i *x, const struct xp_rans_table *const *
 #undef TABLE
 }
 
+/* Integers [first, first + count) of a row: what goes with them then is fetched while there is nothing to wait for. */
+XP_INLINE void xp_rans_fetch_next(const struct xp_rans_stream *s, size_t first, const size_t count)
+{
+    const char *read = s->read_next, *write = s->write_next;
+
+    if (read)
+        XP_UNROLL for (size_t i = 0; i < count; i += 16) _mm_prefetch(read + 4 * (first + i), _MM_HINT_T1);
+    if (write)
+        XP_UNROLL for (size_t i = 0; i < count; i += 32) _mm_prefetch(write + 2 * (first + i), _MM_HINT_T1);
+}
+
 /* Are there classes with more low bits than a byte? */
 static inline int xp_rans_wide(const uint8_t *classes, size_t n)
 {
@@ -156,22 +169,39 @@ static inline void xp_rans_make_tail(const struct xp_rans_stream *s, size_t n, s
     }
 }
 
-/* 0 when the escapes do not end where the row does. */
-static inline int xp_rans_put_escapes(const struct xp_rans_stream *s, size_t n, const uint8_t *escapes)
+/* Whether one of 128 integers escaped. */
+XP_INLINE int xp_rans_some_escaped(const int16_t *q)
 {
-    const uint8_t *end = s->in + s->len;
+    const __m512i a = _mm512_min_epi16(_mm512_loadu_si512(q), _mm512_loadu_si512(q + 32));
+    const __m512i b = _mm512_min_epi16(_mm512_loadu_si512(q + 64), _mm512_loadu_si512(q + 96));
 
-    for (size_t g = 0; g < (n + 15) / 16; g++) {
-        int16_t *q = s->q + 16 * g;
+    return _mm512_cmpeq_epi16_mask(_mm512_min_epi16(a, b), _mm512_set1_epi16(XP_RANS_ESCAPED)) != 0;
+}
 
-        unsigned m = _mm256_cmpeq_epi16_mask(_mm256_loadu_si256((const void *)q), _mm256_set1_epi16(XP_RANS_ESCAPED));
+/* Integers of the groups [g, end) that escaped. Returns where the next ones' are. NULL: there are fewer. */
+static inline const uint8_t *xp_rans_take_escapes(int16_t *q, size_t g, size_t end, const uint8_t *escapes, const uint8_t *stop)
+{
+    for (; g < end; g++) {
+        unsigned m = _mm256_cmpeq_epi16_mask(_mm256_loadu_si256((const void *)(q + 16 * g)), _mm256_set1_epi16(XP_RANS_ESCAPED));
 
         for (; m; m &= m - 1, escapes += 2) {
-            if (end - escapes < 2)
-                return 0;
-            q[__builtin_ctz(m)] = (int16_t)xp_get16(escapes);
+            if (stop - escapes < 2)
+                return NULL;
+            q[16 * g + (unsigned)__builtin_ctz(m)] = (int16_t)xp_get16(escapes);
         }
     }
+    return escapes;
+}
+
+/* 0 when the escapes do not end where the row does. Few integers escape: they are looked for in 8 groups at a time. */
+static inline int xp_rans_put_escapes(const struct xp_rans_stream *s, size_t n, const uint8_t *escapes)
+{
+    const size_t groups = (n + 15) / 16;
+    const uint8_t *end = s->in + s->len;
+
+    for (size_t g = 0; g < groups && escapes; g += 8)
+        if (groups - g < 8 || xp_rans_some_escaped(s->q + 16 * g))
+            escapes = xp_rans_take_escapes(s->q, g, groups - g < 8 ? groups : g + 8, escapes, end);
     return escapes == end;
 }
 

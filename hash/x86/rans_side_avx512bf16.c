@@ -10,6 +10,7 @@
 
 #define ROWS(lanes) (16 / (lanes))
 #define PER_WINDOW(lanes) (8 / (lanes)) /* steps that 8 words last for */
+#define FETCHED 2 /* groups at a time, of what is read and written once rows are decoded */
 
 void xp_rans_encode_side_avx512bf16(struct xp_rans_source *s, size_t count, size_t n, unsigned lanes)
 {
@@ -18,9 +19,10 @@ void xp_rans_encode_side_avx512bf16(struct xp_rans_source *s, size_t count, size
 
 /* A set on its way; by row. */
 struct decoding {
-    const uint8_t *words[8], *end[8], *low[8], *first_low[8];
+    const uint8_t *words[8], *end[8], *low[8];
     int16_t *q[8];
     const uint8_t *classes;
+    size_t low_at; /* how far their low bits are read */
     __m512i over; /* negative for rows that have run beyond their ends */
 };
 
@@ -106,7 +108,7 @@ XP_INLINE void check_ends(struct decoding *d)
 /* Row r of two sets: the symbols of a group, which lie by step and by turns. */
 XP_INLINE void put_row(const __m512i symbols, struct decoding *d, const int r, const struct xp_rans_lows *low, size_t g)
 {
-    xp_rans_make(symbols, d[0].low[r], d[1].low[r], *low, d[0].q[r] + 16 * g, d[1].q[r] + 16 * g);
+    xp_rans_make(symbols, d[0].low[r] + d[0].low_at, d[1].low[r] + d[1].low_at, *low, d[0].q[r] + 16 * g, d[1].q[r] + 16 * g);
 }
 
 /* A group of two sets. */
@@ -127,10 +129,8 @@ XP_INLINE void put_group(struct decoding *d, const uint16_t (*symbols)[32], size
             put_row(_mm512_unpackhi_epi64(even, odd), d, 2 * i + 1, &low, g);
         }
     }
-    for (unsigned r = 0; r < ROWS(lanes); r++) {
-        d[0].low[r] += 2 * one;
-        d[1].low[r] += 2 * other;
-    }
+    d[0].low_at += 2 * one;
+    d[1].low_at += 2 * other;
 }
 
 /* 0 when one of the rows cannot be read. */
@@ -143,7 +143,7 @@ static int open_set(struct decoding *d, __m512i *x, const struct xp_rans_stream 
     for (unsigned r = 0; r < ROWS(lanes); r++) {
         d->words[r] = side.p[r];
         d->end[r] = side.end[r];
-        d->low[r] = d->first_low[r] = side.planes[r];
+        d->low[r] = side.planes[r];
         d->q[r] = s[set->row[r]].q;
     }
     *x = _mm512_loadu_si512(side.state);
@@ -160,7 +160,7 @@ static void close_set(const struct decoding *d, __m512i x, struct xp_rans_stream
     _mm512_storeu_si512(over, d->over);
     for (unsigned r = 0; r < set->rows; r++) {
         struct xp_rans_stream *row = &s[set->row[r]];
-        const uint8_t *planes[2] = { d->first_low[r], d->low[r] };
+        const uint8_t *planes[2] = { d->low[r], d->low[r] + d->low_at };
 
         if (steps % PER_GROUP(lanes)) /* the group where the tail begins is behind us */
             planes[1] -= 2 * xp_rans_low_bits(d->classes[steps / PER_GROUP(lanes)]);
@@ -190,6 +190,14 @@ XP_INLINE void decode_group(struct decoding *d, __m512i *x, uint16_t (*symbols)[
     }
 }
 
+/* For groups [g, g + FETCHED). */
+static void fetch_next(const struct xp_rans_stream *s, const struct xp_rans_set *set, int count, size_t g)
+{
+    for (int i = 0; i < count; i++)
+        for (unsigned r = 0; r < set[i].rows; r++)
+            xp_rans_fetch_next(&s[set[i].row[r]], 16 * g, 16 * FETCHED);
+}
+
 /* Decodes `count` sets side by side, an even number; count, lanes and shared are constants where this is used. shared: they have one array
  * of classes. */
 XP_INLINE void decode(struct xp_rans_stream *s, const struct xp_rans_set *set, const int count, size_t n, const unsigned lanes, const int shared)
@@ -209,6 +217,8 @@ XP_INLINE void decode(struct xp_rans_stream *s, const struct xp_rans_set *set, c
         return;
     }
     for (size_t g = 0; g * per < steps; g++) {
+        if (lanes == 2 && g % FETCHED == 0) /* with four it gains nothing */
+            fetch_next(s, set, count, g);
         decode_group(d, x, symbols, g, steps - g * per < per ? steps - g * per : per, count, lanes, shared);
         XP_EACH(count) check_ends(&d[i]);
         XP_EACH(count / 2) put_group(&d[2 * i], (const uint16_t (*)[32])symbols[i], g, lanes);
