@@ -16,6 +16,7 @@
 #define XP_BOOK_MAX_CENTROIDS 1024
 #define XP_BOOK_MAX_RANK 32     /* directions; a multiple of 16 */
 #define XP_BOOK_RANK_DIM 16384  /* longer rows have none */
+#define XP_BOOK_COARSE 3.5f     /* step of the coordinates in deviations of what is left: costs least bits */
 #define XP_BOOK_MAX_CLASS 63    /* of a channel; 4 classes are an octave of spread, class 0 is the least */
 
 struct xp_book {
@@ -114,6 +115,7 @@ struct xp_book_fit {
     size_t at;                    /* next row, or centroid */
     unsigned iteration;
     int mean_dropped;
+    int again;                    /* the directions begin as those of the fit before, which had the same work */
     double energy, along, coordinate_energy[XP_BOOK_MAX_RANK / XP_RANS_GROUP];
     float step;
 

@@ -15,7 +15,6 @@
 #define LARGEST_ENERGY 1e30f /* rows with more stay out of the fit, as NaN and Inf do */
 #define ITERATIONS 4
 #define STEP_VALUES ((size_t)1 << 18) /* what a step takes, in multiplications */
-#define COARSE 3.5f          /* step of the coordinates in deviations of what is left: costs least bits */
 
 size_t xp_book_pick(const struct xp_kernels *k, const struct xp_rows *in, uint32_t *order, size_t most)
 {
@@ -113,7 +112,7 @@ static void take_next(struct xp_book_fit *f)
 
 static void begin_directions(struct xp_book_fit *f)
 {
-    for (unsigned j = 0; j < f->rank; j++)
+    for (unsigned j = 0; j < f->rank && !f->again; j++)
         memcpy(f->direction + j * f->pad, f->rows + (size_t)j * f->count / f->rank * f->pad, f->pad * sizeof(float));
     memset(f->next, 0, f->rank * f->pad * sizeof(float));
 }
@@ -310,7 +309,7 @@ static void next_stage(struct xp_book_fit *f)
         if (++f->iteration < ITERATIONS)
             return;
         break;
-    case XP_FIT_MEASURE: f->step = COARSE * left_over(f); break;
+    case XP_FIT_MEASURE: f->step = XP_BOOK_COARSE * left_over(f); break;
     case XP_FIT_COORDINATES:
         class_coordinates(f);
         f->book->coordinate_step = f->step * mean_scale(f);

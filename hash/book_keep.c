@@ -15,13 +15,18 @@
 #define LEAST_ROWS 64
 #define MOST_CENTROIDS 256
 #define ROWS_A_CENTROID 8
-#define SKETCH 64
 #define LLOYD_ROUNDS 3
-#define SPREAD_ROWS 1024               /* of the reservoir, for spread and directions */
+#define SPREAD_ROWS 1024               /* of the reservoir, for spread */
 #define STEP_VALUES ((size_t)1 << 18)  /* of rows, that a step goes over */
 #define ASSIGN_ROWS 128
 
-enum stage { IDLE, PICK, MEAN, HASH, GROUP, ASSIGN, MEANS, FIT, WRITE, READ };
+/* Books with directions are for where bytes count more than time. */
+#define ROWS_A_CENTROID_DIRECTIONS 4
+#define LLOYD_ROUNDS_DIRECTIONS 6
+#define SPREAD_ROWS_DIRECTIONS 2048
+#define FITS_DIRECTIONS 2 /* rows go to other centroids once the directions are known, whereupon both change a little */
+
+enum stage { IDLE, PICK, MEAN, HASH, GROUP, ASSIGN, MEANS, FIT, WRITE, READ, WEIGH, AGAIN };
 
 struct xp_book_fitter {
     const struct xp_kernels *k;
@@ -33,14 +38,14 @@ struct xp_book_fitter {
 
     enum stage stage;
     size_t at;          /* how far the stage is */
-    unsigned round;
+    unsigned round, fits; /* done */
     uint32_t version;
     unsigned most;      /* centroids */
     struct xp_clusters clusters;
     struct xp_hasher hasher;
     size_t picked, seeds;
     uint32_t *ids, *of, *order;
-    int16_t *sketch;    /* [d.rows][SKETCH] */
+    int16_t *sketch;    /* [d.rows][sketch_of] */
     float *centroid;    /* [d.centroids][dim] by channel */
     float *mean, *work;
     struct xp_rows rows;/* what fitting reads */
@@ -70,6 +75,11 @@ size_t xp_book_most_bytes(size_t dim, unsigned centroids, unsigned rank)
     return 64 + 4 + 3 * dim + ((size_t)centroids + rank) * (dim + 4) + XP_BOOK_CHECK;
 }
 
+static unsigned sketch_of(const struct xp_book_fitter *f)
+{
+    return f->d.rank ? XP_BOOK_SKETCH_DIRECTIONS : XP_BOOK_SKETCH;
+}
+
 static xp_status allocate_writer(struct xp_book_fitter *f, struct xp_book_writer *w, const struct xp_hasher_desc *h)
 {
     const struct xp_book_fit_desc *d = &f->d;
@@ -77,7 +87,12 @@ static xp_status allocate_writer(struct xp_book_fitter *f, struct xp_book_writer
     xp_status s;
 
     w->k = f->k;
-    w->sketch = take(f, (size_t)d->centroids * SKETCH, 2, &failed);
+    w->sketch = take(f, (size_t)d->centroids * sketch_of(f), 2, &failed);
+    if (d->rank) {
+        w->mean = take(f, f->fitted.pad, sizeof(float), &failed);
+        w->weighed = take(f, d->centroids * f->fitted.pad, sizeof(float), &failed);
+        w->weight = take(f, d->centroids, sizeof(float), &failed);
+    }
     w->bytes = take(f, xp_book_most_bytes(d->dim, d->centroids, d->rank), 1, &failed);
     if (failed)
         return XP_ERR_NO_MEMORY;
@@ -85,11 +100,18 @@ static xp_status allocate_writer(struct xp_book_fitter *f, struct xp_book_writer
     return s ? s : xp_book_init(&w->book, d->dim, d->centroids, d->rank);
 }
 
+/* Of `rows`, those that spread and directions are fitted on. */
+static size_t rows_for_fit(const struct xp_book_fitter *f, size_t rows)
+{
+    const size_t enough = f->d.rank ? SPREAD_ROWS_DIRECTIONS : SPREAD_ROWS;
+
+    return rows < enough ? rows : enough;
+}
+
 static xp_status allocate(struct xp_book_fitter *f)
 {
     const struct xp_book_fit_desc *d = &f->d;
-    const struct xp_hasher_desc h = { .dim = d->dim, .sketch = SKETCH, .seed = d->seed };
-    const size_t fit_rows = d->rows < SPREAD_ROWS ? d->rows : SPREAD_ROWS;
+    const struct xp_hasher_desc h = { .dim = d->dim, .sketch = sketch_of(f), .seed = d->seed };
     int failed = 0;
     xp_status s;
 
@@ -97,15 +119,15 @@ static xp_status allocate(struct xp_book_fitter *f)
     f->ids = take(f, d->rows, 4, &failed);
     f->of = take(f, d->rows, 4, &failed);
     f->order = take(f, d->rows, 4, &failed);
-    f->sketch = take(f, d->rows * SKETCH, 2, &failed);
+    f->sketch = take(f, d->rows * sketch_of(f), 2, &failed);
     f->centroid = take(f, d->centroids * d->dim, 4, &failed);
     f->mean = take(f, d->dim, 4, &failed);
-    f->work = take(f, xp_book_fit_floats(d->dim, fit_rows, d->rank), 4, &failed);
+    f->work = take(f, xp_book_fit_floats(d->dim, rows_for_fit(f, d->rows), d->rank), 4, &failed);
     if (failed)
         return XP_ERR_NO_MEMORY;
     s = xp_hasher_init(&f->hasher, &h);
     if (!s)
-        s = xp_clusters_init(&f->clusters, d->rows, SKETCH);
+        s = xp_clusters_init(&f->clusters, d->rows, sketch_of(f));
     if (!s)
         s = xp_book_init(&f->fitted, d->dim, d->centroids, d->rank);
     for (int i = 0; i < 2 && !s; i++)
@@ -168,6 +190,9 @@ void xp_book_fitter_destroy(struct xp_book_fitter *f)
         xp_hasher_fini(&f->done[i].hasher);
         xp_book_fini(&f->done[i].book);
         free(f->done[i].sketch);
+        free(f->done[i].mean);
+        free(f->done[i].weighed);
+        free(f->done[i].weight);
         free(f->done[i].bytes);
     }
     free(f);
@@ -240,7 +265,7 @@ xp_status xp_book_fitter_begin(struct xp_book_fitter *f, uint32_t version, unsig
         return XP_ERR_STATE;
     f->version = version;
     f->most = centroids && centroids < f->d.centroids ? centroids : f->d.centroids;
-    f->round = 0;
+    f->round = f->fits = 0;
     f->at = f->picked = 0;
     f->stage = PICK;
     return XP_OK;
@@ -295,7 +320,7 @@ static int hash_rows(struct xp_book_fitter *f)
 /* Seeds: the largest buckets, so many that a centroid has some rows to be the mean of. */
 static int group(struct xp_book_fitter *f)
 {
-    const size_t enough = f->picked / ROWS_A_CENTROID + 1;
+    const size_t enough = f->picked / (f->d.rank ? ROWS_A_CENTROID_DIRECTIONS : ROWS_A_CENTROID) + 1;
 
     xp_clusters_group(&f->clusters, f->ids, f->picked);
     f->seeds = xp_clusters_seed(&f->clusters, f->sketch, f->hasher.sketch, enough < f->most ? enough : f->most);
@@ -316,7 +341,7 @@ static int assign(struct xp_book_fitter *f)
     f->at = 0;
     xp_clusters_regroup(c, f->seeds);
     f->seeds = xp_clusters_seed(c, f->sketch, s, 0);
-    return ++f->round < LLOYD_ROUNDS;
+    return ++f->round < (f->d.rank ? LLOYD_ROUNDS_DIRECTIONS : LLOYD_ROUNDS);
 }
 
 /* Mean of one cluster, drawn to the mean row the more the fewer rows it has; then the sample for spread and directions. */
@@ -335,7 +360,7 @@ static int take_means(struct xp_book_fitter *f)
 
 static void begin_fit(struct xp_book_fitter *f)
 {
-    const size_t rows = f->clusters.rows, n = rows < SPREAD_ROWS ? rows : SPREAD_ROWS;
+    const size_t rows = f->clusters.rows, n = rows_for_fit(f, rows);
     const struct xp_book_sample s = { .in = &f->rows, .order = f->ids, .count = n, .of = f->of, .centroid = f->centroid,
                                       .centroids = (unsigned)f->clusters.count, .mean = f->mean };
 
@@ -346,6 +371,7 @@ static void begin_fit(struct xp_book_fitter *f)
         f->of[i] = f->clusters.of[r];
     }
     xp_book_fit_begin(&f->fit, &f->fitted, f->k, &s, n < 2 * f->d.rank ? 0 : f->d.rank, SIZE_MAX >> 32, f->work);
+    f->fit.again = f->fits > 0;
 }
 
 static struct xp_book_writer *spare(struct xp_book_fitter *f)
@@ -382,7 +408,32 @@ static int read_book(struct xp_book_fitter *f)
     xp_book_read(&w->book, w->bytes, w->len - XP_BOOK_CHECK, &used, &why);
     memcpy(w->sketch, f->clusters.centroids, f->clusters.count * f->hasher.sketch * sizeof(int16_t));
     xp_hasher_set_mean(&w->hasher, f->mean);
-    f->ready = 1;
+    return 0;
+}
+
+/* What choosing between centroids takes, some of them at a time. */
+static int weigh(struct xp_book_fitter *f)
+{
+    struct xp_book_writer *w = spare(f);
+    const size_t all = w->book.rank ? w->book.centroids : 0, n = (piece(f, all) + 2 * XP_BOOK_MAX_RANK - 1) / (2 * XP_BOOK_MAX_RANK);
+
+    for (size_t i = 0; i < n; i++)
+        xp_book_weigh(w, (unsigned)(f->at++), f->work);
+    return f->at < all;
+}
+
+/* Rows go to the centroids that coding would take. */
+static int assign_again(struct xp_book_fitter *f)
+{
+    const size_t left = f->picked - f->at, n = left < ASSIGN_ROWS ? left : ASSIGN_ROWS;
+    const struct xp_rows part = reservoir_rows(f, f->order + f->at, n);
+
+    xp_book_assign(spare(f), &part, f->work, f->clusters.of + f->at);
+    f->at += n;
+    if (f->at < f->picked)
+        return 1;
+    xp_clusters_regroup(&f->clusters, f->seeds);
+    f->seeds = xp_clusters_seed(&f->clusters, f->sketch, f->hasher.sketch, 0);
     return 0;
 }
 
@@ -391,29 +442,39 @@ static int fit_step(struct xp_book_fitter *f)
     return xp_book_fit_step(&f->fit);
 }
 
+/* The stage is over. */
+static void next_stage(struct xp_book_fitter *f)
+{
+    f->at = 0;
+    switch (f->stage) {
+    case WEIGH:
+        f->ready = !f->fitted.rank || ++f->fits == FITS_DIRECTIONS;
+        f->stage = f->ready ? IDLE : AGAIN;
+        return;
+    case AGAIN: f->stage = MEANS; return;
+    case MEANS: begin_fit(f); break;
+    default: break;
+    }
+    f->stage++;
+}
+
 xp_status xp_book_fitter_step(struct xp_book_fitter *f)
 {
     static int (*const work[])(struct xp_book_fitter *) = { [PICK] = pick, [MEAN] = take_mean, [HASH] = hash_rows, [GROUP] = group,
                                                            [ASSIGN] = assign, [MEANS] = take_means, [FIT] = fit_step,
-                                                           [WRITE] = write_book, [READ] = read_book };
+                                                           [WRITE] = write_book, [READ] = read_book, [WEIGH] = weigh,
+                                                           [AGAIN] = assign_again };
 
     if (f->stage == IDLE)
         return f->ready ? XP_OK : XP_ERR_STATE;
     if (work[f->stage](f))
         return XP_IN_PROGRESS;
-    f->at = 0;
     if (f->stage == PICK && f->picked < LEAST_ROWS) {
         f->stage = IDLE;
         return XP_ERR_STATE;
     }
-    if (f->stage == READ) {
-        f->stage = IDLE;
-        return XP_OK;
-    }
-    f->stage++;
-    if (f->stage == FIT)
-        begin_fit(f);
-    return XP_IN_PROGRESS;
+    next_stage(f);
+    return f->stage == IDLE ? XP_OK : XP_IN_PROGRESS;
 }
 
 int xp_book_fitter_busy(const struct xp_book_fitter *f)
@@ -438,22 +499,4 @@ void xp_book_fitter_decide(struct xp_book_fitter *f, int adopt)
     if (f->ready && adopt)
         f->current = f->current == 0;
     f->ready = 0;
-}
-
-void xp_book_assign(const struct xp_book_writer *w, const struct xp_rows *in, uint32_t *of)
-{
-    enum { PIECE = 96 }; /* whole blocks of kernel assign, of 24 rows or 32 */
-    uint32_t index[PIECE];
-    int16_t sketch[PIECE * SKETCH];
-
-    for (size_t r = 0; r < in->rows; r += PIECE) {
-        struct xp_rows part = *in;
-
-        part.rows = in->rows - r < PIECE ? in->rows - r : PIECE;
-        for (size_t i = 0; i < part.rows; i++)
-            index[i] = in->index ? in->index[r + i] : (uint32_t)(r + i);
-        part.index = index;
-        w->k->hash(&w->hasher, &part, NULL, sketch);
-        w->k->assign(sketch, part.rows, w->hasher.sketch, w->sketch, w->book.centroids, of + r);
-    }
 }

@@ -18,6 +18,10 @@
 #define XP_BOOK_DIRECTIONS_LEAST 64
 #define XP_BOOK_DIRECTIONS_MOST 1024
 
+/* Values of the sketch by which rows find their centroids: at most. */
+#define XP_BOOK_SKETCH 64
+#define XP_BOOK_SKETCH_DIRECTIONS 128
+
 #define XP_BOOK_CHECK 8 /* bytes of checksum behind a book that travels apart from frames */
 
 /* Most bytes of a book that travels apart. */
@@ -42,6 +46,8 @@ struct xp_book_writer {
     size_t len;
     int16_t *sketch; /* [centroids][sketch] */
     struct xp_hasher hasher;
+    float *mean, *weighed, *weight; /* NULL without directions; by channel: the mean row [pad], what book_nearest.c makes of centroids
+                                     * [centroids][pad], and [centroids] their own weighed energy */
 };
 
 struct xp_book_fitter;
@@ -75,8 +81,13 @@ const struct xp_book_writer *xp_book_fitter_candidate(const struct xp_book_fitte
 /* The candidate becomes the book in use, or is dropped. */
 void xp_book_fitter_decide(struct xp_book_fitter *f, int adopt);
 
-/* Nearest centroid of every row, by its sketch. of: [rows]. */
-void xp_book_assign(const struct xp_book_writer *w, const struct xp_rows *in, uint32_t *of);
+/* ---- which centroid a row is coded against (book_nearest.c) ---- */
+
+/* The centroid of every row. of: [rows]; room: book.pad floats. */
+void xp_book_assign(const struct xp_book_writer *w, const struct xp_rows *in, float *room, uint32_t *of);
+
+/* For a book with directions: readies centroid i, the first one before others. room: 2 * book.pad floats. */
+void xp_book_weigh(struct xp_book_writer *w, unsigned i, float *room);
 
 /* ---- the receiver's shelf ---- */
 

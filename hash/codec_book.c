@@ -204,7 +204,7 @@ static xp_status encode_kept(struct xp_coder *c, const struct xp_rows *in, uint8
         const struct xp_rows part = part_of(in, r, in->rows - r < most ? in->rows - r : most);
 
         if (b->centroids)
-            xp_book_assign(c->writer, &part, c->book->of + r);
+            xp_book_assign(c->writer, &part, c->book->room.rest[0], c->book->of + r);
         s = xp_book_encode_some(&e, part.rows);
     }
     if (s)

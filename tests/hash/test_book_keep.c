@@ -22,6 +22,7 @@
 static float rows[ROWS * DIM], back[ROWS * DIM];
 static uint8_t frame[ROWS * DIM * 4 + 64 + 4 * ROWS];
 static uint32_t of[ROWS];
+static float room[DIM + 16];
 static const struct xp_rows in = { .data = rows, .rows = ROWS, .dim = DIM, .dtype = XP_F32 };
 
 /* Rows around 40 centres, which belong to a domain. */
@@ -112,7 +113,7 @@ Test(book_keep, a_kept_book_saves_on_rows_it_has_not_seen)
         fit(f, (uint32_t)i + 1);
         put(&shelf, f);
         fill(&rng, 1);
-        xp_book_assign(xp_book_fitter_current(f), &in, of);
+        xp_book_assign(xp_book_fitter_current(f), &in, room, of);
         len[i] = code(&k, own(f), xp_book_shelf_find(&shelf, (uint32_t)i + 1), of);
         xp_book_fitter_destroy(f);
     }
@@ -121,6 +122,53 @@ Test(book_keep, a_kept_book_saves_on_rows_it_has_not_seen)
     /* These rows have no directions to gain by; what 16 of them cost depends on the draw. */
     cr_assert_lt(len[2], 1.08 * len[1], "%zu bytes with directions, %zu without", len[2], len[1]);
     xp_book_shelf_fini(&shelf);
+}
+
+/* Rows around 40 centres that are spread much along 16 directions: which centre is nearest says little. */
+static void fill_spread(struct random *rng)
+{
+    struct random fixed = random_seeded(77);
+    float direction[16][DIM];
+
+    for (size_t i = 0; i < 16 * DIM; i++)
+        direction[i / DIM][i % DIM] = (float)random_normal(&fixed);
+    fill(rng, 1);
+    for (size_t r = 0; r < ROWS; r++)
+        for (int j = 0; j < 16; j++) {
+            const float along = (float)(4 * random_normal(rng));
+
+            for (size_t i = 0; i < DIM; i++)
+                rows[r * DIM + i] += along * direction[j][i];
+        }
+}
+
+/* The nearest centroids in the sketch. */
+static void assign_nearest(const struct xp_book_writer *w)
+{
+    int16_t *sketch = malloc(ROWS * w->hasher.sketch * sizeof(*sketch));
+
+    w->k->hash(&w->hasher, &in, NULL, sketch);
+    w->k->assign(sketch, ROWS, w->hasher.sketch, w->sketch, w->book.centroids, of);
+    free(sketch);
+}
+
+Test(book_keep, what_lies_along_directions_hardly_counts_when_a_centroid_is_chosen)
+{
+    struct random rng = random_start("book_along");
+    struct xp_kernels k;
+    size_t chosen, nearest;
+
+    xp_kernels_init(&k, XP_ISA_BEST);
+    struct xp_book_fitter *f = make(&k, 64, 16);
+    fill_spread(&rng);
+    fit(f, 1);
+    fill_spread(&rng);
+    xp_book_assign(xp_book_fitter_current(f), &in, room, of);
+    chosen = code(&k, own(f), own(f), of);
+    assign_nearest(xp_book_fitter_current(f));
+    nearest = code(&k, own(f), own(f), of);
+    cr_assert_lt(chosen + ROWS * DIM * 0.05 / 8, nearest, "%zu bytes with centroids as chosen, %zu with the nearest", chosen, nearest);
+    xp_book_fitter_destroy(f);
 }
 
 Test(book_keep, plain_c_fits_the_same_book)
@@ -220,17 +268,17 @@ Test(book_keep, rows_of_another_domain_stay_within_the_promise)
     fit(f, 1);
     size_t home = 0, away = 0, again = 0;
     fill(&rng, 1);
-    xp_book_assign(xp_book_fitter_current(f), &in, of);
+    xp_book_assign(xp_book_fitter_current(f), &in, room, of);
     home = code(&k, own(f), own(f), of);
     for (int call = 0; call < 12; call++) {
         fill(&rng, 2);
-        xp_book_assign(xp_book_fitter_current(f), &in, of);
+        xp_book_assign(xp_book_fitter_current(f), &in, room, of);
         away = call ? away : code(&k, own(f), own(f), of);
         xp_book_fitter_add(f, &in, ROWS);
     }
     cr_assert_gt(away, home);
     fit(f, 2);
-    xp_book_assign(xp_book_fitter_current(f), &in, of);
+    xp_book_assign(xp_book_fitter_current(f), &in, room, of);
     again = code(&k, own(f), own(f), of);
     cr_assert_lt(again, away - (away - home) / 2, "%zu at home, %zu away, %zu after fitting again", home, away, again);
     xp_book_fitter_destroy(f);
