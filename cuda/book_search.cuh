@@ -296,7 +296,7 @@ template <class T> static __device__ int estimate_step(Subject<T> &s, double res
 
     *searched = rest > room || T::dithered;
     if (!*searched)
-        return bounded(ceil(32 * xp_log2(rest)) + 2 * XP_BOOK_STEPS_PER_OCTAVE);
+        return bounded(floor(fine) + XP_BOOK_NOTHING);
     for (int i = 0; i < 5; i++) {
         set_step(s, step);
         const double size = xp_dev_step_size(s.job->b, step);

@@ -88,7 +88,7 @@ static void begin_search(struct subject *s)
     if (s->rest <= s->room && !s->dither) { /* nothing needs to be sent */
         s->state = SMALLER_STEPS;
         s->searched = 0;
-        s->next.step = bounded(ceil(32 * xp_log2(s->rest)) + 2 * XP_BOOK_STEPS_PER_OCTAVE);
+        s->next.step = bounded(floor(s->fine) + XP_BOOK_NOTHING);
     }
 }
 

@@ -171,6 +171,35 @@ Test(book_keep, what_lies_along_directions_hardly_counts_when_a_centroid_is_chos
     xp_book_fitter_destroy(f);
 }
 
+/* Puts centroid c, and a little noise, in the place of row r. */
+static void put_centroid(const struct xp_book *b, struct random *rng, unsigned c, size_t r, double noise)
+{
+    for (size_t i = 0; i < DIM; i++)
+        rows[r * DIM + b->channel[i]] = b->centroid[c * b->pad + i] + (float)(noise * random_normal(rng));
+    of[r] = c;
+}
+
+Test(book_keep, rows_of_which_nothing_needs_to_be_sent_widen_no_column)
+{
+    struct random rng = random_start("book_nothing");
+    struct xp_kernels k;
+    unsigned width;
+
+    xp_kernels_init(&k, XP_ISA_BEST);
+    struct xp_book_fitter *f = make(&k, 40, 0);
+    fill(&rng, 1);
+    fit(f, 1);
+    fill(&rng, 1);
+    xp_book_assign(xp_book_fitter_current(f), &in, room, of);
+    code(&k, own(f), own(f), of);
+    width = frame[2]; /* bits of a row's step */
+    for (size_t r = 0; r < ROWS; r += 100)
+        put_centroid(own(f), &rng, (unsigned)(r / 100), r, exp2(-(double)r / 100));
+    code(&k, own(f), own(f), of);
+    cr_assert_leq(frame[2], width + 2, "%u bits, %u before", frame[2], width);
+    xp_book_fitter_destroy(f);
+}
+
 Test(book_keep, plain_c_fits_the_same_book)
 {
     struct xp_kernels k[2];
