@@ -11,17 +11,23 @@
 
 /* ---- rows ---------------------------------------------------------------------------------------------------------- */
 
-/* Codes the rows that have a step. */
-static void encode_found(struct xp_book_room *m, const struct xp_book *b, const struct xp_book_found *found, size_t n,
-                         struct xp_rans_source *source)
+/* The row that is `ahead` of row r; NULL: none. */
+static const void *row_ahead(const struct xp_book_encoder *e, size_t r)
 {
+    return e->ahead && e->ahead < e->in->rows - r ? xp_row(e->in, r + e->ahead) : NULL;
+}
+
+/* Codes those of the next n rows that have a step. */
+static void encode_found(const struct xp_book_encoder *e, const struct xp_book_found *found, size_t n, struct xp_rans_source *source)
+{
+    const struct xp_book_room *m = e->m;
     size_t count = 0;
 
     for (size_t i = 0; i < n; i++)
         if (found[i].coded)
             source[count++] = (struct xp_rans_source){ .q = m->q[i], .classes = m->classes[found[i].offset], .work = m->work[i],
-                                                       .out = m->bytes[i], .cap = m->row_bytes - 1 };
-    m->k->rans_encode(source, count, xp_book_symbols(b), xp_rans_lanes(xp_book_symbols(b)));
+                                                       .out = m->bytes[i], .cap = m->row_bytes - 1, .read_next = row_ahead(e, e->next + i) };
+    m->k->rans_encode(source, count, xp_book_symbols(e->b), xp_rans_lanes(xp_book_symbols(e->b)));
 }
 
 static int all_zero(const uint8_t *row, size_t bytes)
@@ -169,7 +175,7 @@ static xp_status encode_batch(struct xp_book_encoder *e, size_t n)
     size_t coded = 0;
 
     xp_book_search(e->m, e->b, e->p, e->in, e->b->centroids ? e->centroid : NULL, e->next, n, found);
-    encode_found(e->m, e->b, found, n, source);
+    encode_found(e, found, n, source);
     for (size_t i = 0; i < n; i++) {
         const size_t bytes = put_row(e, e->next + i, &found[i], &source[coded], e->out + e->at, e->room);
 

@@ -78,6 +78,7 @@ struct xp_book_encoder {
     const uint32_t *centroid; /* centroid[r] is row r's; NULL for a book without centroids */
     uint8_t *out;
     size_t cap;
+    size_t ahead;             /* rows that far ahead will be read soon, by others too, and may be fetched; 0: none */
     xp_codec_stats *st;       /* added to: rows_raw, err_mean (a sum over rows), err_max, err_ref_max */
     size_t next, first, at, room; /* the next row; where rows begin, and the next one does; bytes that rows may still take */
 };

@@ -189,7 +189,7 @@ static xp_status encode_kept(struct xp_coder *c, const struct xp_rows *in, uint8
     const struct xp_book_dither dither = dither_of(c, c->desc.dither);
     const struct xp_book *b = &c->writer->book;
     const size_t most = rows_at_once(c, in->rows);
-    struct xp_book_encoder e = { .m = &c->book->room, .b = b, .p = &promise, .in = in, .centroid = c->book->of, .st = st };
+    struct xp_book_encoder e = { .m = &c->book->room, .b = b, .p = &promise, .in = in, .centroid = c->book->of, .ahead = most, .st = st };
     size_t bytes;
     xp_status s;
 

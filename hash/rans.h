@@ -85,6 +85,7 @@ struct xp_rans_source {
     void *work;             /* xp_rans_work_bytes(n) */
     uint8_t *out;
     size_t cap;
+    const void *read_next;  /* what the caller will read then, 2 bytes or more for each integer: may be fetched; NULL: nothing */
     size_t len;             /* out: the bytes written, 0 when they are more than cap */
 };
 

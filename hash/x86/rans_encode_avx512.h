@@ -10,6 +10,15 @@
 
 #define XP_RANS_ENCODE_SIDE 6 /* rows side by side: one alone waits for its own states */
 
+#define XP_RANS_FETCHED 8 /* steps at a time */
+
+/* What the caller will read, for steps [k, k + XP_RANS_FETCHED). */
+XP_INLINE void xp_rans_fetch_rows(const char *row, size_t k)
+{
+    if (row)
+        XP_UNROLL for (size_t i = 0; i < XP_RANS_FETCHED; i += 2) _mm_prefetch(row + 32 * (k + i), _MM_HINT_T1);
+}
+
 /* Encodes `count` rows, stage by stage for all of them; count is a constant where this is used. */
 XP_INLINE void xp_rans_encode_side_by_side(struct xp_rans_source *s, const int count, size_t n)
 {
@@ -35,6 +44,8 @@ XP_INLINE void xp_rans_encode_side_by_side(struct xp_rans_source *s, const int c
         __mmask16 full[XP_RANS_ENCODE_SIDE];
         __m512 part[XP_RANS_ENCODE_SIDE];
 
+        if (k % XP_RANS_FETCHED == 0)
+            XP_EACH(count) xp_rans_fetch_rows(s[i].read_next, k);
         XP_EACH(count) t[i] = xp_rans_table(classes[i][k]);
         XP_EACH(count) place[i] = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(w[i].place + 16 * k)));
         XP_EACH(count) span[i] = xp_rans_span(t[i], place[i]);

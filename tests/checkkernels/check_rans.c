@@ -89,7 +89,7 @@ static void encode_with(const struct xp_kernels *k, const struct rows *r, const 
     for (size_t i = 0; i < r->count; i++) {
         out[i] = guard_alloc(cap[i], 0, 0x55);
         s[i] = (struct xp_rans_source){.q = q[i].p, .classes = classes_of(r, i), .work = aligned(xp_rans_work_bytes(r->n)),
-                                       .out = out[i].p, .cap = cap[i]};
+                                       .out = out[i].p, .cap = cap[i], .read_next = i % 2 ? q[i].p : NULL};
     }
     k->rans_encode(s, r->count, r->n, r->lanes);
     for (size_t i = 0; i < r->count; i++) {
