@@ -131,6 +131,7 @@ static int allocate_cells(struct xp_folder *f)
 
     f->cell = block(XP_FOLD_CELLS, sketch, 0);
     f->near = block(XP_FOLD_CELLS, XP_FOLD_NEAR * sizeof(*f->near), 0);
+    f->apart = block(XP_FOLD_CELLS, XP_FOLD_APART * sizeof(*f->apart), 0);
     f->cell_of = block(n, sizeof(uint32_t), 0);
     f->row_cell = block(n, sizeof(uint32_t), 0);
     f->probe = block(n, sizeof(uint32_t), 0);
@@ -140,7 +141,7 @@ static int allocate_cells(struct xp_folder *f)
     f->seed_start = block(XP_FOLD_CELLS + 1, sizeof(uint32_t), 0);
     f->seen = block(n, sizeof(uint32_t), 0);
     f->next = block(XP_FOLD_CELLS + 1, sizeof(uint32_t), 0);
-    return f->cell && f->near && f->cell_of && f->row_cell && f->probe && f->probe_sketch && f->probe_start && f->seed &&
+    return f->cell && f->near && f->apart && f->cell_of && f->row_cell && f->probe && f->probe_sketch && f->probe_start && f->seed &&
                    f->seed_start && f->seen && f->next ? 0 : -1;
 }
 
@@ -259,6 +260,7 @@ void xp_folder_destroy(struct xp_folder *f)
     free(f->part);
     free(f->cell);
     free(f->near);
+    free(f->apart);
     free(f->cell_of);
     free(f->row_cell);
     free(f->probe);

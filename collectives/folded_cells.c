@@ -18,14 +18,18 @@
 
 /* ---- the cells of a step ---------------------------------------------------------------------------------------------- */
 
-/* The cells nearest to cell g, itself the first, nearer ones before others. */
-static void find_near(struct xp_folder *f, unsigned g)
+/* The cells nearest to each, itself the first, nearer ones before others. */
+static void find_near(struct xp_folder *f)
 {
     const unsigned s = f->sketch_values;
-    uint32_t d[XP_FOLD_CELLS];
 
-    f->kernels.distances(f->cell + g * s, s, f->cell, f->cells, d);
-    f->kernels.closest(d, f->cells, XP_FOLD_NEAR, f->near + g * XP_FOLD_NEAR);
+    for (unsigned g = 0; g < f->cells; g += XP_FOLD_APART) {
+        const unsigned n = f->cells - g < XP_FOLD_APART ? f->cells - g : XP_FOLD_APART;
+
+        f->kernels.distances(f->cell + g * s, n, s, f->cell, f->cells, f->apart);
+        for (unsigned i = 0; i < n; i++)
+            f->kernels.closest(f->apart + i * f->cells, f->cells, XP_FOLD_NEAR, f->near + (g + i) * XP_FOLD_NEAR);
+    }
 }
 
 /* Buckets need not be as many as the cells: wide ones hold rows that are alike. */
@@ -54,8 +58,7 @@ void xp_fold_find_cells(struct xp_folder *f, size_t tokens)
     f->cells = (unsigned)c->count;
     memcpy(f->cell, c->centroids, f->cells * s * sizeof(*f->cell));
     memcpy(f->cell_of, c->of, tokens * sizeof(*f->cell_of));
-    for (unsigned g = 0; g < f->cells; g++)
-        find_near(f, g);
+    find_near(f);
 }
 
 /* ---- rounds ---------------------------------------------------------------------------------------------------------------- */

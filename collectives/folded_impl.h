@@ -19,6 +19,8 @@
 /* Most cells (folded_cells.c), and the nearest ones that each of them knows. */
 #define XP_FOLD_CELLS 512
 #define XP_FOLD_NEAR XP_MOST_CLOSEST
+/* Cells whose distances from all are found together: so many that a near cache has them. */
+#define XP_FOLD_APART 16
 
 /* Sums over probes that fade from step to step. With a = <E(x) - E(c), x - c> and b = |x - c|^2 of a probe the slope is sum a / sum b;
  * the products say how far to trust it. */
@@ -92,6 +94,7 @@ struct xp_folder {
     unsigned cells;     /* of the step */
     int16_t *cell;      /* [XP_FOLD_CELLS][sketch_values] their middles */
     uint16_t *near;     /* [XP_FOLD_CELLS][XP_FOLD_NEAR] the cells nearest to each */
+    uint32_t *apart;    /* [XP_FOLD_APART][XP_FOLD_CELLS] how far some cells are from all */
     uint32_t *cell_of;  /* [max_tokens] cell of a token, */
     uint32_t *row_cell; /* and of a row of the expert */
     uint32_t *probe;    /* [max_tokens] rows by cell, */

@@ -43,10 +43,11 @@ void xp_assign_listed_c(const int16_t *sketch, size_t n, unsigned s, const int16
     assign_among(sketch, n, s, centroids, list, count, assign);
 }
 
-void xp_distances_c(const int16_t *a, unsigned s, const int16_t *centroids, size_t K, uint32_t *out)
+void xp_distances_c(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, size_t K, uint32_t *out)
 {
-    for (size_t k = 0; k < K; k++)
-        out[k] = distance(a, centroids + k * s, s);
+    for (size_t r = 0; r < n; r++)
+        for (size_t k = 0; k < K; k++)
+            out[r * K + k] = distance(sketch + r * s, centroids + k * s, s);
 }
 
 void xp_closest_c(const uint32_t *d, size_t n, unsigned most, uint16_t *out)

@@ -103,6 +103,8 @@ static void fill_avx512(struct xp_kernels *k)
     k->hash = xp_hash_avx512;
     k->means = xp_means_avx512;
     k->assign = xp_assign_avx512;
+    k->assign_listed = xp_assign_listed_avx512;
+    k->distances = xp_distances_avx512;
     k->closest = xp_closest_avx512;
     k->sketch_mean = xp_sketch_mean_avx512;
     k->quantise = xp_quantise_avx512;
@@ -130,6 +132,8 @@ static void fill_avx512bf16(struct xp_kernels *k)
     k->rotate = xp_rotate_avx512bf16;
     k->code = xp_code_avx512bf16;
     k->assign = xp_assign_avx512bf16;
+    k->assign_listed = xp_assign_listed_avx512bf16;
+    k->distances = xp_distances_avx512bf16;
     k->uniform_code = xp_uniform_code_avx512bf16;
     k->uniform_restore = xp_uniform_restore_avx512bf16;
     k->rans_encode = xp_rans_encode_avx512bf16;

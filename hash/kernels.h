@@ -134,8 +134,8 @@ typedef void (*xp_assign_fn)(const int16_t *sketch, size_t n, unsigned s, const 
 typedef void (*xp_assign_listed_fn)(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, const uint32_t *list, size_t count,
                                     uint32_t *assign);
 
-/* distances: that sum for one sketch and each of K centroids. Exact. */
-typedef void (*xp_distances_fn)(const int16_t *a, unsigned s, const int16_t *centroids, size_t K, uint32_t *out);
+/* distances: out[r * K + k] = that sum for sketch r and centroid k. Exact. */
+typedef void (*xp_distances_fn)(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, size_t K, uint32_t *out);
 
 /* closest: numbers of the `most` (at most XP_MOST_CLOSEST) smallest of n distances, n <= 65536, smaller ones before others and lower numbers before
  * others of equal ones; all n where there are no more. Exact. */

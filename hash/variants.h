@@ -30,8 +30,13 @@ void xp_assign_avx512(const int16_t *sketch, size_t n, unsigned s, const int16_t
 void xp_assign_avx512bf16(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, size_t K, uint32_t *assign);
 void xp_assign_listed_c(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, const uint32_t *list, size_t count, uint32_t *assign);
 void xp_assign_listed_avx2(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, const uint32_t *list, size_t count, uint32_t *assign);
-void xp_distances_c(const int16_t *a, unsigned s, const int16_t *centroids, size_t K, uint32_t *out);
-void xp_distances_avx2(const int16_t *a, unsigned s, const int16_t *centroids, size_t K, uint32_t *out);
+void xp_assign_listed_avx512(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, const uint32_t *list, size_t count, uint32_t *assign);
+void xp_assign_listed_avx512bf16(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, const uint32_t *list, size_t count,
+                                 uint32_t *assign);
+void xp_distances_c(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, size_t K, uint32_t *out);
+void xp_distances_avx2(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, size_t K, uint32_t *out);
+void xp_distances_avx512(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, size_t K, uint32_t *out);
+void xp_distances_avx512bf16(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, size_t K, uint32_t *out);
 void xp_closest_c(const uint32_t *d, size_t n, unsigned most, uint16_t *out);
 void xp_closest_avx2(const uint32_t *d, size_t n, unsigned most, uint16_t *out);
 void xp_closest_avx512(const uint32_t *d, size_t n, unsigned most, uint16_t *out);

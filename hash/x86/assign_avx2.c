@@ -202,17 +202,20 @@ void xp_assign_listed_avx2(const int16_t *sketch, size_t n, unsigned s, const in
         assign_few(sketch + r * s, n - r < FEW ? n - r : FEW, s, centroids, list, count, assign + r);
 }
 
-void xp_distances_avx2(const int16_t *a, unsigned s, const int16_t *centroids, size_t K, uint32_t *out)
+void xp_distances_avx2(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, size_t K, uint32_t *out)
 {
-    const uint32_t norm = square_norm(a, s);
-
     for (size_t k = 0; k < K; k += LANES) {
         const int16_t *c[LANES];
-        uint32_t d[LANES];
 
         take8(centroids, NULL, k, K, s, c);
-        _mm256_storeu_si256((__m256i *)d, distances8(a, norm, c, norms8(c, s), s));
-        memcpy(out + k, d, (K - k < LANES ? K - k : LANES) * sizeof(*d));
+        const __m256i norms = norms8(c, s);
+        for (size_t r = 0; r < n; r++) {
+            const int16_t *a = sketch + r * s;
+            uint32_t d[LANES];
+
+            _mm256_storeu_si256((__m256i *)d, distances8(a, square_norm(a, s), c, norms, s));
+            memcpy(out + r * K + k, d, (K - k < LANES ? K - k : LANES) * sizeof(*d));
+        }
     }
 }
 

@@ -12,3 +12,14 @@ void xp_assign_avx512bf16(const int16_t *sketch, size_t n, unsigned s, const int
 {
     assign_rows(sketch, n, s, centroids, K, out);
 }
+
+void xp_assign_listed_avx512bf16(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, const uint32_t *list, size_t count,
+                                      uint32_t *out)
+{
+    assign_listed_rows(sketch, n, s, centroids, list, count, out);
+}
+
+void xp_distances_avx512bf16(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, size_t K, uint32_t *out)
+{
+    distances_rows(sketch, n, s, centroids, K, out);
+}

@@ -313,17 +313,17 @@ static void compare_distances(struct check *c, const struct xp_kernels *plain, c
 {
     for (int round = 0; round < 200; round++) {
         const unsigned s = 32 * (1 + (unsigned)check_below(c, round % 4 ? 4 : 16)), kind = (unsigned)round % 6;
-        const size_t K = 1 + check_below(c, 40);
-        struct guarded a = guard_alloc(s * 2, 2 * check_below(c, 20), 0), means = guard_alloc(K * s * 2, 2 * check_below(c, 20), 0);
+        const size_t n = check_below(c, 12), K = 1 + check_below(c, 80);
+        struct guarded a = guard_alloc(n * s * 2, 2 * check_below(c, 20), 0), means = guard_alloc(K * s * 2, 2 * check_below(c, 20), 0);
         struct guarded out[2];
 
-        fill_sketches(c, kind, a.p, s);
+        fill_sketches(c, kind, a.p, n * s);
         fill_sketches(c, kind, means.p, K * s);
         for (int i = 0; i < 2; i++)
-            out[i] = guard_alloc(K * sizeof(uint32_t), 0, 0x55);
-        plain->distances(a.p, s, means.p, K, out[0].p);
-        tested->distances(a.p, s, means.p, K, out[1].p);
-        check_equal(c, &out[0], &out[1], "%zu centroids of %u, kind %u", K, s, kind);
+            out[i] = guard_alloc(n * K * sizeof(uint32_t), 0, 0x55);
+        plain->distances(a.p, n, s, means.p, K, out[0].p);
+        tested->distances(a.p, n, s, means.p, K, out[1].p);
+        check_equal(c, &out[0], &out[1], "%zu sketches of %u, %zu centroids, kind %u", n, s, K, kind);
         guard_free(&out[0]);
         guard_free(&out[1]);
         guard_free(&means);
@@ -399,10 +399,10 @@ static void run_assign_listed(void *arg)
 static void run_distances(void *arg)
 {
     struct assign_run *r = arg;
-    r->k->distances(r->a, r->s, r->means, r->K, r->out);
+    r->k->distances(r->a, r->n, r->s, r->means, r->K, r->out);
 }
 
-/* n sketches of 64, some centroids, and a list of K of these. A lone sketch is measured by the bytes of the centroids. */
+/* n sketches of 64, some centroids, and a list of K of these. */
 static void bench_sketches(struct check *c, const struct xp_kernels *k, const char *what, size_t n, size_t K, size_t means, void (*run)(void *))
 {
     struct assign_run r = {.k = k, .n = n, .K = K, .s = 64};
@@ -411,15 +411,12 @@ static void bench_sketches(struct check *c, const struct xp_kernels *k, const ch
     r.list = list;
     r.a = malloc(n * r.s * 2);
     r.means = malloc(means * r.s * 2);
-    r.out = malloc((n > K ? n : K) * sizeof(*r.out));
+    r.out = malloc(n * K * sizeof(*r.out));
     fill_sketches(c, 2, r.a, n * r.s);
     fill_sketches(c, 2, r.means, means * r.s);
     for (size_t i = 0; i < K; i++)
         list[i] = (uint32_t)check_below(c, means);
-    if (n == 1)
-        bench_line(c, what, r.means, K * r.s * 2, run, &r);
-    else
-        bench_line(c, what, r.a, n * r.s * 2, run, &r);
+    bench_line(c, what, r.a, n * r.s * 2, run, &r);
     free(r.a);
     free(r.means);
     free(r.out);
@@ -438,7 +435,7 @@ static void bench_assign_listed(struct check *c, const struct xp_kernels *k)
 
 static void bench_distances(struct check *c, const struct xp_kernels *k)
 {
-    bench_sketches(c, k, "400 centroids of 64", 1, 400, 400, run_distances);
+    bench_sketches(c, k, "16 sketches of 64, 400 centroids", 16, 400, 400, run_distances);
 }
 
 static void run_closest(void *arg)

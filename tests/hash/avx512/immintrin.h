@@ -152,6 +152,7 @@ EMULATED_LOAD(maskz_loadu_epi32, __m512i, __mmask16, uint32_t)
 EMULATED_LOAD(maskz_loadu_epi16, __m512i, __mmask32, uint16_t)
 EMULATED_LOAD(maskz_loadu_epi16_256, __m256i, __mmask16, uint16_t)
 EMULATED_STORE(mask_storeu_ps, __m512, __mmask16, uint32_t)
+EMULATED_STORE(mask_storeu_epi32, __m512i, __mmask16, uint32_t)
 EMULATED_STORE(mask_storeu_epi16, __m512i, __mmask32, uint16_t)
 EMULATED_STORE(mask_storeu_epi16_256, __m256i, __mmask16, uint16_t)
 #define _mm512_maskz_loadu_ps emulated_maskz_loadu_ps
@@ -159,6 +160,7 @@ EMULATED_STORE(mask_storeu_epi16_256, __m256i, __mmask16, uint16_t)
 #define _mm512_maskz_loadu_epi16 emulated_maskz_loadu_epi16
 #define _mm256_maskz_loadu_epi16 emulated_maskz_loadu_epi16_256
 #define _mm512_mask_storeu_ps emulated_mask_storeu_ps
+#define _mm512_mask_storeu_epi32 emulated_mask_storeu_epi32
 #define _mm512_mask_storeu_epi16 emulated_mask_storeu_epi16
 #define _mm256_mask_storeu_epi16 emulated_mask_storeu_epi16_256
 
