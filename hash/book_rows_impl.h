@@ -13,7 +13,7 @@
 #define XP_BOOK_STEPS_PER_OCTAVE 64
 #define XP_BOOK_SMALL_CHANGE 2 /* a correction of the step that is not measured again before the row is decoded */
 #define XP_BOOK_STEP_TRIES 12
-#define XP_BOOK_NOTHING 96 /* a row of which nothing needs to be sent: its step, beyond that of full cells. Few values are not 0, and no column of steps gets wider */
+#define XP_BOOK_NOTHING 96 /* steps beyond full cells, for a row of which nothing needs to be sent: few values are not 0, and the column stays narrow */
 #define XP_BOOK_STEPS_BACK(i) ((i) < 8 ? 1 : 1 << ((i) - 7)) /* at least, after try i: errors of short rows may not fall for several steps */
 #define XP_BOOK_LARGER_STEPS 3 /* tried for rows of fewer values than XP_BOOK_LONG_ROW */
 #define XP_BOOK_LONG_ROW 2048
