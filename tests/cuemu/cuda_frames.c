@@ -13,7 +13,7 @@
 #include "hash/quant_frame.h"
 
 static const xp_dtype types[] = {XP_BF16, XP_F16, XP_F32};
-enum { MOST_FRAMES = 5 };
+enum { MOST_FRAMES = 5, MOST_ROWS = 5000 };
 
 /* A batch: its frames lie in it one after another, its rows are some of those in memory, in an order of their own. */
 struct frames {
@@ -21,14 +21,16 @@ struct frames {
     size_t count, rows, dim, row_bytes, stride;
     xp_dtype t;
     char *data;
-    uint32_t index[2000];
+    uint32_t index[MOST_ROWS + 12 * MOST_FRAMES];
     struct xp_gpu_frame frame[MOST_FRAMES];
 };
 
-/* Rows that have something in common, more or less, so that some means pay and others do not; a few of any kind. */
+/* Rows that have something in common, more or less or not at all, so that some means pay and others do not, however many rows there are; a few of
+ * any kind. */
 static void make_rows(struct check *c, struct frames *f)
 {
-    const size_t most = f->dim < 100 ? 1200 : f->dim < 1000 ? 60 : 8;
+    const size_t most = f->dim < 20 ? MOST_ROWS : f->dim < 100 ? 1200 : f->dim < 1000 ? 60 : 8;
+    const double common = check_below(c, 3) ? exp(-(double)check_below(c, 500) / 100) : 0;
     f->rows = 0;
     for (size_t i = 0; i < f->count; i++) {
         const uint32_t n = 1 + (uint32_t)check_below(c, i == 0 ? most : 12);
@@ -36,7 +38,6 @@ static void make_rows(struct check *c, struct frames *f)
         f->rows += n;
     }
     f->data = check_rows(c, f->t, f->rows, f->dim);
-    const double common = exp(-(double)check_below(c, 500) / 100);
     for (size_t r = 0; r < f->rows; r++)
         for (size_t k = 0, some = check_below(c, 4); k < f->dim && some; k++)
             xp_store_f32(f->data + r * f->row_bytes, f->t, k, (float)(common * sin((double)k) + (double)check_below(c, 2000) / 1000 - 1));
