@@ -37,7 +37,7 @@
 #define BOOK_OWN_BYTES 0.87 /* and with a book in the frame */
 
 /*
- * Directions make rows shorter and coding half as slow again. While coding hides behind sending the shorter rows win; where it no longer does,
+ * Directions make rows shorter and coding up to twice as slow. While coding hides behind sending the shorter rows win; where it no longer does,
  * directions cost much more than they ever save. Break-even is where coding with them takes as long as sending without: at a link speed in
  * proportion to the bits of a value. README.md has the measurements; this is a little below them.
  */
