@@ -342,13 +342,10 @@ static void code_tail(const struct xp_quantiser *q, enum xp_qformat f, const str
         measure_tail(r, first, q->dim - first, y, d);
 }
 
-/* How far the bytes at out are from the row. */
+/* How far the bytes at out are from the row. It decodes them, so that somebody may have what it makes. */
 static float deviation(const struct xp_quantiser *q, enum xp_qformat f, const struct xp_code_row *r, const uint8_t *out)
 {
-    if (!r->decoded)
-        return xp_deviation_avx2(q, f, out, r->base, r->type, r->row, r->scratch);
-    xp_dequantise_avx2(q, f, out, r->base, r->type, r->decoded);
-    return xp_distance_avx2(r->row, r->decoded, r->type, q->dim);
+    return xp_deviation_avx2(q, f, out, r->base, r->type, r->row, r->decoded ? r->decoded : r->scratch);
 }
 
 /* Blocks of zeros, whose codes are not those of their integers. */
