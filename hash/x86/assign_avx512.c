@@ -14,7 +14,7 @@ void xp_assign_avx512(const int16_t *sketch, size_t n, unsigned s, const int16_t
 }
 
 void xp_assign_listed_avx512(const int16_t *sketch, size_t n, unsigned s, const int16_t *centroids, const uint32_t *list, size_t count,
-                                  uint32_t *out)
+                             uint32_t *out)
 {
     assign_listed_rows(sketch, n, s, centroids, list, count, out);
 }

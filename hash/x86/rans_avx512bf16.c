@@ -96,9 +96,8 @@ XP_INLINE void rows(struct xp_rans_stream *const *s, const int pairs, const int 
             xp_rans_decode_c(s[i], 1, n, 16);
         return;
     }
-    for (int i = 0; i < 2 * pairs; i++) {
+    for (int i = 0; i < 2 * pairs; i++)
         end[i] = s[i]->in + s[i]->len;
-    }
     for (size_t k = 0; k < steps;) {
         XP_EACH(2 * pairs) xp_rans_fetch_next(s[i], 16 * k, 16 * XP_RANS_STRIDE);
         for (size_t stop = k + XP_RANS_STRIDE < steps ? k + XP_RANS_STRIDE : steps; k < stop; k++)
