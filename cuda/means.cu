@@ -7,7 +7,6 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "cuda/row.cuh"
-#include "hash/log2.h"
 #include "hash/quant_frame.h"
 
 namespace
@@ -140,19 +139,14 @@ template <class T> static __device__ __forceinline__ void probe(const Means &m, 
     }
 }
 
-/* Does the mean row earn more than its own bytes, and than rows lose which it is not of (hash/codec_quant.c)? One thread. */
-static __device__ __forceinline__ bool pays(const Block &b, unsigned probes, double rows, size_t value_bytes)
+/* Does the mean row earn more than its own bytes? One thread. */
+static __device__ __forceinline__ bool pays(const Block &b, unsigned probes, unsigned rows, size_t value_bytes)
 {
-    const double n = b.rows;
     double bits = 0;
 
-    for (unsigned i = 0; i < probes; i++) {
-        const double row = b.sums[i][0], rest = b.sums[i][1];
-        if (row > 0)
-            bits += 0.5 * xp_log2(fmax(rest, 1e-6 * row) / row);
-    }
-    const double gain = -bits / (int)probes, unseen_loss = 0.5 * xp_log2((n + 1) / (n - 1));
-    return gain * rows - unseen_loss * (rows - n) > 8.0 * (double)value_bytes;
+    for (unsigned i = 0; i < probes; i++)
+        bits += xp_mean_saves(b.sums[i][0], b.sums[i][1]);
+    return xp_mean_pays(bits / probes, b.rows, rows, value_bytes);
 }
 
 template <class T> __global__ void __launch_bounds__(THREADS, 2) means_kernel(const __grid_constant__ Means m)

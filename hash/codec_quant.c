@@ -13,7 +13,6 @@
 #include "hash/bytes.h"
 #include "hash/coded_rows.h"
 #include "hash/frame.h"
-#include "hash/log2.h"
 #include "hash/quant_frame.h"
 
 #define PREFIX XP_QUANT_PREFIX
@@ -64,25 +63,15 @@ static double mean_gain(struct xp_coder *c, const struct xp_rows *in, const uint
         const void *row = xp_row(in, order[(size_t)i * n / take]);
         float sums[2]; /* of the row, and of what is left of it */
         c->kernels.residual_sums(row, in->dtype, c->mean, in->dim, c->residual, sums);
-        if (sums[0] > 0)
-            bits += 0.5 * xp_log2(fmax(sums[1], 1e-6 * sums[0]) / sums[0]);
+        bits += xp_mean_saves(sums[0], sums[1]);
     }
-    return -bits / take;
-}
-
-/* Bits a value that rows which the mean is not of save less than those n that it is of, whose noise is in it: what is left of them
- * has (n + 1) / (n - 1) of the energy. */
-static double unseen_loss(uint32_t n)
-{
-    return 0.5 * xp_log2(((double)n + 1) / ((double)n - 1));
+    return bits / take;
 }
 
 /* Does the mean row earn more than its own bytes? */
 static int mean_pays(struct xp_coder *c, const struct xp_rows *in, const uint32_t *order, uint32_t n)
 {
-    const double rows = (double)in->rows;
-
-    return n > 0 && mean_gain(c, in, order, n) * rows - unseen_loss(n) * (rows - n) > 8.0 * (double)xp_dtype_size(in->dtype);
+    return n > 0 && xp_mean_pays(mean_gain(c, in, order, n), n, (double)in->rows, xp_dtype_size(in->dtype));
 }
 
 /* What the mean row of a frame is: in c->mean, and typed in c->decoded. */

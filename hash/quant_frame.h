@@ -9,7 +9,11 @@
 #ifndef XP_HASH_QUANT_FRAME_H
 #define XP_HASH_QUANT_FRAME_H
 
+#include <math.h>
+
+#include "hash/anywhere.h"
 #include "hash/frame.h"
+#include "hash/log2.h"
 #include "hash/quant_rows.h"
 
 #define XP_QUANT_PREFIX 4
@@ -20,6 +24,23 @@
 #define XP_MEAN_ROWS_UNREFERRED 128
 #define XP_MEAN_LEAST_ROWS 4 /* fewer rows have no mean worth the name */
 #define XP_MEAN_PROBES 32    /* rows that say whether sending the mean pays */
+
+/* Bits a value that coding a row against the mean saves, from the energy of the row and of what is left of it. */
+XP_ANYWHERE double xp_mean_saves(double row, double rest)
+{
+    return row > 0 ? -0.5 * xp_log2(fmax(rest, 1e-6 * row) / row) : 0;
+}
+
+/*
+ * Does the mean of n rows earn more than its own bytes? saved: by a row that it is of, on average. Those that it is not of save less, for its
+ * noise is in them: what is left of them has (n + 1) / (n - 1) of the energy.
+ */
+XP_ANYWHERE int xp_mean_pays(double saved, uint32_t n, double rows, size_t value_bytes)
+{
+    const double unseen_loss = 0.5 * xp_log2(((double)n + 1) / ((double)n - 1));
+
+    return saved * rows - unseen_loss * (rows - n) > 8.0 * (double)value_bytes;
+}
 
 /* Where the rows' bytes begin in a frame. */
 size_t xp_quant_head_bytes(const struct xp_coder *c, size_t rows, int has_mean);
